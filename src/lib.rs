@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod celery;
+pub mod diagnose;
+pub mod evidence;

@@ -2,8 +2,8 @@
 //! deployment's configuration makes possible. These are possibilities, and are called so.
 
 use super::Verdict;
-use super::view::{Case, Route};
 use super::plain;
+use super::view::{Case, Route};
 use crate::evidence::{Observed, Worker};
 
 /// One cause that remains possible.
@@ -80,7 +80,11 @@ fn early_acknowledgement(case: &Case<'_>) -> Option<Cause> {
                 .any(|(_, traits)| traits.acks_late == Some(false))
         })
     };
-    let nodes: Vec<&str> = workers.iter().filter(early).map(|w| w.node.as_str()).collect();
+    let nodes: Vec<&str> = workers
+        .iter()
+        .filter(early)
+        .map(|w| w.node.as_str())
+        .collect();
     let asked = workers.iter().any(|w| w.registered.seen().is_some());
     if asked && nodes.is_empty() {
         return None;
@@ -108,8 +112,13 @@ fn broker_forgot(case: &Case<'_>) -> Option<Cause> {
     if evicted > 0 {
         return Some(Cause {
             name: "evicted",
-            text: format!("Redis has evicted {} since it started, queues or results among them perhaps", plain::count(evicted, "key")),
-            confirm: "redis-cli INFO stats | grep evicted_keys; redis-cli CONFIG GET maxmemory-policy".to_owned(),
+            text: format!(
+                "Redis has evicted {} since it started, queues or results among them perhaps",
+                plain::count(evicted, "key")
+            ),
+            confirm:
+                "redis-cli INFO stats | grep evicted_keys; redis-cli CONFIG GET maxmemory-policy"
+                    .to_owned(),
             weight: 90,
         });
     }
@@ -119,11 +128,16 @@ fn broker_forgot(case: &Case<'_>) -> Option<Cause> {
     if kept {
         return None;
     }
-    #[expect(clippy::cast_precision_loss, reason = "an uptime in seconds is far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an uptime in seconds is far below 2^52"
+    )]
     let up = plain::duration(uptime as f64);
     Some(Cause {
         name: "broker-restarted",
-        text: format!("Redis started {up} ago and keeps nothing over a restart: what was sent before is gone"),
+        text: format!(
+            "Redis started {up} ago and keeps nothing over a restart: what was sent before is gone"
+        ),
         confirm: "compare the time of sending with redis-cli INFO server | grep uptime".to_owned(),
         weight: if uptime < 86_400 { 45 } else { 10 },
     })
@@ -138,8 +152,11 @@ fn restore_dropped(case: &Case<'_>) -> Option<Cause> {
         .iter()
         .filter_map(|w| w.queues.seen().map(|queues| (w, queues)))
         .flat_map(|(w, queues)| queues.iter().map(move |queue| (w, queue)))
-        .filter(|(w, q)| case.evidence.route(&w.prefix, &q.exchange, &q.routing_key) == Route::Nowhere)
-        .map(|(_, queue)| queue.exchange.as_str())
+        .filter_map(|(w, queue)| {
+            let exchange = queue.exchange.as_deref()?;
+            let key = queue.routing_key.as_deref().unwrap_or_default();
+            (case.evidence.route(&w.prefix, exchange, key) == Route::Nowhere).then_some(exchange)
+        })
         .collect();
     if custom.is_empty() {
         return None;
@@ -174,11 +191,14 @@ fn result_not_stored(case: &Case<'_>) -> Option<Cause> {
             .seen()
             .into_iter()
             .flatten()
-            .filter(|(name, traits)| !name.starts_with("celery.") && traits.ignore_result == Some(true))
+            .filter(|(name, traits)| {
+                !name.starts_with("celery.") && traits.ignore_result == Some(true)
+            })
             .map(|(name, _)| name.clone())
             .collect()
     };
-    let tasks: std::collections::BTreeSet<String> = workers.iter().flat_map(ignored_tasks).collect();
+    let tasks: std::collections::BTreeSet<String> =
+        workers.iter().flat_map(ignored_tasks).collect();
     let tasks: Vec<String> = tasks.into_iter().collect();
     let off = case.evidence.results_are_off();
     if tasks.is_empty() && !off {

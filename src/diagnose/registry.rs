@@ -4,14 +4,14 @@ use super::Rule;
 use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
 
 /// Every rule, in the order of the codes.
-pub static ALL: &[&Rule] = &[
-    &publish::no_consumer::NO_CONSUMER,
-];
+pub static ALL: &[&Rule] = &[&publish::no_consumer::NO_CONSUMER];
 
 /// The rule with this code or name, in any case.
 pub fn find(wanted: &str) -> Option<&'static Rule> {
     ALL.iter()
-        .find(|rule| rule.code.eq_ignore_ascii_case(wanted) || rule.name.eq_ignore_ascii_case(wanted))
+        .find(|rule| {
+            rule.code.eq_ignore_ascii_case(wanted) || rule.name.eq_ignore_ascii_case(wanted)
+        })
         .copied()
 }
 
@@ -22,7 +22,11 @@ mod tests {
     #[test]
     fn codes_and_names_are_unique_and_in_order() {
         for pair in ALL.windows(2) {
-            assert!(pair[0].code < pair[1].code, "{} is out of order", pair[1].code);
+            assert!(
+                pair[0].code < pair[1].code,
+                "{} is out of order",
+                pair[1].code
+            );
             assert!(ALL.iter().filter(|rule| rule.name == pair[0].name).count() == 1);
         }
     }
@@ -49,9 +53,17 @@ mod tests {
                 ("prevent", page.prevent),
             ] {
                 assert!(text.len() > 20, "{}: the page's {part} is empty", rule.code);
-                assert!(text.ends_with('.'), "{}: {part} ends without a full stop", rule.code);
+                assert!(
+                    text.ends_with('.'),
+                    "{}: {part} ends without a full stop",
+                    rule.code
+                );
             }
-            assert!(!page.references.is_empty(), "{} has no references", rule.code);
+            assert!(
+                !page.references.is_empty(),
+                "{} has no references",
+                rule.code
+            );
         }
     }
 }

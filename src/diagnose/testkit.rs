@@ -32,7 +32,10 @@ pub(crate) const NOW: f64 = 1_800_000_000.0;
 
 /// The names of findings, for short assertions.
 pub(crate) fn names(findings: &[Finding]) -> Vec<&str> {
-    findings.iter().map(|finding| finding.name.as_str()).collect()
+    findings
+        .iter()
+        .map(|finding| finding.name.as_str())
+        .collect()
 }
 
 /// An envelope of an ordinary task.
@@ -46,7 +49,56 @@ pub(crate) fn envelope(id: &str) -> Envelope {
         exchange: Some(String::new()),
         routing_key: Some("celery".to_owned()),
         delivery_tag: Some(format!("tag-{id}")),
-        ..Envelope::empty(id)
+        ..empty_envelope(id)
+    }
+}
+
+/// An envelope with nothing in it but the id.
+pub(crate) fn empty_envelope(id: &str) -> Envelope {
+    Envelope {
+        protocol: Protocol::Two,
+        id: id.to_owned(),
+        task: None,
+        eta: None,
+        expires: None,
+        retries: None,
+        root_id: None,
+        parent_id: None,
+        group: None,
+        origin: None,
+        correlation_id: None,
+        reply_to: None,
+        delivery_tag: None,
+        exchange: None,
+        routing_key: None,
+        redelivered: false,
+        priority: None,
+        content_type: None,
+        content_encoding: None,
+        compression: None,
+        ignore_result: None,
+        time_limit: None,
+        chord: None,
+        chain_next: None,
+        body_bytes: 0,
+        args: None,
+    }
+}
+
+/// A result document in this state, with nothing else in it.
+pub(crate) fn doc_of_state(state: &str) -> ResultDoc {
+    ResultDoc {
+        state: state.to_owned(),
+        date_done: None,
+        exc_type: None,
+        worker: None,
+        parent_id: None,
+        group_id: None,
+        children: Vec::new(),
+        name: None,
+        queue: None,
+        retries: None,
+        ready: ["SUCCESS", "FAILURE", "REVOKED"].contains(&state),
     }
 }
 
@@ -115,9 +167,9 @@ impl Lab {
     pub(crate) fn worker(mut self, node: &str, queues: &[&str]) -> Self {
         let queues = queues.iter().map(|name| ActiveQueue {
             name: (*name).to_owned(),
-            exchange: (*name).to_owned(),
-            exchange_type: "direct".to_owned(),
-            routing_key: (*name).to_owned(),
+            exchange: Some((*name).to_owned()),
+            exchange_type: Some("direct".to_owned()),
+            routing_key: Some((*name).to_owned()),
         });
         let worker = Worker {
             node: node.to_owned(),
@@ -125,7 +177,10 @@ impl Lab {
             twins: false,
             queues: Observed::Seen(queues.collect()),
             registered: Observed::Seen(BTreeMap::from([(TASK.to_owned(), TaskTraits::default())])),
-            stats: Observed::Seen(Stats { concurrency: Some(1), ..Stats::default() }),
+            stats: Observed::Seen(Stats {
+                concurrency: Some(1),
+                ..Stats::default()
+            }),
             conf: Observed::Seen(Conf::default()),
             active: Observed::Seen(Vec::new()),
             reserved: Observed::Seen(0),
@@ -137,12 +192,20 @@ impl Lab {
 
     /// The answers of the workers, to be changed.
     pub(crate) fn workers_mut(&mut self) -> &mut Workers {
-        self.evidence.workers.seen_mut().expect("the lab's workers are seen")
+        self.evidence
+            .workers
+            .seen_mut()
+            .expect("the lab's workers are seen")
     }
 
     /// Changes the worker that was added last.
     pub(crate) fn with_worker(mut self, change: impl FnOnce(&mut Worker)) -> Self {
-        change(self.workers_mut().answered.last_mut().expect("a worker was added"));
+        change(
+            self.workers_mut()
+                .answered
+                .last_mut()
+                .expect("a worker was added"),
+        );
         self
     }
 
@@ -155,7 +218,12 @@ impl Lab {
 
     /// Marks a place as read in part only.
     pub(crate) fn read_only_part(mut self, source: Source, reason: Reason) -> Self {
-        for read in self.evidence.reads.iter_mut().filter(|read| read.source == source) {
+        for read in self
+            .evidence
+            .reads
+            .iter_mut()
+            .filter(|read| read.source == source)
+        {
             read.status = ReadStatus::Partial;
             read.reason = Some(reason);
         }
@@ -164,7 +232,12 @@ impl Lab {
 
     /// Marks a place as not read at all.
     pub(crate) fn unread(mut self, source: Source, reason: Reason) -> Self {
-        for read in self.evidence.reads.iter_mut().filter(|read| read.source == source) {
+        for read in self
+            .evidence
+            .reads
+            .iter_mut()
+            .filter(|read| read.source == source)
+        {
             read.status = ReadStatus::Unavailable;
             read.reason = Some(reason);
         }
@@ -188,15 +261,18 @@ impl Lab {
 
     /// The facts about an id, which is traced from now on.
     pub(crate) fn task(&mut self, id: &str) -> &mut TaskEvidence {
-        self.evidence.tasks.entry(id.to_owned()).or_insert_with(|| TaskEvidence {
-            copies: Vec::new(),
-            claims: Vec::new(),
-            revoked_by: Vec::new(),
-            first_result: Observed::Seen(None),
-            result: Observed::Seen(None),
-            chord: Observed::Seen(None),
-            children: Vec::new(),
-        })
+        self.evidence
+            .tasks
+            .entry(id.to_owned())
+            .or_insert_with(|| TaskEvidence {
+                copies: Vec::new(),
+                claims: Vec::new(),
+                revoked_by: Vec::new(),
+                first_result: Observed::Seen(None),
+                result: Observed::Seen(None),
+                chord: Observed::Seen(None),
+                children: Vec::new(),
+            })
     }
 
     /// Traces an id that nothing knows.
@@ -214,14 +290,22 @@ impl Lab {
     pub(crate) fn queued_as(mut self, queue: &str, envelope: Envelope) -> Self {
         self.list(queue, queue, None);
         let id = envelope.id.clone();
-        let place = Place::Queue { key: queue.to_owned(), position: 1, of: 1 };
+        let place = Place::Queue {
+            key: queue.to_owned(),
+            position: 1,
+            of: 1,
+        };
         self.task(&id).copies.push(Copy { place, envelope });
         self
     }
 
     /// Adds one to the length of a list, which is added where it is not there yet.
     pub(crate) fn list(&mut self, key: &str, queue: &str, priority: Option<(String, i64)>) {
-        let lists = self.evidence.lists.seen_mut().expect("the lab's lists are seen");
+        let lists = self
+            .evidence
+            .lists
+            .seen_mut()
+            .expect("the lab's lists are seen");
         if let Some(list) = lists.iter_mut().find(|list| list.key == key) {
             list.length += 1;
             return;
@@ -245,7 +329,11 @@ impl Lab {
 
     /// Puts this message into `unacked`.
     pub(crate) fn unacked_as(mut self, envelope: Envelope, delivered_at: Option<f64>) -> Self {
-        let all = self.evidence.reservations.seen_mut().expect("the lab's reservations are seen");
+        let all = self
+            .evidence
+            .reservations
+            .seen_mut()
+            .expect("the lab's reservations are seen");
         all[0].unacked += 1;
         if let Some(score) = delivered_at {
             all[0].indexed += 1;
@@ -271,26 +359,41 @@ impl Lab {
             task: Some(TASK.to_owned()),
             time_start: (state == ClaimState::Active).then_some(NOW - 60.0),
             state,
-            ..Claim::empty(id)
+            eta: None,
+            acknowledged: None,
+            redelivered: false,
+            exchange: Some(String::new()),
+            routing_key: Some("celery".to_owned()),
+            pid: None,
         };
-        let holder = WorkerClaim { node: node.to_owned(), claim: claim.clone() };
+        let holder = WorkerClaim {
+            node: node.to_owned(),
+            claim: claim.clone(),
+        };
         self.task(id).claims.push(holder);
         let workers = &mut self.workers_mut().answered;
         let worker = workers.iter_mut().find(|worker| worker.node == node);
         if let (ClaimState::Active, Some(worker)) = (state, worker) {
-            worker.active.seen_mut().expect("the lab's worker said what it runs").push(claim);
+            worker
+                .active
+                .seen_mut()
+                .expect("the lab's worker said what it runs")
+                .push(claim);
         }
         self
     }
 
     /// Stores a result in this state, before the reading and after it.
     pub(crate) fn result(self, id: &str, state: &str) -> Self {
-        self.result_as(id, ResultDoc::of_state(state))
+        self.result_as(id, doc_of_state(state))
     }
 
     /// Stores this result, before the reading and after it. It expires in half a day.
     pub(crate) fn result_as(mut self, id: &str, doc: ResultDoc) -> Self {
-        let stored = StoredResult { doc, ttl_seconds: Some(43_200.0) };
+        let stored = StoredResult {
+            doc,
+            ttl_seconds: Some(43_200.0),
+        };
         let task = self.task(id);
         task.first_result = Observed::Seen(Some(stored.clone()));
         task.result = Observed::Seen(Some(stored));

@@ -110,8 +110,10 @@ pub(super) fn trace(evidence: &Evidence, id: &str, findings: Vec<Finding>) -> Tr
     };
     let (verdict, mut summary) = decide(&case);
     let worst = findings.iter().find(|f| f.severity == Severity::Error);
-    if let (Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued, Some(worst)) =
-        (verdict, worst)
+    if let (
+        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued,
+        Some(worst),
+    ) = (verdict, worst)
     {
         summary = format!("{summary}; but {}", worst.message);
     }
@@ -143,7 +145,10 @@ fn decide(case: &Case<'_>) -> (Verdict, String) {
 fn finished(case: &Case<'_>) -> Option<(Verdict, String)> {
     let result = case.final_result()?;
     let when = match result.doc.date_done {
-        Some(done) => format!(" {} ago", plain::duration(done.seconds_until(case.evidence.taken_at))),
+        Some(done) => format!(
+            " {} ago",
+            plain::duration(done.seconds_until(case.evidence.taken_at))
+        ),
         None => String::new(),
     };
     let how = match &result.doc.exc_type {
@@ -162,13 +167,22 @@ fn in_worker(case: &Case<'_>) -> Option<(Verdict, String)> {
             Some(start) => format!(" for {}", plain::duration(case.now() - start)),
             None => String::new(),
         };
-        return Some((Verdict::Running, format!("{} has been running it{since}", first.node)));
+        return Some((
+            Verdict::Running,
+            format!("{} has been running it{since}", first.node),
+        ));
     }
     let holder = case.task.claims.first()?;
-    if case.envelope().is_some_and(|envelope| case.expired(envelope)) {
+    if case
+        .envelope()
+        .is_some_and(|envelope| case.expired(envelope))
+    {
         return Some((
             Verdict::Doomed,
-            format!("{} holds it, and will drop it: its expires has passed", holder.node),
+            format!(
+                "{} holds it, and will drop it: its expires has passed",
+                holder.node
+            ),
         ));
     }
     if case.task.revoked_by.contains(&holder.node) {
@@ -187,9 +201,15 @@ fn reserved(case: &Case<'_>, holder: &WorkerClaim) -> String {
         (ClaimState::Scheduled, Some(eta)) => {
             let left = eta.seconds_until(case.evidence.taken_at);
             if left > 0.0 {
-                format!("{node} holds it until its ETA, in {}", plain::duration(left))
+                format!(
+                    "{node} holds it until its ETA, in {}",
+                    plain::duration(left)
+                )
             } else {
-                format!("{node} holds it, its ETA has come {} ago", plain::duration(left))
+                format!(
+                    "{node} holds it, its ETA has come {} ago",
+                    plain::duration(left)
+                )
             }
         }
         (ClaimState::Scheduled, None) => format!("{node} holds it until its ETA"),
@@ -247,7 +267,10 @@ fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
     let place = format!("queue {queue} at place {} of {}", copy.position, copy.of);
     let task = copy.envelope.task.as_deref().unwrap_or("the task");
     Some(match fate {
-        Fate::Waiting => (Verdict::Queued, format!("it waits in {place}, and live workers take from it")),
+        Fate::Waiting => (
+            Verdict::Queued,
+            format!("it waits in {place}, and live workers take from it"),
+        ),
         Fate::Undecided(why) => (
             Verdict::Undetermined,
             format!("it waits in {place}; what will become of it can't be told: {why}"),
@@ -262,7 +285,9 @@ fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
         ),
         Fate::Expired => (
             Verdict::Doomed,
-            format!("it waits in {place} and its expires has passed: it will be dropped on delivery"),
+            format!(
+                "it waits in {place} and its expires has passed: it will be dropped on delivery"
+            ),
         ),
         Fate::Revoked => (
             Verdict::Doomed,
@@ -274,7 +299,9 @@ fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
         ),
         Fate::ContentRefused => (
             Verdict::Doomed,
-            format!("it waits in {place}, and no worker there accepts its content type: it will be discarded"),
+            format!(
+                "it waits in {place}, and no worker there accepts its content type: it will be discarded"
+            ),
         ),
     })
 }
@@ -294,7 +321,10 @@ fn elsewhere(case: &Case<'_>) -> Option<(Verdict, String)> {
     let Place::OtherDatabase { database, key, .. } = &copy.place else {
         return None;
     };
-    let place = format!("{key} of database {database}, not {}", case.evidence.broker.database);
+    let place = format!(
+        "{key} of database {database}, not {}",
+        case.evidence.broker.database
+    );
     Some(match case.evidence.workers_in(*database) {
         Some(0) => (
             Verdict::Stuck,
@@ -302,7 +332,9 @@ fn elsewhere(case: &Case<'_>) -> Option<(Verdict, String)> {
         ),
         Some(_) => (
             Verdict::Undetermined,
-            format!("it waits in {place}; workers are connected there: trace it with that database's URL"),
+            format!(
+                "it waits in {place}; workers are connected there: trace it with that database's URL"
+            ),
         ),
         None => (
             Verdict::Undetermined,
@@ -326,10 +358,15 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
         }
     };
     if !unread.is_empty() {
-        let state = result.map_or(String::new(), |r| format!(" its result says {};", r.doc.state));
+        let state = result.map_or(String::new(), |r| {
+            format!(" its result says {};", r.doc.state)
+        });
         return (
             Verdict::Undetermined,
-            format!("it was not found;{state} not read whole: {}", unread.join(", ")),
+            format!(
+                "it was not found;{state} not read whole: {}",
+                unread.join(", ")
+            ),
         );
     }
     match result {
@@ -348,11 +385,22 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
 }
 
 fn stages(case: &Case<'_>) -> Vec<Stage> {
-    vec![publish(case), queue(case), hold(case), worker(case), result(case)]
+    vec![
+        publish(case),
+        queue(case),
+        hold(case),
+        worker(case),
+        result(case),
+    ]
 }
 
 fn stage(stage: StageName, status: StageStatus, detail: impl Into<String>) -> Stage {
-    Stage { stage, status, detail: detail.into(), at: None }
+    Stage {
+        stage,
+        status,
+        detail: detail.into(),
+        at: None,
+    }
 }
 
 fn not_seen(case: &Case<'_>, name: StageName, source: Source) -> Stage {
@@ -366,11 +414,18 @@ fn not_seen(case: &Case<'_>, name: StageName, source: Source) -> Stage {
 }
 
 fn publish(case: &Case<'_>) -> Stage {
-    let traces = !case.task.copies.is_empty() || !case.task.claims.is_empty() || case.result().is_some();
+    let traces =
+        !case.task.copies.is_empty() || !case.task.claims.is_empty() || case.result().is_some();
     if traces {
-        let origin = case.envelope().and_then(|envelope| envelope.origin.as_deref());
+        let origin = case
+            .envelope()
+            .and_then(|envelope| envelope.origin.as_deref());
         let by = origin.map_or(String::new(), |origin| format!(" by {origin}"));
-        return stage(StageName::Publish, StageStatus::Seen, format!("it was sent{by}"));
+        return stage(
+            StageName::Publish,
+            StageStatus::Seen,
+            format!("it was sent{by}"),
+        );
     }
     stage(
         StageName::Publish,
@@ -391,7 +446,10 @@ fn queue(case: &Case<'_>) -> Stage {
     let list = copy.list.map_or(copy.key, |list| list.queue.as_str());
     let priority = copy.list.and_then(|list| list.priority.as_ref());
     let priority = priority.map_or(String::new(), |(_, p)| format!(", priority list {p}"));
-    let text = format!("in {list}{priority}, place {} of {}{more}", copy.position, copy.of);
+    let text = format!(
+        "in {list}{priority}, place {} of {}{more}",
+        copy.position, copy.of
+    );
     stage(StageName::Queue, StageStatus::Seen, text)
 }
 
@@ -400,12 +458,18 @@ fn hold(case: &Case<'_>) -> Stage {
     let Some(held) = copies.first() else {
         return not_seen(case, StageName::Unacked, Source::Unacked);
     };
-    let age = held.delivered_at.map_or("with no entry in the index".to_owned(), |at| {
-        format!("delivered {} ago", plain::duration(case.now() - at))
-    });
+    let age = held
+        .delivered_at
+        .map_or("with no entry in the index".to_owned(), |at| {
+            format!("delivered {} ago", plain::duration(case.now() - at))
+        });
     Stage {
         at: held.delivered_at.and_then(moment),
-        ..stage(StageName::Unacked, StageStatus::Seen, format!("unacknowledged, {age}"))
+        ..stage(
+            StageName::Unacked,
+            StageStatus::Seen,
+            format!("unacknowledged, {age}"),
+        )
     }
 }
 
@@ -428,9 +492,17 @@ fn result(case: &Case<'_>) -> Stage {
     match &case.task.result {
         Observed::Seen(Some(result)) => Stage {
             at: result.doc.date_done.map(|done| done.to_string()),
-            ..stage(StageName::Result, StageStatus::Seen, result.doc.state.clone())
+            ..stage(
+                StageName::Result,
+                StageStatus::Seen,
+                result.doc.state.clone(),
+            )
         },
-        Observed::Seen(None) => stage(StageName::Result, StageStatus::Absent, "no result is stored"),
+        Observed::Seen(None) => stage(
+            StageName::Result,
+            StageStatus::Absent,
+            "no result is stored",
+        ),
         Observed::Unseen(why) => stage(StageName::Result, StageStatus::NotRead, why.detail.clone()),
     }
 }

@@ -214,15 +214,23 @@ impl<'e> Case<'e> {
         if place != Fate::Waiting {
             return place;
         }
-        let readers = copy.list.map(|list| self.evidence.readers(list)).unwrap_or_default();
-        if readers.iter().all(|w| self.task.revoked_by.contains(&w.node)) {
+        let readers = copy
+            .list
+            .map(|list| self.evidence.readers(list))
+            .unwrap_or_default();
+        if readers
+            .iter()
+            .all(|w| self.task.revoked_by.contains(&w.node))
+        {
             return self.unless_unsure(Fate::Revoked);
         }
         let refused = |answers: Vec<Option<bool>>, fate: Fate| {
             if answers.contains(&Some(true)) {
                 None
             } else if answers.contains(&None) {
-                Some(Fate::Undecided("a worker did not say what it takes".to_owned()))
+                Some(Fate::Undecided(
+                    "a worker did not say what it takes".to_owned(),
+                ))
             } else {
                 Some(self.unless_unsure(fate))
             }
@@ -233,7 +241,9 @@ impl<'e> Case<'e> {
             return fate;
         }
         let content = copy.envelope.content_type.as_deref();
-        let accepted = readers.iter().map(|w| content.map_or(Some(true), |c| w.accepts(c)));
+        let accepted = readers
+            .iter()
+            .map(|w| content.map_or(Some(true), |c| w.accepts(c)));
         refused(accepted.collect(), Fate::ContentRefused).unwrap_or(Fate::Waiting)
     }
 
@@ -257,7 +267,13 @@ impl<'e> Case<'e> {
     /// A fate that holds only if no worker has kept its word to itself.
     fn unless_unsure(&self, fate: Fate) -> Fate {
         let silent = !self.evidence.all_workers_answered();
-        if silent || self.evidence.answered().iter().any(|w| w.queues.seen().is_none()) {
+        if silent
+            || self
+                .evidence
+                .answered()
+                .iter()
+                .any(|w| w.queues.seen().is_none())
+        {
             return Fate::Undecided("a worker that may take it did not answer".to_owned());
         }
         fate
@@ -313,7 +329,10 @@ impl Evidence {
     /// The moment of the reading, in Unix seconds.
     pub fn now(&self) -> f64 {
         let now = self.taken_at;
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of this century fit")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "microseconds of this century fit"
+        )]
         let micros = now.as_microsecond() as f64;
         micros / 1e6
     }
@@ -430,9 +449,11 @@ impl Evidence {
         self.result_backend.url.is_none()
             && self.all_workers_answered()
             && !workers.is_empty()
-            && workers
-                .iter()
-                .all(|w| w.conf.seen().is_some_and(|conf| conf.result_backend.is_none()))
+            && workers.iter().all(|w| {
+                w.conf
+                    .seen()
+                    .is_some_and(|conf| conf.result_backend.is_none())
+            })
     }
 
     /// The type of an exchange, by the word of a worker that declares it.
@@ -442,8 +463,8 @@ impl Evidence {
             .filter(|w| w.prefix == prefix)
             .filter_map(|w| w.queues.seen())
             .flatten()
-            .find(|queue| queue.exchange == exchange)
-            .and_then(|queue| ExchangeType::parse(&queue.exchange_type))
+            .find(|queue| queue.exchange.as_deref() == Some(exchange))
+            .and_then(|queue| exchange_type_of(queue.exchange_type.as_deref()?))
     }
 
     fn dead_letter_queue(&self, prefix: &str) -> Option<&str> {
@@ -470,8 +491,10 @@ impl Worker {
         let transport = self.stats.seen().map(|stats| &stats.transport);
         let steps = transport
             .and_then(|t| t.priority_steps.as_deref())
-            .unwrap_or(&DEFAULT_STEPS);
-        let sep = transport.and_then(|t| t.sep.as_deref()).unwrap_or(DEFAULT_SEP);
+            .unwrap_or(DEFAULT_STEPS);
+        let sep = transport
+            .and_then(|t| t.sep.as_deref())
+            .unwrap_or(DEFAULT_SEP);
         let key = list.key.strip_prefix(&self.prefix).unwrap_or(&list.key);
         self.queues.seen().into_iter().flatten().any(|queue| {
             steps
@@ -494,7 +517,11 @@ impl Worker {
         // Celery 5.7 app/defaults.py: accept_content is ('json',).
         let default = ["json".to_owned()];
         let accepted = conf.accept_content.as_deref().unwrap_or(&default);
-        Some(accepted.iter().any(|name| content_type_of(name) == content_type))
+        Some(
+            accepted
+                .iter()
+                .any(|name| content_type_of(name) == content_type),
+        )
     }
 
     /// The visibility timeout with which it sweeps; none where it did not say.
@@ -511,8 +538,12 @@ impl Worker {
     /// Seconds between its sweeps.
     fn sweep_period(&self) -> f64 {
         let transport = self.stats.seen().map(|stats| &stats.transport);
-        let interval = transport.and_then(|t| t.restore_interval).unwrap_or(10.0);
-        let throttle = transport.and_then(|t| t.restore_throttle).unwrap_or(10.0);
+        let interval = transport
+            .and_then(|t| t.unacked_restore_interval)
+            .unwrap_or(10.0);
+        let throttle = transport
+            .and_then(|t| t.unacked_restore_throttle)
+            .unwrap_or(10.0);
         if transport.is_some() {
             interval * throttle.max(1.0)
         } else {
@@ -531,6 +562,16 @@ impl Worker {
         let slots = self.stats.seen()?.concurrency?;
         let busy = self.active.seen()?.len() as u64;
         Some(slots.saturating_sub(busy))
+    }
+}
+
+/// The exchange type of this name; none for a type that kombu's virtual transports do not have.
+fn exchange_type_of(name: &str) -> Option<ExchangeType> {
+    match name {
+        "direct" => Some(ExchangeType::Direct),
+        "topic" => Some(ExchangeType::Topic),
+        "fanout" => Some(ExchangeType::Fanout),
+        _ => None,
     }
 }
 

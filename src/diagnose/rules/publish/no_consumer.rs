@@ -21,7 +21,10 @@ pub static NO_CONSUMER: Rule = Rule {
                the name is a mistake, let a worker drain the queue this way once, and correct the route.",
         prevent: "Declare task_queues and set task_create_missing_queues to False, so that a misspelt queue is an \
                   error where the task is sent.",
-        references: &["celery issue 6692", "https://docs.celeryq.dev/en/stable/userguide/routing.html"],
+        references: &[
+            "celery issue 6692",
+            "https://docs.celeryq.dev/en/stable/userguide/routing.html",
+        ],
     },
     needs: &[Source::Queues, Source::Workers],
     check: Check::Task(check),
@@ -85,7 +88,10 @@ mod tests {
 
     #[test]
     fn nothing_is_said_while_a_worker_is_silent() {
-        let lab = Lab::new().worker("w1", &["celery"]).silent("w2").queued("t1", "emials");
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .silent("w2")
+            .queued("t1", "emials");
         assert!(lab.check(&NO_CONSUMER, "t1").is_empty());
     }
 }
