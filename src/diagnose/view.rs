@@ -12,11 +12,11 @@ use crate::evidence::{
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
-pub const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
+pub(super) const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
 
 /// Seconds between two sweeps of a worker where nothing sets others: every tenth call of one that comes every 10 s
 /// (kombu 5.7 transport/redis.py, `unacked_restore_interval` and `unacked_restore_throttle`).
-pub const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+pub(super) const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
@@ -322,6 +322,28 @@ impl<'e> Case<'e> {
         self.task.claims.iter().any(|claim| runs(&claim.claim))
     }
 
+    /// Whether every worker that holds it looks at `expires` once more before it runs it. A task that waits for its
+    /// ETA is looked at then. One that waits for a free process is looked at only in the prefork pool: other pools
+    /// have taken it over already (Celery 5.7 worker/worker.py, `_process_task_sem`).
+    pub fn expires_in_worker(&self) -> bool {
+        let prefork = |node: &str| {
+            self.evidence
+                .answered()
+                .iter()
+                .filter(|w| w.node == node)
+                .filter_map(|w| w.stats.seen()?.pool.as_deref())
+                .any(|pool| pool.contains("prefork"))
+        };
+        self.task
+            .claims
+            .iter()
+            .all(|holder| match holder.claim.state {
+                ClaimState::Scheduled => true,
+                ClaimState::Reserved => prefork(&holder.node),
+                ClaimState::Active | ClaimState::Ready => false,
+            })
+    }
+
     /// Whether nothing of it was found: no copy, no claim, no result.
     pub fn is_nowhere(&self) -> bool {
         self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
@@ -500,8 +522,12 @@ impl Evidence {
     }
 
     /// How many more connections wait in BRPOP in the broker's database than workers answered. A worker waits in one;
-    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read.
+    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read, and
+    /// where workers of one name answered as one, so that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
+        if self.answered().iter().any(|w| w.twins) {
+            return 0;
+        }
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
         let waiting = clients
             .into_iter()
@@ -663,11 +689,11 @@ fn content_type_of(name: &str) -> Option<&str> {
 }
 
 /// Whether a claim says that the task is executing.
-pub fn runs(claim: &Claim) -> bool {
+pub(super) fn runs(claim: &Claim) -> bool {
     claim.state == ClaimState::Active
 }
 
 /// The stored answer, where it was read.
-pub fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
+pub(super) fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
     result.seen().and_then(Option::as_ref)
 }
