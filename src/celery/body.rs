@@ -68,10 +68,12 @@ pub(super) fn decoded<'a>(
 
 /// How many bytes [`decoded`] would give, without decoding.
 pub(super) fn decoded_len(body: &str, encoding: Option<&str>) -> usize {
-    if encoding == Some("base64") {
-        body.trim_end_matches('=').len() / 4 * 3 + body.trim_end_matches('=').len() % 4 * 3 / 4
-    } else {
-        body.len()
+    match encoding {
+        // Six bits a character, without the padding.
+        Some("base64") => {
+            body.trim_end_matches('=').len() / 4 * 3 + body.trim_end_matches('=').len() % 4 * 3 / 4
+        }
+        _ => body.len(),
     }
 }
 
@@ -137,7 +139,7 @@ impl Serializer {
     pub(super) fn sniffed(document: &[u8]) -> Option<Serializer> {
         match document.iter().find(|byte| !byte.is_ascii_whitespace())? {
             b'{' | b'[' => Some(Serializer::Json),
-            0x80 | b'(' => Some(Serializer::Pickle),
+            0x80 | b'(' | b'}' | b']' => Some(Serializer::Pickle),
             0x81..=0x9f | 0xdc..=0xdf => Some(Serializer::Msgpack),
             _ => None,
         }
@@ -145,9 +147,6 @@ impl Serializer {
 
     /// Reads a document. In a pickle nothing is called or imported: see [`pickle`].
     pub(super) fn read<T: DeserializeOwned>(self, document: &[u8]) -> Result<T, Unreadable> {
-        if document.len() > MAX_UNPACKED {
-            return Err(Unreadable::TooLarge);
-        }
         match self {
             Serializer::Json => read_python_json(document, |json| serde_json::from_slice(json))
                 .map_err(|_| Unreadable::Serialized),
@@ -159,6 +158,7 @@ impl Serializer {
                     _ => Unreadable::Serialized,
                 })
             }
+            Serializer::Pickle if document.len() > MAX_UNPACKED => Err(Unreadable::TooLarge),
             Serializer::Pickle => {
                 let plain = pickle::read(document)?;
                 T::deserialize(plain).map_err(|_| Unreadable::Serialized)

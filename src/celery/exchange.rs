@@ -206,3 +206,6 @@ fn bisect(steps: &[i64], priority: i64) -> usize {
 pub fn message_priority(priority: Option<i64>) -> i64 {
     priority.map_or(0, |priority| priority.clamp(0, 9))
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,8 +112,8 @@ impl<'a> Machine<'a> {
                     self.push(Object::Text(text))?;
                 }
                 b'V' => {
-                    let text = self.line()?.to_owned();
-                    self.push(Object::Text(text))?;
+                    let text = raw_unicode(self.raw_line()?);
+                    self.push(text)?;
                 }
                 b'X' | b'T' => self.text(4)?,
                 b'U' | 0x8c => self.text(1)?,
@@ -221,13 +221,15 @@ impl<'a> Machine<'a> {
         Some(taken)
     }
 
-    fn line(&mut self) -> Option<&'a str> {
+    fn raw_line(&mut self) -> Option<&'a [u8]> {
         let end = memchr::memchr(b'\n', self.input)?;
         let line = self.take(end)?;
         self.take(1)?;
-        std::str::from_utf8(line)
-            .ok()
-            .map(|line| line.trim_end_matches('\r'))
+        Some(line)
+    }
+
+    fn line(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.raw_line()?).ok()
     }
 
     /// A little-endian number of up to eight bytes.
@@ -341,10 +343,11 @@ impl<'a> Machine<'a> {
     }
 
     fn copy(&self, index: Index, depth: usize, room: &mut usize) -> Value {
+        // Every visit costs room, or objects that contain each other a million times would take for ever.
+        *room = room.saturating_sub(16);
         if depth > MAX_DEPTH || *room == 0 {
             return Value::Null;
         }
-        *room = room.saturating_sub(16);
         match self.objects.get(index) {
             Some(Object::Bool(flag)) => Value::Bool(*flag),
             Some(Object::Int(number)) => Value::from(*number),
@@ -372,10 +375,14 @@ impl<'a> Machine<'a> {
             Some(Object::Dict(items)) => {
                 let mut map = Map::new();
                 for (key, value) in items {
+                    *room = room.saturating_sub(1);
                     let Some(Object::Text(key)) = self.objects.get(*key) else {
+                        if *room == 0 {
+                            break;
+                        }
                         continue;
                     };
-                    if *room < key.len() {
+                    if *room <= key.len() {
                         break;
                     }
                     *room -= key.len();
@@ -413,6 +420,27 @@ fn int(number: usize) -> Object {
 /// A class by the last part of its qualified name. Functions that rebuild an exception are no exceptions.
 fn class(name: &str) -> Object {
     Object::Class(name.rsplit('.').next().unwrap_or_default().to_owned())
+}
+
+/// Python's `raw-unicode-escape`: Latin-1, with `\\uXXXX` for what it lacks.
+fn raw_unicode(line: &[u8]) -> Object {
+    let latin: String = line.iter().map(|&byte| char::from(byte)).collect();
+    let mut parts = latin.split("\\u");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let escaped = part
+            .get(..4)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            .and_then(char::from_u32);
+        match (escaped, part.get(4..)) {
+            (Some(character), Some(rest)) => {
+                text.push(character);
+                text.push_str(rest);
+            }
+            _ => return Object::Opaque,
+        }
+    }
+    Object::Text(text)
 }
 
 fn pairs(items: &[Index]) -> Vec<(Index, Index)> {
