@@ -14,6 +14,8 @@ use super::pickle;
 /// What an unpacked body may come to. Celery tasks carry references, not data; beyond this it may be a bomb.
 pub(super) const MAX_UNPACKED: usize = 16 << 20;
 const MAX_DEPTH: usize = 128;
+/// Room for the dictionary of xz's highest preset, 64 MiB; a header may ask for 4 GiB.
+const XZ_MEMORY_KIB: u32 = 80 << 10;
 
 /// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +39,7 @@ pub enum Unreadable {
     #[error("it is YAML, which is not read")]
     Yaml,
     /// The content type is none of kombu's.
-    #[error("its content type is unknown")]
+    #[error("its content type is none that tasks have")]
     ContentType,
     /// The data is not what the content type says.
     #[error("it is not what its content type says")]
@@ -91,7 +93,11 @@ pub(super) fn decompressed<'a>(
         "application/x-brotli" | "brotli" => {
             drain(brotli_decompressor::Decompressor::new(&*bytes, 4096))
         }
-        "application/x-lzma" | "lzma" | "xz" => drain(lzma_rust2::XzReader::new(&*bytes, true)),
+        "application/x-lzma" | "lzma" | "xz" => drain(lzma_rust2::XzReader::new_mem_limit(
+            &*bytes,
+            true,
+            XZ_MEMORY_KIB,
+        )),
         "application/zstd" | "zstd" | "zstandard" => drain(
             ruzstd::decoding::StreamingDecoder::new(&*bytes).map_err(|_| Unreadable::Compressed)?,
         ),

@@ -46,9 +46,9 @@ pub(super) fn read(pickle: &[u8]) -> Result<Value, Unreadable> {
         marks: Vec::new(),
         memo: Vec::new(),
     };
-    let root = machine.run().ok_or(Unreadable::Serialized)?;
+    let top = machine.run().ok_or(Unreadable::Serialized)?;
     let mut room = MAX_COPIED;
-    Ok(machine.copy(root, 0, &mut room))
+    Ok(machine.copy(top, 0, &mut room))
 }
 
 struct Machine<'a> {
@@ -69,7 +69,8 @@ impl<'a> Machine<'a> {
                 0x80 => drop(self.take(1)?),
                 0x95 => drop(self.take(8)?),
                 b'(' => self.marks.push(self.stack.len()),
-                b'0' => drop(self.stack.pop()?),
+                // POP, and BUILD: the instance below stays as it is.
+                b'0' | b'b' => drop(self.stack.pop()?),
                 b'1' => drop(self.since_mark()?),
                 b'2' => self.stack.push(*self.stack.last()?),
                 b'N' => self.push(Object::None)?,
@@ -208,8 +209,6 @@ impl<'a> Machine<'a> {
                     self.since_mark()?;
                     self.push(Object::Instance(name))?;
                 }
-                // The state of the instance below it, which stays as it is.
-                b'b' => drop(self.stack.pop()?),
                 _ => return None,
             }
         }
@@ -294,18 +293,16 @@ impl<'a> Machine<'a> {
     }
 
     fn extend_list(&mut self, items: &[Index]) -> Option<()> {
-        match self.objects.get_mut(*self.stack.last()?)? {
-            Object::List(list) => list.extend_from_slice(items),
-            // `append` may be a method of any object.
-            _ => {}
+        // `append` may be a method of any object; only those of lists matter.
+        if let Object::List(list) = self.objects.get_mut(*self.stack.last()?)? {
+            list.extend_from_slice(items);
         }
         Some(())
     }
 
     fn extend_dict(&mut self, items: &[Index]) -> Option<()> {
-        match self.objects.get_mut(*self.stack.last()?)? {
-            Object::Dict(dict) => dict.extend(pairs(items)),
-            _ => {}
+        if let Object::Dict(dict) = self.objects.get_mut(*self.stack.last()?)? {
+            dict.extend(pairs(items));
         }
         Some(())
     }
@@ -422,7 +419,7 @@ fn class(name: &str) -> Object {
     Object::Class(name.rsplit('.').next().unwrap_or_default().to_owned())
 }
 
-/// Python's `raw-unicode-escape`: Latin-1, with `\\uXXXX` for what it lacks.
+/// Python's `raw-unicode-escape`: Latin-1, with `\uXXXX` for what it lacks.
 fn raw_unicode(line: &[u8]) -> Object {
     let latin: String = line.iter().map(|&byte| char::from(byte)).collect();
     let mut parts = latin.split("\\u");
@@ -449,3 +446,6 @@ fn pairs(items: &[Index]) -> Vec<(Index, Index)> {
         .map(|pair| (pair[0], pair[1]))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

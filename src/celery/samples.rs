@@ -23,6 +23,8 @@ pub(super) struct Samples {
     pub(super) bad_request: Value,
     pub(super) request: String,
     pub(super) reply: String,
+    /// 17 MiB of spaces by compression, in base64.
+    pub(super) bombs: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]

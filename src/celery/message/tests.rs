@@ -1,5 +1,3 @@
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
@@ -215,17 +213,15 @@ fn hostile_depth_is_survived() {
 
 #[test]
 fn bombs_are_not_unpacked() {
-    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
-    for _ in 0..64 {
-        zlib.write_all(&[b' '; 1 << 20]).expect("memory");
+    for (compression, bomb) in &SAMPLES.bombs {
+        let message = json!({"body": bomb, "headers": {"compression": compression}, "content-type": "application/json",
+            "properties": {"body_encoding": "base64"}});
+        assert_eq!(
+            parse_value(&message),
+            Err(Malformed::Body(Unreadable::TooLarge)),
+            "{compression}"
+        );
     }
-    let bomb = STANDARD.encode(zlib.finish().expect("memory"));
-    let message = json!({"body": bomb, "headers": {"compression": "application/x-gzip"}, "content-type": "application/json",
-        "properties": {"body_encoding": "base64"}});
-    assert_eq!(
-        parse_value(&message),
-        Err(Malformed::Body(Unreadable::TooLarge))
-    );
 }
 
 #[test]
