@@ -152,29 +152,13 @@ impl<'a> Machine<'a> {
                     let items = self.since_mark()?;
                     self.extend_dict(&items)?;
                 }
-                b'p' => {
-                    let number = self.line()?.parse().ok()?;
-                    self.memorise(number)?;
-                }
-                b'q' => {
-                    let number = self.number(1)?;
-                    self.memorise(number)?;
-                }
-                b'r' => {
-                    let number = self.number(4)?;
+                b'p' | b'q' | b'r' => {
+                    let number = self.memo_number(opcode)?;
                     self.memorise(number)?;
                 }
                 0x94 => self.memorise(self.memo.len())?,
-                b'g' => {
-                    let number = self.line()?.parse().ok()?;
-                    self.recall(number)?;
-                }
-                b'h' => {
-                    let number = self.number(1)?;
-                    self.recall(number)?;
-                }
-                b'j' => {
-                    let number = self.number(4)?;
+                b'g' | b'h' | b'j' => {
+                    let number = self.memo_number(opcode)?;
                     self.recall(number)?;
                 }
                 b'c' => {
@@ -305,6 +289,14 @@ impl<'a> Machine<'a> {
             dict.extend(pairs(items));
         }
         Some(())
+    }
+
+    fn memo_number(&mut self, opcode: u8) -> Option<usize> {
+        match opcode {
+            b'q' | b'h' => self.number(1),
+            b'r' | b'j' => self.number(4),
+            _ => self.line()?.parse().ok(),
+        }
     }
 
     fn memorise(&mut self, number: usize) -> Option<()> {
