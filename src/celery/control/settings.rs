@@ -326,7 +326,7 @@ fn seconds(value: &Value) -> Option<f64> {
 fn read_routes(routes: &Value, into: &mut Vec<Route>) {
     match routes {
         Value::Object(map) => {
-            into.extend(map.iter().map(|(pattern, target)| route(pattern, target)))
+            into.extend(map.iter().map(|(pattern, target)| route(pattern, target)));
         }
         Value::Array(list) => match list.as_slice() {
             [
