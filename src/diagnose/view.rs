@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::celery::control::Claim;
 use crate::celery::control::ClaimState;
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
@@ -12,11 +11,11 @@ use crate::evidence::{
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
-pub const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
+pub(super) const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
 
 /// Seconds between two sweeps of a worker where nothing sets others: every tenth call of one that comes every 10 s
 /// (kombu 5.7 transport/redis.py, `unacked_restore_interval` and `unacked_restore_throttle`).
-pub const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+pub(super) const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
@@ -584,14 +583,4 @@ fn content_type_of(name: &str) -> &str {
         "msgpack" => "application/x-msgpack",
         other => other,
     }
-}
-
-/// Whether a claim says that the task is executing.
-pub fn runs(claim: &Claim) -> bool {
-    claim.state == ClaimState::Active
-}
-
-/// The stored answer, where it was read.
-pub fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
-    result.seen().and_then(Option::as_ref)
 }
