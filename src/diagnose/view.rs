@@ -7,8 +7,8 @@ use crate::celery::control::ClaimState;
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, Reservations, StoredResult, TaskEvidence, Worker,
-    WorkerClaim,
+    Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult, TaskEvidence,
+    Worker, WorkerClaim,
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
@@ -17,6 +17,9 @@ pub const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
 /// Seconds between two sweeps of a worker where nothing sets others: every tenth call of one that comes every 10 s
 /// (kombu 5.7 transport/redis.py, `unacked_restore_interval` and `unacked_restore_throttle`).
 pub const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+
+/// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
+const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
@@ -290,6 +293,11 @@ impl<'e> Case<'e> {
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
         }
+        // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
+        let unsaid = |w: &Worker| w.scheduled.seen().is_none();
+        if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
+            return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
+        }
         let task = held.envelope.task.as_deref().unwrap_or_default();
         let limited: Vec<String> = workers
             .answered
@@ -302,6 +310,26 @@ impl<'e> Case<'e> {
         } else {
             Holder::MaybeRateLimited(limited)
         }
+    }
+
+    /// Whether every place in the broker and every worker was read whole, and none has it.
+    pub fn is_nowhere(&self) -> bool {
+        let places = [Source::Queues, Source::Unacked, Source::Workers];
+        let whole = places.iter().all(|place| self.evidence.complete(*place));
+        let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
+        whole && self.evidence.all_workers_answered() && !found
+    }
+
+    /// The stored result, where it is not final and said the same before the broker was read and after it.
+    pub fn unfinished_result(&self) -> Option<&'e StoredResult> {
+        let last = self.result().filter(|result| !result.doc.ready)?;
+        let first = stored(&self.task.first_result)?;
+        (first.doc.state == last.doc.state).then_some(last)
+    }
+
+    /// The task's name in a sentence.
+    pub fn called(&self) -> &'e str {
+        self.name().unwrap_or("the task")
     }
 }
 
@@ -454,6 +482,38 @@ impl Evidence {
                     .seen()
                     .is_some_and(|conf| conf.result_backend.is_none())
             })
+    }
+
+    /// Whether a worker of this name answered.
+    pub fn answers(&self, node: &str) -> bool {
+        self.answered().iter().any(|worker| worker.node == node)
+    }
+
+    /// Seconds for which results are kept: the shortest of the live workers' settings, else Celery's default of a day
+    /// (Celery 5.7 app/defaults.py, `result_expires`). 0 is for ever.
+    pub fn result_expires(&self) -> f64 {
+        self.answered()
+            .iter()
+            .filter_map(|w| w.conf.seen())
+            .map(|conf| conf.result_expires.unwrap_or(DEFAULT_RESULT_EXPIRES))
+            .min_by(f64::total_cmp)
+            .unwrap_or(DEFAULT_RESULT_EXPIRES)
+    }
+
+    /// `redis-cli` with the broker's database, for commands that confirm something.
+    pub fn broker_cli(&self) -> String {
+        format!("redis-cli -n {}", self.broker.database)
+    }
+
+    /// `redis-cli` with the result backend's database, as far as its URL names one.
+    pub fn results_cli(&self) -> String {
+        let url = self.result_backend.url.as_deref().unwrap_or_default();
+        let path = url.split('?').next().unwrap_or_default();
+        let database = path
+            .rsplit('/')
+            .next()
+            .and_then(|last| last.parse::<u32>().ok());
+        format!("redis-cli -n {}", database.unwrap_or(0))
     }
 
     /// The type of an exchange, by the word of a worker that declares it.
