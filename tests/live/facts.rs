@@ -1,0 +1,1 @@
+//! What the tool believes of Celery and kombu, held against the real libraries.
