@@ -1,1 +1,5 @@
-//! What the tool believes of Celery and kombu, held against the real libraries.
+//! What the tool believes of Celery and kombu, held against the real libraries and servers.
+
+mod pidbox;
+mod queues;
+mod reservations;

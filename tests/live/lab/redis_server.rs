@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
+use redis::Commands as _;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Lab, START, must_run, read_lossy, wait_until};
@@ -54,6 +55,22 @@ impl RedisServer {
         client
             .get_connection()
             .expect("the private server takes connections")
+    }
+
+    /// Waits until `count` workers listen to remote control: one says that it is ready a moment before it does.
+    pub fn wait_for_workers(&self, channel: &str, count: usize) {
+        let mut connection = self.connect();
+        let body = r#"{"method": "ping", "arguments": {}, "destination": null, "pattern": null, "matcher": null}"#;
+        let envelope = serde_json::json!({
+            "body": body, "content-encoding": "utf-8", "content-type": "application/json", "headers": {},
+            "properties": {"delivery_tag": "x", "delivery_info": {"exchange": "celery.pidbox", "routing_key": ""}}
+        });
+        wait_until("the workers listen", SOON, || {
+            let heard: usize = connection
+                .publish(channel, envelope.to_string())
+                .expect("the server is alive");
+            (heard >= count).then_some(())
+        });
     }
 
     pub fn freeze(&self) {
