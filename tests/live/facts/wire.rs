@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use celery_doctor::celery::control::{self, claims, settings};
+use celery_doctor::celery::control;
 use celery_doctor::celery::exchange::{
     Binding, DEFAULT_SEP, DEFAULT_STEPS, message_priority, queue_key,
 };
@@ -242,24 +242,24 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
         (text(&truth["node"]), text(&truth["ticket"]))
     );
     assert_eq!(control::is_error(&found.answer), name == "no_such_method");
-    let states = |claims: Vec<claims::Claim>| -> Vec<(String, claims::ClaimState)> {
+    let states = |claims: Vec<control::Claim>| -> Vec<(String, control::ClaimState)> {
         claims
             .into_iter()
             .map(|claim| (claim.id, claim.state))
             .collect()
     };
     let [late, waiting, eta] = ["late", "waiting", "eta"].map(|key| text(&truth[key]).to_owned());
-    let running = (late, claims::ClaimState::Active);
-    let waiting = (waiting, claims::ClaimState::Reserved);
-    let scheduled = (eta, claims::ClaimState::Scheduled);
+    let running = (late, control::ClaimState::Active);
+    let waiting = (waiting, control::ClaimState::Reserved);
+    let scheduled = (eta, control::ClaimState::Scheduled);
     match name {
-        "active" => assert_eq!(states(claims::decode_active(&found.answer)), [running]),
-        "reserved" => assert!(states(claims::decode_reserved(&found.answer)).contains(&waiting)),
+        "active" => assert_eq!(states(control::decode_active(&found.answer)), [running]),
+        "reserved" => assert!(states(control::decode_reserved(&found.answer)).contains(&waiting)),
         "scheduled" => {
-            assert!(states(claims::decode_scheduled(&found.answer)).contains(&scheduled))
+            assert!(states(control::decode_scheduled(&found.answer)).contains(&scheduled))
         }
         "query_task" => {
-            let all = states(claims::decode_query_task(&found.answer));
+            let all = states(control::decode_query_task(&found.answer));
             assert!(
                 [running, waiting, scheduled]
                     .iter()
@@ -268,11 +268,11 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
             );
         }
         "revoked" => assert_eq!(
-            claims::decode_revoked(&found.answer),
+            control::decode_revoked(&found.answer),
             [text(&truth["revoked"])]
         ),
         "registered" => {
-            let tasks = settings::decode_registered(&found.answer);
+            let tasks = control::decode_registered(&found.answer);
             assert_eq!(tasks["labapp.late"].acks_late, Some(true));
             assert_eq!(tasks["labapp.late"].time_limit, Some(7200.0));
             assert_eq!(
@@ -283,7 +283,7 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
             assert!(tasks.contains_key("labapp.add"));
         }
         "active_queues" => {
-            let mut queues = settings::decode_active_queues(&found.answer);
+            let mut queues = control::decode_active_queues(&found.answer);
             queues.sort_by(|a, b| a.name.cmp(&b.name));
             let types: Vec<_> = queues
                 .iter()
@@ -295,11 +295,11 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
             );
         }
         "stats" => {
-            let stats = settings::decode_stats(&found.answer);
+            let stats = control::decode_stats(&found.answer);
             assert_eq!((stats.concurrency, stats.pid.is_some()), (Some(1), true));
         }
         "conf" => assert_eq!(
-            settings::decode_conf(&found.answer).task_track_started,
+            control::decode_conf(&found.answer).task_track_started,
             Some(true)
         ),
         _ => (),

@@ -1,0 +1,170 @@
+//! Remote control: what kombu's pidbox puts on the wire, and what Celery's workers answer.
+//!
+//! kombu 5.7 `pidbox.py` and `transport/redis.py`, Celery 5.7 `worker/control.py`.
+
+mod claims;
+mod settings;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::body::{self, MAX_UNPACKED, Serializer};
+use super::exchange::DEFAULT_SEP;
+use super::loose::{Scalar, loose_map, read_python_json};
+
+pub use claims::{
+    Claim, ClaimState, decode_active, decode_query_task, decode_reserved, decode_revoked,
+    decode_scheduled,
+};
+pub use settings::{
+    ActiveQueue, Conf, Route, Stats, TaskTraits, TransportOptions, decode_active_queues,
+    decode_conf, decode_registered, decode_stats,
+};
+
+/// The exchange that workers answer to.
+pub const REPLY_EXCHANGE: &str = "reply.celery.pidbox";
+/// The set that announces reply queues.
+pub const REPLY_BINDINGS: &str = "_kombu.binding.reply.celery.pidbox";
+/// The set with one member for each worker that ever listened: see [`node_of_mailbox`].
+pub const MAILBOXES: &str = "_kombu.binding.celery.pidbox";
+/// The task attributes that [`decode_registered`] reads: the argument `taskinfoitems` of `registered`.
+pub const TASK_INFO_ITEMS: [&str; 7] = settings::TRAITS;
+
+/// The channel that workers of this database listen on (`fanout_prefix` at its default, `/{db}.`).
+pub fn channel(db: i64) -> String {
+    format!("/{db}.celery.pidbox")
+}
+
+/// The member of [`REPLY_BINDINGS`] that makes workers' replies reach the list [`reply_list`].
+pub fn reply_binding(oid: &str) -> String {
+    format!("{oid}{DEFAULT_SEP}{DEFAULT_SEP}{}", reply_list(oid))
+}
+
+/// The list that workers push their replies to.
+pub fn reply_list(oid: &str) -> String {
+    format!("{oid}.{REPLY_EXCHANGE}")
+}
+
+/// The worker that a member of [`MAILBOXES`] stands for.
+pub fn node_of_mailbox(member: &[u8]) -> Option<String> {
+    let member = std::str::from_utf8(member).ok()?;
+    let queue = member.rsplit(DEFAULT_SEP).next()?;
+    queue
+        .strip_suffix(".celery.pidbox")
+        .filter(|node| !node.is_empty())
+        .map(str::to_owned)
+}
+
+/// The message to publish on [`channel`]. `expires` is Unix time; workers ignore what comes later than that.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "callers make the arguments on the spot"
+)]
+pub fn request(
+    method: &str,
+    arguments: Value,
+    ticket: &str,
+    reply_to: &str,
+    expires: f64,
+) -> String {
+    let body = json!({
+        "method": method,
+        "arguments": arguments,
+        "destination": null,
+        "pattern": null,
+        "matcher": null,
+        "ticket": ticket,
+        "reply_to": {"exchange": REPLY_EXCHANGE, "routing_key": reply_to},
+    });
+    let message = json!({
+        "body": STANDARD.encode(body.to_string()),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"clock": 1, "expires": expires},
+        "properties": {
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "celery.pidbox", "routing_key": ""},
+            "priority": 0,
+            "body_encoding": "base64",
+            // Any text does; kombu makes a random UUID. The ticket is one already, and no clock or chance is needed here.
+            "delivery_tag": Uuid::parse_str(ticket).unwrap_or_default().to_string(),
+        },
+    });
+    message.to_string()
+}
+
+/// One worker's answer to one request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The request it belongs to.
+    pub ticket: String,
+    /// The worker.
+    pub node: String,
+    /// What it says, without arguments of tasks.
+    pub answer: Value,
+}
+
+loose_map!(Message<'a> {
+    body: Scalar<'a> = "body",
+    content_type: Scalar<'a> = "content-type",
+    headers: Headers<'a> = "headers",
+    properties: Properties<'a> = "properties",
+});
+loose_map!(Headers<'a> { ticket: Scalar<'a> = "ticket", compression: Scalar<'a> = "compression", });
+loose_map!(Properties<'a> { body_encoding: Scalar<'a> = "body_encoding", });
+
+/// Reads an item of [`reply_list`]. Arguments of tasks are dropped here, before anyone can see them.
+pub fn parse_reply(message: &[u8]) -> Option<Reply> {
+    if message.len() > 2 * MAX_UNPACKED {
+        return None;
+    }
+    let read =
+        |json: &[u8]| serde_json::from_slice(json).map(|message: Message<'_>| message.reply());
+    read_python_json(message, read).ok()?
+}
+
+impl Message<'_> {
+    fn reply(&self) -> Option<Reply> {
+        let bytes = body::decoded(self.body.str()?, self.properties.body_encoding.str()).ok()?;
+        let bytes = body::decompressed(bytes, self.headers.compression.str()).ok()?;
+        let serializer =
+            Serializer::of_content_type(self.content_type.str().unwrap_or("application/json"))?;
+        let Ok(Value::Object(answers)) = serializer.read(&bytes) else {
+            return None;
+        };
+        let (node, mut answer) = answers.into_iter().next()?;
+        drop_arguments(&mut answer);
+        Some(Reply {
+            ticket: self.headers.ticket.filled()?,
+            node,
+            answer,
+        })
+    }
+}
+
+/// The recursion is bounded by the readers, which refuse what is nested deeper than 128.
+fn drop_arguments(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.remove("args");
+            map.remove("kwargs");
+            map.values_mut().for_each(drop_arguments);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_arguments),
+        _ => {}
+    }
+}
+
+/// The worker failed to answer (`Node.dispatch`: `{"error": repr}`). The text may hold private data, and is not given.
+pub fn is_error(answer: &Value) -> bool {
+    answer
+        .as_object()
+        .is_some_and(|map| map.len() == 1 && map.get("error").is_some_and(Value::is_string))
+}
+
+fn text(value: &Value, key: &str) -> Option<String> {
+    value.get(key)?.as_str().map(str::to_owned)
+}

@@ -1,0 +1,350 @@
+//! What a worker says about itself: its tasks, queues, statistics and settings.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::text;
+
+/// The attributes of a task that matter to its fate; `None` where the task has none, or the worker did not say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskTraits {
+    /// Acknowledged after it ran.
+    pub acks_late: Option<bool>,
+    /// Back to the queue when its process dies.
+    pub reject_on_worker_lost: Option<bool>,
+    /// Its results are not stored.
+    pub ignore_result: Option<bool>,
+    /// Such as `10/m`.
+    pub rate_limit: Option<String>,
+    /// Seconds until it is killed.
+    pub time_limit: Option<f64>,
+    /// Seconds until it is warned.
+    pub soft_time_limit: Option<f64>,
+    /// How often it may be retried.
+    pub max_retries: Option<i64>,
+}
+
+pub(super) const TRAITS: [&str; 7] = [
+    "acks_late",
+    "reject_on_worker_lost",
+    "time_limit",
+    "soft_time_limit",
+    "ignore_result",
+    "rate_limit",
+    "max_retries",
+];
+
+/// The answer to `registered` with the argument `taskinfoitems`: texts such as `lab.add [acks_late=True time_limit=3600]`.
+pub fn decode_registered(answer: &Value) -> BTreeMap<String, TaskTraits> {
+    answer
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(task_traits)
+        .collect()
+}
+
+/// Names and values may hold spaces and brackets, so the traits begin at the first ` [` that a trait's name follows.
+fn task_traits(entry: &str) -> (String, TaskTraits) {
+    let mut traits = TaskTraits::default();
+    let listed = entry.strip_suffix(']').and_then(|entry| {
+        entry
+            .match_indices(" [")
+            .find(|(at, _)| starts_trait(&entry[at + 2..]))
+            .map(|(at, _)| entry.split_at(at))
+    });
+    let Some((name, list)) = listed else {
+        return (entry.to_owned(), traits);
+    };
+    let mut rest = &list[2..];
+    while !rest.is_empty() {
+        let end = rest
+            .match_indices(' ')
+            .find(|(at, _)| starts_trait(&rest[at + 1..]))
+            .map_or(rest.len(), |(at, _)| at);
+        if let Some((key, value)) = rest[..end].split_once('=') {
+            set_trait(&mut traits, key, value);
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    (name.to_owned(), traits)
+}
+
+fn starts_trait(text: &str) -> bool {
+    TRAITS.iter().any(|name| {
+        text.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('='))
+    })
+}
+
+fn set_trait(traits: &mut TaskTraits, key: &str, value: &str) {
+    let flag = match value {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    };
+    match key {
+        "acks_late" => traits.acks_late = flag,
+        "reject_on_worker_lost" => traits.reject_on_worker_lost = flag,
+        "ignore_result" => traits.ignore_result = flag,
+        "rate_limit" => traits.rate_limit = Some(value.to_owned()),
+        "time_limit" => traits.time_limit = value.parse().ok(),
+        "soft_time_limit" => traits.soft_time_limit = value.parse().ok(),
+        "max_retries" => traits.max_retries = value.parse().ok(),
+        _ => {}
+    }
+}
+
+/// A queue that a worker consumes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActiveQueue {
+    /// Its name.
+    pub name: String,
+    /// The exchange it is bound to.
+    pub exchange: Option<String>,
+    /// `direct`, `topic` or `fanout`.
+    pub exchange_type: Option<String>,
+    /// The key it is bound with.
+    pub routing_key: Option<String>,
+}
+
+/// The answer to `active_queues`.
+pub fn decode_active_queues(answer: &Value) -> Vec<ActiveQueue> {
+    let read = |queue: &Value| {
+        let exchange = queue.get("exchange").unwrap_or(&Value::Null);
+        Some(ActiveQueue {
+            name: text(queue, "name")?,
+            exchange: text(exchange, "name"),
+            exchange_type: text(exchange, "type"),
+            routing_key: text(queue, "routing_key"),
+        })
+    };
+    answer
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(read)
+        .collect()
+}
+
+/// What a worker counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// How many tasks it runs at once.
+    pub concurrency: Option<u64>,
+    /// How many messages it takes at once; 0 for no limit.
+    pub prefetch_count: Option<u64>,
+    /// The class of its pool.
+    pub pool: Option<String>,
+    /// Seconds since it started.
+    pub uptime: Option<f64>,
+    /// Its main process.
+    pub pid: Option<i64>,
+    /// How many pool processes it has.
+    pub processes: Option<u64>,
+    /// How it talks to the broker.
+    pub transport: TransportOptions,
+    /// How many of each task it has accepted.
+    pub total: BTreeMap<String, u64>,
+}
+
+/// `broker_transport_options`, as far as they decide where messages are. `None` means kombu's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TransportOptions {
+    /// Seconds after which an unacknowledged message is restored.
+    pub visibility_timeout: Option<f64>,
+    /// The priorities that have a list.
+    pub priority_steps: Option<Vec<i64>>,
+    /// The separator in keys.
+    pub sep: Option<String>,
+    /// The prefix of every key.
+    pub global_keyprefix: Option<String>,
+    /// The name of the hash of reservations.
+    pub unacked_key: Option<String>,
+    /// The name of the index of reservations.
+    pub unacked_index_key: Option<String>,
+    /// The name of the lock of the sweep.
+    pub unacked_mutex_key: Option<String>,
+    /// Seconds between sweeps (kombu 5.7).
+    pub unacked_restore_interval: Option<f64>,
+    /// How many messages a sweep restores (kombu 5.7).
+    pub unacked_restore_limit: Option<u64>,
+    /// Off: nothing is kept in `unacked`.
+    pub ack_emulation: Option<bool>,
+    /// Where undeliverable messages go.
+    pub deadletter_queue: Option<String>,
+}
+
+/// The answer to `stats`.
+pub fn decode_stats(answer: &Value) -> Stats {
+    let pool = answer.get("pool").unwrap_or(&Value::Null);
+    let options = answer
+        .pointer("/broker/transport_options")
+        .unwrap_or(&Value::Null);
+    let number = |key: &str| options.get(key).and_then(Value::as_f64);
+    let totals = answer
+        .get("total")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
+    Stats {
+        concurrency: pool.get("max-concurrency").and_then(Value::as_u64),
+        prefetch_count: answer.get("prefetch_count").and_then(Value::as_u64),
+        pool: text(pool, "implementation"),
+        uptime: answer.get("uptime").and_then(Value::as_f64),
+        pid: answer.get("pid").and_then(Value::as_i64),
+        processes: pool
+            .get("processes")
+            .and_then(Value::as_array)
+            .map(|list| list.len() as u64),
+        transport: TransportOptions {
+            visibility_timeout: number("visibility_timeout"),
+            priority_steps: options
+                .get("priority_steps")
+                .and_then(Value::as_array)
+                .map(|steps| steps.iter().filter_map(Value::as_i64).collect()),
+            sep: text(options, "sep"),
+            global_keyprefix: text(options, "global_keyprefix"),
+            unacked_key: text(options, "unacked_key"),
+            unacked_index_key: text(options, "unacked_index_key"),
+            unacked_mutex_key: text(options, "unacked_mutex_key"),
+            unacked_restore_interval: number("unacked_restore_interval"),
+            unacked_restore_limit: options.get("unacked_restore_limit").and_then(Value::as_u64),
+            ack_emulation: options.get("ack_emulation").and_then(Value::as_bool),
+            deadletter_queue: text(options, "deadletter_queue"),
+        },
+        total: totals
+            .filter_map(|(task, count)| Some((task.clone(), count.as_u64()?)))
+            .collect(),
+    }
+}
+
+/// A route of `task_routes`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The task's name, or a pattern of names.
+    pub pattern: String,
+    /// The queue it goes to.
+    pub queue: Option<String>,
+    /// The exchange it goes to.
+    pub exchange: Option<String>,
+    /// The key it goes with.
+    pub routing_key: Option<String>,
+}
+
+/// Settings that differ from Celery's defaults; `None` means the default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Conf {
+    /// Content types that the worker takes.
+    pub accept_content: Option<Vec<String>>,
+    /// No results are stored.
+    pub task_ignore_result: Option<bool>,
+    /// Seconds until a result goes.
+    pub result_expires: Option<f64>,
+    /// The kind of result backend: the scheme of its URL, and no more of it.
+    pub result_backend: Option<String>,
+    /// Tasks are acknowledged after they ran.
+    pub task_acks_late: Option<bool>,
+    /// Messages taken for each process.
+    pub worker_prefetch_multiplier: Option<u64>,
+    /// The routes, in their order. Routers that are functions are left out.
+    pub task_routes: Option<Vec<Route>>,
+    /// Where tasks without a route go.
+    pub task_default_queue: Option<String>,
+    /// Tasks say STARTED.
+    pub task_track_started: Option<bool>,
+    /// Results carry name, worker and queue.
+    pub result_extended: Option<bool>,
+    /// The time zone of the app.
+    pub timezone: Option<String>,
+    /// Times in messages are UTC.
+    pub enable_utc: Option<bool>,
+}
+
+/// The answer to `conf`.
+pub fn decode_conf(answer: &Value) -> Conf {
+    let flag = |key: &str| answer.get(key).and_then(Value::as_bool);
+    let scheme = |url: String| {
+        url.split(['+', ':'])
+            .next()
+            .filter(|scheme| scheme.chars().all(|c| c.is_ascii_alphanumeric()))
+            .map(str::to_owned)
+    };
+    Conf {
+        accept_content: answer
+            .get("accept_content")
+            .and_then(Value::as_array)
+            .map(|types| {
+                types
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect()
+            }),
+        task_ignore_result: flag("task_ignore_result"),
+        result_expires: answer.get("result_expires").and_then(seconds),
+        result_backend: text(answer, "result_backend").and_then(scheme),
+        task_acks_late: flag("task_acks_late"),
+        worker_prefetch_multiplier: answer
+            .get("worker_prefetch_multiplier")
+            .and_then(Value::as_u64),
+        task_routes: answer.get("task_routes").map(|routes| {
+            let mut read = Vec::new();
+            read_routes(routes, &mut read);
+            read
+        }),
+        task_default_queue: text(answer, "task_default_queue"),
+        task_track_started: flag("task_track_started"),
+        result_extended: flag("result_extended"),
+        timezone: text(answer, "timezone"),
+        enable_utc: flag("enable_utc"),
+    }
+}
+
+/// A number, or Python's text of a `timedelta`, `[D day[s], ]H:MM:SS[.ffffff]`.
+fn seconds(value: &Value) -> Option<f64> {
+    if let Some(number) = value.as_f64() {
+        return Some(number);
+    }
+    let text = value.as_str()?;
+    let (days, time) = match text.split_once(", ") {
+        Some((days, time)) => (days.split(' ').next()?.parse::<f64>().ok()?, time),
+        None => (0.0, text),
+    };
+    let mut parts = time.split(':').map(|part| part.parse::<f64>().ok());
+    let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
+    Some(days * 86_400.0 + hours * 3600.0 + minutes * 60.0 + seconds)
+}
+
+/// A map of routes, a list of such maps and of `[pattern, route]` pairs, or a list of lists of these (Celery 5.7, `app/routes.py`).
+fn read_routes(routes: &Value, into: &mut Vec<Route>) {
+    match routes {
+        Value::Object(map) => {
+            into.extend(map.iter().map(|(pattern, target)| route(pattern, target)))
+        }
+        Value::Array(list) => match list.as_slice() {
+            [
+                Value::String(pattern),
+                target @ (Value::String(_) | Value::Object(_)),
+            ] => into.push(route(pattern, target)),
+            list => list.iter().for_each(|routes| read_routes(routes, into)),
+        },
+        _ => {}
+    }
+}
+
+fn route(pattern: &str, target: &Value) -> Route {
+    let queue = match target {
+        Value::String(queue) => Some(queue.clone()),
+        target => text(target, "queue"),
+    };
+    Route {
+        pattern: pattern.to_owned(),
+        queue,
+        exchange: text(target, "exchange"),
+        routing_key: text(target, "routing_key"),
+    }
+}

@@ -1,0 +1,163 @@
+//! Finding a few ids among millions of messages.
+
+use std::collections::HashSet;
+
+use memchr::memchr2;
+
+use super::message::{Keep, parse};
+
+/// Tells quickly whether a message may be one of the wanted ids.
+///
+/// It walks the message only as far as it must: kombu writes the body first and the headers then, with `task` and `id` at
+/// their start, so some two hundred bytes of header decide. Whatever it does not understand it gives to [`parse`].
+#[derive(Clone, Debug)]
+pub struct IdFinder {
+    ids: HashSet<String>,
+}
+
+/// What [`IdFinder::matches`] says of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// None of the ids.
+    No,
+    /// Parse it: it is one of the ids, or says so where Celery repeats the id.
+    Candidate,
+    /// No task message at all.
+    Malformed,
+}
+
+impl IdFinder {
+    /// A finder of these ids.
+    pub fn new(ids: impl IntoIterator<Item = String>) -> IdFinder {
+        IdFinder {
+            ids: ids.into_iter().collect(),
+        }
+    }
+
+    /// Whether [`parse`] would give one of the ids. A message that is damaged behind its id may still be a `Candidate` or `No`.
+    pub fn matches(&self, message: &[u8]) -> Match {
+        let known = match id_in_headers(message) {
+            Some(id) => self.ids.contains(id),
+            None => match parse(message, Keep::Envelope) {
+                Ok(envelope) => self.ids.contains(&envelope.id),
+                Err(_) => return self.matches_unreadable(message),
+            },
+        };
+        if known { Match::Candidate } else { Match::No }
+    }
+
+    /// A message whose body hides its id is a candidate if its correlation id, which Celery sets to the same, is wanted.
+    fn matches_unreadable(&self, message: &[u8]) -> Match {
+        const KEY: &[u8] = b"\"correlation_id\": \"";
+        let named = memchr::memmem::rfind(message, KEY)
+            .and_then(|at| message.get(at + KEY.len()..))
+            .and_then(|rest| rest.split(|&byte| byte == b'"').next())
+            .and_then(|id| std::str::from_utf8(id).ok())
+            .is_some_and(|id| self.ids.contains(id));
+        if named {
+            Match::Candidate
+        } else {
+            Match::Malformed
+        }
+    }
+}
+
+/// The id of a message of protocol 2 in plain JSON; `None` where only [`parse`] can tell.
+fn id_in_headers(message: &[u8]) -> Option<&str> {
+    let mut walk = Walk { rest: message };
+    walk.expect(b'{')?;
+    while walk.key()? != b"headers" {
+        walk.skip()?;
+        walk.expect(b',')?;
+    }
+    walk.expect(b'{')?;
+    let (mut id, mut has_task) = (None, false);
+    loop {
+        match walk.key()? {
+            b"id" => id = Some(walk.string()?),
+            b"task" => {
+                walk.skip()?;
+                has_task = true;
+            }
+            _ => walk.skip()?,
+        }
+        match id {
+            Some(id) if has_task => return std::str::from_utf8(id).ok(),
+            _ => walk.expect(b',')?,
+        }
+    }
+}
+
+/// A reader of JSON without escapes in keys and ids; it gives up with `None` at whatever it does not expect.
+struct Walk<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Walk<'a> {
+    fn peek(&mut self) -> Option<u8> {
+        while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
+            self.rest = rest;
+        }
+        self.rest.first().copied()
+    }
+
+    fn expect(&mut self, wanted: u8) -> Option<()> {
+        (self.peek()? == wanted).then(|| self.rest = &self.rest[1..])
+    }
+
+    fn key(&mut self) -> Option<&'a [u8]> {
+        let key = self.string()?;
+        self.expect(b':')?;
+        Some(key)
+    }
+
+    /// A string without escapes.
+    fn string(&mut self) -> Option<&'a [u8]> {
+        self.expect(b'"')?;
+        let end = memchr2(b'"', b'\\', self.rest)?;
+        let (text, rest) = self.rest.split_at(end);
+        self.rest = rest.strip_prefix(b"\"")?;
+        Some(text)
+    }
+
+    /// Any string.
+    fn skip_string(&mut self) -> Option<()> {
+        self.expect(b'"')?;
+        loop {
+            let end = memchr2(b'"', b'\\', self.rest)?;
+            let escaped = self.rest[end] == b'\\';
+            self.rest = self.rest.get(end + if escaped { 2 } else { 1 }..)?;
+            if !escaped {
+                return Some(());
+            }
+        }
+    }
+
+    /// Any value. Brackets are counted, not matched: what is wrong in between is for [`parse`] to say.
+    fn skip(&mut self) -> Option<()> {
+        let mut depth = 0_usize;
+        loop {
+            match self.peek()? {
+                b'"' => self.skip_string()?,
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.rest = &self.rest[1..];
+                }
+                b'}' | b']' => {
+                    depth = depth.checked_sub(1)?;
+                    self.rest = &self.rest[1..];
+                }
+                b',' | b':' if depth > 0 => self.rest = &self.rest[1..],
+                b'-' | b'0'..=b'9' | b'a'..=b'z' | b'N' | b'I' => {
+                    let plain = |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z');
+                    let end = self.rest.iter().position(|byte| !plain(byte))?;
+                    self.rest = &self.rest[end..];
+                }
+                _ => return None,
+            }
+            if depth == 0 {
+                return Some(());
+            }
+        }
+    }
+}

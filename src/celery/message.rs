@@ -1,0 +1,408 @@
+//! The envelope of a task message, protocols 1 and 2, as kombu's virtual transports keep it in Redis.
+//!
+//! Layout: Celery 5.7 `app/amqp.py` (`as_task_v1`, `as_task_v2`) and kombu 5.7 `transport/virtual/base.py`
+//! (`prepare_message`, `basic_publish`).
+
+use serde::{Deserialize, Serialize};
+
+pub use super::body::Unreadable;
+use super::body::{self, Serializer};
+pub use super::finder::{IdFinder, Match};
+use super::loose::{Owned, Scalar, loose_map, otherwise_absent, read_python_json};
+use super::when::When;
+
+/// The two layouts of a task message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Everything is in the body (Celery 3, or `task_protocol = 1`).
+    One,
+    /// Meta data in the headers (the default since Celery 4).
+    Two,
+}
+
+/// What a message says about its task, without the task's data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The layout it was read from.
+    pub protocol: Protocol,
+    /// The task's id.
+    pub id: String,
+    /// The task's name.
+    pub task: Option<String>,
+    /// Not to run before then.
+    pub eta: Option<When>,
+    /// Not to run after then.
+    pub expires: Option<When>,
+    /// How many retries came before.
+    pub retries: Option<u64>,
+    /// The first task of the workflow (protocol 2).
+    pub root_id: Option<String>,
+    /// The task that sent this one (protocol 2).
+    pub parent_id: Option<String>,
+    /// The group that it belongs to.
+    pub group: Option<String>,
+    /// The process that published it (protocol 2).
+    pub origin: Option<String>,
+    /// Celery sets it to the task's id.
+    pub correlation_id: Option<String>,
+    /// Where an RPC result goes.
+    pub reply_to: Option<String>,
+    /// The key of its reservation in `unacked`.
+    pub delivery_tag: Option<String>,
+    /// The exchange it was published to; empty for the default one.
+    pub exchange: Option<String>,
+    /// The routing key it was published with.
+    pub routing_key: Option<String>,
+    /// It has been restored at least once.
+    pub redelivered: bool,
+    /// Its priority as published, not clamped.
+    pub priority: Option<i64>,
+    /// The serialisation of the body.
+    pub content_type: Option<String>,
+    /// The encoding of the serialised body.
+    pub content_encoding: Option<String>,
+    /// The compression of the body.
+    pub compression: Option<String>,
+    /// Its result is not stored (protocol 2).
+    pub ignore_result: Option<bool>,
+    /// The hard time limit in seconds.
+    pub time_limit: Option<f64>,
+    /// The id of the chord body that waits for this task.
+    pub chord: Option<String>,
+    /// The id of the next link of the chain (protocol 2).
+    pub chain_next: Option<String>,
+    /// The size of the body, compressed as it came.
+    pub body_bytes: usize,
+    /// The reprs of the arguments, if they were asked for.
+    pub args: Option<String>,
+}
+
+/// Whether private data is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The envelope alone.
+    Envelope,
+    /// The reprs of the arguments too.
+    Args,
+}
+
+/// Why something is no task message. Never holds any of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not text.
+    #[error("it is not UTF-8")]
+    NotUtf8,
+    /// Ends in the middle.
+    #[error("it is cut off")]
+    Truncated,
+    /// Not JSON.
+    #[error("it is not JSON")]
+    NotJson,
+    /// Nested deeper than can be read.
+    #[error("it is nested too deep")]
+    TooDeep,
+    /// A key stands twice, so that readers disagree on its value.
+    #[error("a key of it stands twice")]
+    DuplicateKey,
+    /// JSON, and not an object.
+    #[error("it is not an object")]
+    NotAnObject,
+    /// Not the triple that kombu keeps in `unacked`.
+    #[error("it is not a list of message, exchange and routing key")]
+    NotAReservation,
+    /// There is no id where the protocol has it.
+    #[error("it has no task id")]
+    NoTaskId,
+    /// Protocol 1 has the id in the body alone.
+    #[error("it follows protocol 1, and its body is unreadable: {0}")]
+    Body(Unreadable),
+}
+
+loose_map!(
+    /// A message as it stands in a queue.
+    Message<'a> {
+        body: Scalar<'a> = "body",
+        content_type: Scalar<'a> = "content-type",
+        content_encoding: Scalar<'a> = "content-encoding",
+        headers: Headers<'a> = "headers",
+        properties: Properties<'a> = "properties",
+    }
+);
+
+loose_map!(Headers<'a> {
+    id: Scalar<'a> = "id",
+    task: Scalar<'a> = "task",
+    eta: Scalar<'a> = "eta",
+    expires: Scalar<'a> = "expires",
+    retries: Scalar<'a> = "retries",
+    root_id: Scalar<'a> = "root_id",
+    parent_id: Scalar<'a> = "parent_id",
+    group: Scalar<'a> = "group",
+    origin: Scalar<'a> = "origin",
+    redelivered: Scalar<'a> = "redelivered",
+    compression: Scalar<'a> = "compression",
+    ignore_result: Scalar<'a> = "ignore_result",
+    time_limits: TimeLimits = "timelimit",
+    argsrepr: Scalar<'a> = "argsrepr",
+    kwargsrepr: Scalar<'a> = "kwargsrepr",
+});
+
+loose_map!(Properties<'a> {
+    correlation_id: Scalar<'a> = "correlation_id",
+    reply_to: Scalar<'a> = "reply_to",
+    delivery_tag: Scalar<'a> = "delivery_tag",
+    priority: Scalar<'a> = "priority",
+    body_encoding: Scalar<'a> = "body_encoding",
+    delivery_info: DeliveryInfo<'a> = "delivery_info",
+});
+
+loose_map!(DeliveryInfo<'a> {
+    exchange: Scalar<'a> = "exchange",
+    routing_key: Scalar<'a> = "routing_key",
+    redelivered: Scalar<'a> = "redelivered",
+});
+
+loose_map!(
+    /// The body of protocol 1.
+    BodyOne {
+        id: Owned = "id",
+        task: Owned = "task",
+        eta: Owned = "eta",
+        expires: Owned = "expires",
+        retries: Owned = "retries",
+        group: Owned = "group",
+        taskset: Owned = "taskset",
+        time_limits: TimeLimits = "timelimit",
+        chord: Signature = "chord",
+    }
+);
+
+loose_map!(
+    /// The third part of the body of protocol 2.
+    Embed {
+        chord: Signature = "chord",
+        chain: LastLink = "chain",
+    }
+);
+
+loose_map!(Signature {
+    options: Options = "options",
+});
+loose_map!(Options {
+    task_id: Owned = "task_id",
+});
+
+/// `[hard, soft]`.
+#[derive(Debug, Default)]
+pub(super) struct TimeLimits {
+    hard: Option<f64>,
+}
+
+/// `[args, kwargs, embed]`, of which the first two are skipped.
+#[derive(Debug, Default)]
+struct BodyTwo {
+    embed: Embed,
+}
+
+/// The chain is kept in reverse, so the last item is the next to run (Celery 5.7, `app/trace.py`: `chain.pop()`).
+#[derive(Debug, Default)]
+pub(super) struct LastLink(Signature);
+
+/// Reads a type from a list, and takes everything else for absent.
+macro_rules! loose_seq {
+    ($name:ident, |$seq:ident| $read:block) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Reader;
+                impl<'de> serde::de::Visitor<'de> for Reader {
+                    type Value = $name;
+                    otherwise_absent!(str map);
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut $seq: A) -> Result<$name, A::Error> {
+                        let value = $read;
+                        while $seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                        Ok(value)
+                    }
+                }
+                deserializer.deserialize_any(Reader)
+            }
+        }
+    };
+}
+
+loose_seq!(TimeLimits, |seq| {
+    TimeLimits {
+        hard: seq.next_element::<Owned>()?.and_then(|hard| hard.float()),
+    }
+});
+
+loose_seq!(BodyTwo, |seq| {
+    seq.next_element::<serde::de::IgnoredAny>()?;
+    seq.next_element::<serde::de::IgnoredAny>()?;
+    BodyTwo {
+        embed: seq.next_element()?.unwrap_or_default(),
+    }
+});
+
+loose_seq!(LastLink, |seq| {
+    let mut last = Signature::default();
+    while let Some(link) = seq.next_element()? {
+        last = link;
+    }
+    LastLink(last)
+});
+
+/// Reads a message as it stands in a queue.
+pub fn parse(message: &[u8], keep: Keep) -> Result<Envelope, Malformed> {
+    check_start(message, b'{', Malformed::NotAnObject)?;
+    read_json(message, |json| {
+        serde_json::from_slice(json).map(|message: Message<'_>| message.envelope(keep))
+    })?
+}
+
+/// Rejects what does not start as it must: the readers take any other value for an empty one.
+pub(super) fn check_start(json: &[u8], start: u8, otherwise: Malformed) -> Result<(), Malformed> {
+    std::str::from_utf8(json).map_err(|error| {
+        if error.error_len().is_none() {
+            Malformed::Truncated
+        } else {
+            Malformed::NotUtf8
+        }
+    })?;
+    match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(&first) if first == start => Ok(()),
+        Some(b'{' | b'[' | b'"' | b'0'..=b'9' | b'-' | b't' | b'f' | b'n') => {
+            match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
+                Ok(_) => Err(otherwise),
+                Err(error) => Err(malformed(&error)),
+            }
+        }
+        Some(_) => Err(Malformed::NotJson),
+        None => Err(Malformed::Truncated),
+    }
+}
+
+pub(super) fn read_json<T>(
+    json: &[u8],
+    read: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
+) -> Result<T, Malformed> {
+    read_python_json(json, read).map_err(|error| malformed(&error))
+}
+
+fn malformed(error: &serde_json::Error) -> Malformed {
+    match error.classify() {
+        serde_json::error::Category::Eof => Malformed::Truncated,
+        serde_json::error::Category::Data => Malformed::DuplicateKey,
+        _ if error.to_string().starts_with("recursion limit") => Malformed::TooDeep,
+        _ => Malformed::NotJson,
+    }
+}
+
+impl Message<'_> {
+    /// A worker takes a message for protocol 2 if its headers have a key `task` (Celery 5.7,
+    /// `worker/consumer/consumer.py`, `on_task_received`).
+    pub(super) fn envelope(&self, keep: Keep) -> Result<Envelope, Malformed> {
+        if self.headers.task == Scalar::Absent {
+            self.protocol_one()
+        } else {
+            self.protocol_two(keep)
+        }
+    }
+
+    fn protocol_two(&self, keep: Keep) -> Result<Envelope, Malformed> {
+        let headers = &self.headers;
+        // The embedded signatures are worth having, and no reason to call a message malformed.
+        let embed = self.read_body::<BodyTwo>().unwrap_or_default().embed;
+        Ok(Envelope {
+            protocol: Protocol::Two,
+            task: headers.task.filled(),
+            eta: headers.eta.when(),
+            expires: headers.expires.when(),
+            retries: headers.retries.count(),
+            group: headers.group.filled(),
+            time_limit: headers.time_limits.hard,
+            chord: embed.chord.options.task_id.filled(),
+            chain_next: embed.chain.0.options.task_id.filled(),
+            args: (keep == Keep::Args).then(|| self.args()).flatten(),
+            ..self.common(headers.id.filled().ok_or(Malformed::NoTaskId)?)
+        })
+    }
+
+    fn protocol_one(&self) -> Result<Envelope, Malformed> {
+        let body = self.read_body::<BodyOne>().map_err(Malformed::Body)?;
+        Ok(Envelope {
+            protocol: Protocol::One,
+            task: body.task.filled(),
+            eta: body.eta.when(),
+            expires: body.expires.when(),
+            retries: body.retries.count(),
+            group: body.group.filled().or_else(|| body.taskset.filled()),
+            time_limit: body.time_limits.hard,
+            chord: body.chord.options.task_id.filled(),
+            ..self.common(body.id.filled().ok_or(Malformed::NoTaskId)?)
+        })
+    }
+
+    fn common(&self, id: String) -> Envelope {
+        let Message {
+            headers,
+            properties,
+            ..
+        } = self;
+        let route = &properties.delivery_info;
+        Envelope {
+            protocol: Protocol::Two,
+            id,
+            task: None,
+            eta: None,
+            expires: None,
+            retries: None,
+            root_id: headers.root_id.filled(),
+            parent_id: headers.parent_id.filled(),
+            group: None,
+            origin: headers.origin.filled(),
+            correlation_id: properties.correlation_id.filled(),
+            reply_to: properties.reply_to.filled(),
+            delivery_tag: properties.delivery_tag.filled(),
+            exchange: route.exchange.text(),
+            routing_key: route.routing_key.text(),
+            redelivered: [&headers.redelivered, &route.redelivered]
+                .iter()
+                .any(|flag| flag.bool() == Some(true)),
+            priority: properties.priority.python_int(),
+            content_type: self.content_type.filled(),
+            content_encoding: self.content_encoding.filled(),
+            compression: headers.compression.filled(),
+            ignore_result: headers.ignore_result.bool(),
+            time_limit: None,
+            chord: None,
+            chain_next: None,
+            body_bytes: self.body.str().map_or(0, |body| {
+                body::decoded_len(body, properties.body_encoding.str())
+            }),
+            args: None,
+        }
+    }
+
+    fn args(&self) -> Option<String> {
+        match (self.headers.argsrepr.str(), self.headers.kwargsrepr.str()) {
+            (None, None) => None,
+            (args, kwargs) => Some(
+                [args, kwargs]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ),
+        }
+    }
+
+    fn read_body<T: serde::de::DeserializeOwned>(&self) -> Result<T, Unreadable> {
+        let body = self.body.str().unwrap_or_default();
+        let bytes = body::decoded(body, self.properties.body_encoding.str())?;
+        let bytes = body::decompressed(bytes, self.headers.compression.str())?;
+        let serializer =
+            Serializer::of_content_type(self.content_type.str().unwrap_or("application/json"));
+        serializer.ok_or(Unreadable::ContentType)?.read(&bytes)
+    }
+}

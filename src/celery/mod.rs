@@ -1,0 +1,12 @@
+//! What Celery and kombu put on the wire and into Redis. Total functions, no input or output.
+
+mod body;
+pub mod control;
+pub mod exchange;
+mod finder;
+mod loose;
+pub mod message;
+mod pickle;
+pub mod result;
+pub mod unacked;
+pub mod when;

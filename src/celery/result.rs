@@ -1,0 +1,220 @@
+//! Result documents, and the keys that hold them (Celery 5.7, `backends/base.py`, `backends/redis.py`, `result.py`).
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::body::{Serializer, Unreadable};
+use super::loose::{Owned, loose_map, otherwise_absent};
+use super::when::When;
+
+/// The states after which nothing follows (Celery 5.7, `states.py`, `READY_STATES`).
+pub const READY_STATES: [&str; 3] = ["SUCCESS", "FAILURE", "REVOKED"];
+/// The states whose `result` is an exception (Celery 5.7, `states.py`, `EXCEPTION_STATES`).
+const EXCEPTION_STATES: [&str; 3] = ["RETRY", "FAILURE", "REVOKED"];
+/// How deep results of results are followed.
+const MAX_DEPTH: usize = 64;
+
+/// What a result document says, without the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResultDoc {
+    /// The task's state.
+    pub state: String,
+    /// When it came to a final state.
+    pub date_done: Option<When>,
+    /// The class of the exception, where the state has one.
+    pub exc_type: Option<String>,
+    /// The worker that runs it (state STARTED), or ran it (`result_extended`).
+    pub worker: Option<String>,
+    /// The task that sent this one.
+    pub parent_id: Option<String>,
+    /// The group that it belongs to.
+    pub group_id: Option<String>,
+    /// The tasks that it sent, those within groups too.
+    pub children: Vec<String>,
+    /// The task's name (`result_extended`).
+    pub name: Option<String>,
+    /// The routing key it came with (`result_extended`).
+    pub queue: Option<String>,
+    /// How many retries came before (`result_extended`).
+    pub retries: Option<u64>,
+    /// The state is final.
+    pub ready: bool,
+}
+
+/// Why a result document can't be read. Never holds any of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadResult {
+    /// Not in a serialisation that is read.
+    #[error("the result is unreadable: {0}")]
+    Unreadable(Unreadable),
+    /// Not a result document.
+    #[error("the result has no state")]
+    NoState,
+}
+
+loose_map!(Meta {
+    status: Owned = "status",
+    date_done: Owned = "date_done",
+    result: StateMeta = "result",
+    worker: Owned = "worker",
+    parent_id: Owned = "parent_id",
+    group_id: Owned = "group_id",
+    children: Tree = "children",
+    name: Owned = "name",
+    queue: Owned = "queue",
+    retries: Owned = "retries",
+});
+
+loose_map!(
+    /// What `result` holds besides results.
+    StateMeta {
+        exc_type: Owned = "exc_type",
+        hostname: Owned = "hostname",
+    }
+);
+
+/// Lists of lists of ids.
+#[derive(Debug, Default, PartialEq)]
+pub(super) enum Tree {
+    #[default]
+    Other,
+    Id(String),
+    List(Vec<Tree>),
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> serde::de::Visitor<'de> for Reader {
+            type Value = Tree;
+            otherwise_absent!(map);
+            fn visit_str<E>(self, id: &str) -> Result<Tree, E> {
+                Ok(Tree::Id(id.to_owned()))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    list.push(item);
+                }
+                Ok(Tree::List(list))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// Collects the tasks of one result as `as_tuple` writes it: `[[id, parent], null]`, or `[[group, parent], [results]]`.
+fn collect(result: &Tree, depth: usize, into: &mut Vec<String>) {
+    let Tree::List(parts) = result else { return };
+    let [head, nodes] = parts.as_slice() else {
+        return;
+    };
+    match (head, nodes) {
+        (_, Tree::List(results)) if depth < MAX_DEPTH => {
+            for result in results {
+                collect(result, depth + 1, into);
+            }
+        }
+        (Tree::Id(id), Tree::Other) => into.push(id.clone()),
+        (Tree::List(head), Tree::Other) => {
+            if let Some(Tree::Id(id)) = head.first() {
+                into.push(id.clone());
+            }
+        }
+        _ => {}
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(document: &[u8]) -> Result<T, BadResult> {
+    let serializer =
+        Serializer::sniffed(document).ok_or(BadResult::Unreadable(Unreadable::ContentType))?;
+    serializer.read(document).map_err(BadResult::Unreadable)
+}
+
+/// Reads the value of a `celery-task-meta-ID`.
+pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
+    let meta: Meta = read(document)?;
+    let state = meta.status.filled().ok_or(BadResult::NoState)?;
+    let mut children = Vec::new();
+    if let Tree::List(results) = &meta.children {
+        for result in results {
+            collect(result, 0, &mut children);
+        }
+    }
+    // In any other state, `result` is what the task returned, and no business of ours.
+    let failed = EXCEPTION_STATES.contains(&state.as_str());
+    let exc_type = if failed {
+        meta.result.exc_type.filled()
+    } else {
+        None
+    };
+    let started_by = if state == "STARTED" {
+        meta.result.hostname.filled()
+    } else {
+        None
+    };
+    Ok(ResultDoc {
+        ready: READY_STATES.contains(&state.as_str()),
+        date_done: meta.date_done.when(),
+        exc_type,
+        worker: meta.worker.filled().or(started_by),
+        parent_id: meta.parent_id.filled(),
+        group_id: meta.group_id.filled(),
+        children,
+        name: meta.name.filled(),
+        queue: meta.queue.filled(),
+        retries: meta.retries.count(),
+        state,
+    })
+}
+
+/// Reads a member of a chord's `.j`, `[1, task id, state, result]`: the task and its state.
+pub fn parse_chord_part(member: &[u8]) -> Option<(String, String)> {
+    let part: ChordPart = read(member).ok()?;
+    Some((part.id.filled()?, part.state.filled()?))
+}
+
+#[derive(Debug, Default)]
+struct ChordPart {
+    id: Owned,
+    state: Owned,
+}
+
+impl<'de> Deserialize<'de> for ChordPart {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> serde::de::Visitor<'de> for Reader {
+            type Value = ChordPart;
+            otherwise_absent!(str map);
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> Result<ChordPart, A::Error> {
+                seq.next_element::<serde::de::IgnoredAny>()?;
+                let id = seq.next_element()?.unwrap_or_default();
+                let state = seq.next_element()?.unwrap_or_default();
+                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                Ok(ChordPart { id, state })
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// The key of a task's result. `prefix` is `global_keyprefix` of `result_backend_transport_options`, empty for none.
+pub fn key_for_task(prefix: &str, id: &str) -> String {
+    format!("{}celery-task-meta-{id}", key_prefix(prefix))
+}
+
+/// The key of a group's result; a chord's counters stand under the same key with `.j`, `.t` or `.s` added.
+pub fn key_for_group(prefix: &str, group: &str) -> String {
+    format!("{}celery-taskset-meta-{group}", key_prefix(prefix))
+}
+
+/// `_add_global_keyprefix`: a `_` is put between unless the prefix ends in a separator.
+fn key_prefix(prefix: &str) -> String {
+    if prefix.is_empty() || prefix.ends_with([':', '_', '-', '.']) {
+        prefix.to_owned()
+    } else {
+        format!("{prefix}_")
+    }
+}
