@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use redis::Commands as _;
 use serde_json::json;
 
-use crate::lab::{Certificates, Lab, SOON, wait_until};
+use crate::lab::{Certificates, DeafServer, Keyspace, Lab, Monitor, SOON, wait_until};
 
 #[test]
 fn nothing_outlives_a_lab() {
@@ -57,4 +57,59 @@ fn workers_run_tasks_and_die() {
     worker.freeze();
     worker.thaw();
     worker.kill();
+}
+
+#[test]
+fn monitor_shows_what_came_through_the_port_and_nothing_else() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    let mut monitor = Monitor::new(&server);
+    let _: () = server.connect().set("mine", "1").unwrap();
+    let mut other = redis::Client::open(server.db(2))
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let _: () = other.set("a \"b\"\u{6}\u{16}3", "\r\n\\x").unwrap();
+    let commands = monitor.commands();
+    assert!(
+        commands
+            .iter()
+            .all(|one| !one.words.contains(&"mine".into())),
+        "{commands:?}"
+    );
+    let last = commands.last().unwrap();
+    assert_eq!(
+        (last.db.as_str(), &last.words[..]),
+        (
+            "2",
+            &["SET", "a \"b\"\u{6}\u{16}3", "\r\n\\x"].map(String::from)[..]
+        )
+    );
+}
+
+#[test]
+fn a_changed_key_is_noticed() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    let mut connection = server.connect_to(1);
+    let _: () = connection.lpush("list", &["a", "b"]).unwrap();
+    let before = Keyspace::of(&server);
+    before.assert_same_now(&server);
+    let _: bool = connection.expire("list", 1000).unwrap();
+    assert_ne!(before, Keyspace::of(&server));
+    let _: bool = connection.persist("list").unwrap();
+    assert_eq!(before, Keyspace::of(&server));
+    let _: String = connection.rpop("list", None).unwrap();
+    assert_ne!(before, Keyspace::of(&server));
+}
+
+#[test]
+fn a_false_server_says_what_it_is_told() {
+    let server = DeafServer::answering(b"-LOADING Redis is loading the dataset in memory\r\n");
+    let mut connection = redis::Client::open(server.url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let said = connection.ping::<String>().unwrap_err();
+    assert!(said.to_string().contains("loading"), "{said}");
 }

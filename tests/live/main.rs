@@ -2,11 +2,17 @@
 //! the whole crate again.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 #![allow(
+    clippy::print_stderr,
+    reason = "the test runner shows it when a test fails"
+)]
+#![allow(
     unreachable_pub,
     reason = "a test binary has no public items, and `pub(crate)` everywhere says nothing"
 )]
 
 mod facts;
+mod harmless;
+mod hostile;
 #[allow(dead_code, reason = "the tests of the binary will use the rest")]
 mod lab;
 mod lab_itself;

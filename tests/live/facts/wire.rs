@@ -55,7 +55,7 @@ fn check(capture: &Value) {
         let all = samples(capture, part);
         assert!(!all.is_empty(), "no {part}");
         for (name, sample) in all {
-            println!("{part} {name}"); // shown when a check fails
+            eprintln!("{part} {name}"); // shown when a check fails
             one(
                 name,
                 &STANDARD.decode(text(&sample["raw"])).unwrap(),
@@ -88,6 +88,10 @@ fn holds<T: PartialEq + std::fmt::Debug>(
     }
 }
 
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "what it is compared with is an option"
+)]
 fn some_text(value: &Value) -> Option<String> {
     Some(text(value).to_owned())
 }
@@ -242,7 +246,7 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
         (text(&truth["node"]), text(&truth["ticket"]))
     );
     assert_eq!(control::is_error(&found.answer), name == "no_such_method");
-    let states = |claims: Vec<control::Claim>| -> Vec<(String, control::ClaimState)> {
+    let claimed = |claims: Vec<control::Claim>| -> Vec<(String, control::ClaimState)> {
         claims
             .into_iter()
             .map(|claim| (claim.id, claim.state))
@@ -253,13 +257,13 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
     let waiting = (waiting, control::ClaimState::Reserved);
     let scheduled = (eta, control::ClaimState::Scheduled);
     match name {
-        "active" => assert_eq!(states(control::decode_active(&found.answer)), [running]),
-        "reserved" => assert!(states(control::decode_reserved(&found.answer)).contains(&waiting)),
+        "active" => assert_eq!(claimed(control::decode_active(&found.answer)), [running]),
+        "reserved" => assert!(claimed(control::decode_reserved(&found.answer)).contains(&waiting)),
         "scheduled" => {
-            assert!(states(control::decode_scheduled(&found.answer)).contains(&scheduled))
+            assert!(claimed(control::decode_scheduled(&found.answer)).contains(&scheduled));
         }
         "query_task" => {
-            let all = states(control::decode_query_task(&found.answer));
+            let all = claimed(control::decode_query_task(&found.answer));
             assert!(
                 [running, waiting, scheduled]
                     .iter()

@@ -5,6 +5,7 @@
 
 mod doctor;
 mod redis_server;
+mod watch;
 mod worker;
 
 use std::ffi::OsStr;
@@ -19,9 +20,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use doctor::Outcome;
-#[allow(unused_imports, reason = "the tests of the binary will use the rest")]
+pub use doctor::{Outcome, Running};
 pub use redis_server::{Certificates, DeafServer, RedisServer, SOON, free_port};
+pub use watch::{Keyspace, Monitor, Seen};
 pub use worker::Worker;
 
 /// Where the tests' own Celery application stands.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -285,6 +285,18 @@ impl DeafServer {
         })
     }
 
+    /// Answers every command with these bytes, for example `-LOADING Redis is loading the dataset in memory\r\n`.
+    pub fn answering(answer: &'static [u8]) -> Self {
+        Self::with(move |stream| {
+            let mut requests = BufReader::new(stream);
+            while skip_command(&mut requests).is_some() {
+                if requests.get_mut().write_all(answer).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
     fn with(serve: impl Fn(TcpStream) + Send + Copy + 'static) -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .expect("loopback has free ports");
@@ -303,6 +315,22 @@ impl DeafServer {
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
+}
+
+/// Reads one command, an array of strings; None at the end, or for anything else.
+fn skip_command(from: &mut BufReader<TcpStream>) -> Option<()> {
+    let words = read_number(from, '*')?;
+    for _ in 0..words {
+        let length = read_number(from, '$')?;
+        io::copy(&mut from.take(length + 2), &mut io::sink()).ok()?;
+    }
+    Some(())
+}
+
+fn read_number(from: &mut BufReader<TcpStream>, kind: char) -> Option<u64> {
+    let mut line = String::new();
+    from.read_line(&mut line).ok()?;
+    line.trim_end().strip_prefix(kind)?.parse().ok()
 }
 
 /// A port that nothing listens on just now.
