@@ -2,3 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod celery;
+pub mod cli;
+pub mod config;
+pub mod diagnose;
+pub mod evidence;

@@ -20,6 +20,18 @@ pub enum ClaimState {
     Ready,
 }
 
+impl ClaimState {
+    /// The word that the worker uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClaimState::Active => "active",
+            ClaimState::Reserved => "reserved",
+            ClaimState::Scheduled => "scheduled",
+            ClaimState::Ready => "ready",
+        }
+    }
+}
+
 /// A task that a worker says it has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Claim {

@@ -172,6 +172,8 @@ pub struct TransportOptions {
     pub unacked_restore_interval: Option<f64>,
     /// How many messages a sweep restores (kombu 5.7).
     pub unacked_restore_limit: Option<u64>,
+    /// Every how many of those visits really look.
+    pub unacked_restore_throttle: Option<f64>,
     /// Off: nothing is kept in `unacked`.
     pub ack_emulation: Option<bool>,
     /// Where undeliverable messages go.
@@ -213,6 +215,7 @@ pub fn decode_stats(answer: &Value) -> Stats {
             unacked_mutex_key: text(options, "unacked_mutex_key"),
             unacked_restore_interval: number("unacked_restore_interval"),
             unacked_restore_limit: options.get("unacked_restore_limit").and_then(Value::as_u64),
+            unacked_restore_throttle: number("unacked_restore_throttle"),
             ack_emulation: options.get("ack_emulation").and_then(Value::as_bool),
             deadletter_queue: text(options, "deadletter_queue"),
         },
@@ -323,7 +326,7 @@ fn seconds(value: &Value) -> Option<f64> {
 fn read_routes(routes: &Value, into: &mut Vec<Route>) {
     match routes {
         Value::Object(map) => {
-            into.extend(map.iter().map(|(pattern, target)| route(pattern, target)))
+            into.extend(map.iter().map(|(pattern, target)| route(pattern, target)));
         }
         Value::Array(list) => match list.as_slice() {
             [

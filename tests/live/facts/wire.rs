@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::lab::Lab;
 
-const STORED: &str = include_str!("../../../fixtures/wire/celery-5.7.0.json");
+const STORED: &str = include_str!("../../../fixtures/wire/captured-celery-5.7.0.json");
 const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/capture.py");
 
 #[test]

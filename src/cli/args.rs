@@ -1,0 +1,476 @@
+//! What the command line accepts. Values are only parsed here; `config` merges them with environment and file.
+
+use std::io::{BufRead, Read as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::secret::Secret;
+use crate::config::settings;
+
+/// Says where a lost Celery task is, or how it was lost
+#[derive(Debug, Parser)]
+#[command(
+    name = "celery-doctor",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow tasks through publish, queue, unacked, worker and result
+    Trace(TraceArgs),
+    /// Write all the evidence to a file, to be judged later or elsewhere
+    Snapshot(SnapshotArgs),
+    /// Say what a finding means, why it happens, how to confirm and mend it
+    Explain(ExplainArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Ids of the tasks; - reads them from standard input
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<String>,
+    /// Read this file, written by the snapshot command, in place of a broker
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
+    pub snapshot: Option<PathBuf>,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// Ids of tasks to follow; - reads them from standard input
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Where to write the evidence
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The code of a finding, such as CD101, or its name, such as no-consumer
+    #[arg(
+        value_name = "CODE|NAME",
+        required_unless_present = "list",
+        conflicts_with = "list"
+    )]
+    pub finding: Option<String>,
+    /// List all findings
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    pub shell: Shell,
+}
+
+const CONNECTION: &str = "Connection";
+const OUTPUT: &str = "Output";
+
+/// How to reach the deployment. Each is also an environment variable, and a key in celery-doctor.toml.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = CONNECTION)]
+pub struct ConnectionArgs {
+    /// Broker, as Celery takes it [env: `CELERY_BROKER_URL`]
+    #[arg(long, value_name = "URL")]
+    pub broker: Option<Secret>,
+    /// Result backend, as Celery takes it [env: `CELERY_RESULT_BACKEND`]
+    #[arg(long, value_name = "URL")]
+    pub result_backend: Option<Secret>,
+    /// Visibility timeout, such as 1h; asked of the workers when left out
+    #[arg(long, value_name = "DURATION", value_parser = settings::parse_duration)]
+    pub visibility_timeout: Option<Duration>,
+    /// `global_keyprefix` of the broker's transport options
+    #[arg(long, value_name = "PREFIX")]
+    pub key_prefix: Option<String>,
+    /// `global_keyprefix` of the result backend's transport options
+    #[arg(long, value_name = "PREFIX")]
+    pub result_key_prefix: Option<String>,
+    /// A queue to look into besides those found; may be repeated
+    #[arg(long = "queue", value_name = "NAME")]
+    pub queues: Vec<String>,
+    /// How long a worker may stay silent [default: 2s]
+    #[arg(long, value_name = "DURATION", value_parser = settings::parse_timeout)]
+    pub timeout: Option<Duration>,
+    /// Ask no workers, and write nothing at all to the broker
+    #[arg(long)]
+    pub no_workers: bool,
+    /// The master that the sentinels watch
+    #[arg(long, value_name = "NAME")]
+    pub master_name: Option<String>,
+    /// File with the certificates to trust, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// File with the client's certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// File with the client's key
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Settings file, in place of celery-doctor.toml in this directory
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Keep and show the arguments and results of tasks
+    #[arg(long, help_heading = OUTPUT)]
+    pub show_args: bool,
+}
+
+/// Where reports go, and what the exit code says.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = OUTPUT)]
+pub struct OutputArgs {
+    /// Form of the report; may be repeated [default: table]
+    #[arg(long = "format", value_enum, value_name = "FORMAT")]
+    pub formats: Vec<Format>,
+    /// File for the report, or - for standard output; the first belongs to the first --format, and so on
+    #[arg(long = "output", value_name = "FILE")]
+    pub outputs: Vec<PathBuf>,
+    /// Exit with 0 where it would be 1
+    #[arg(long)]
+    pub exit_zero: bool,
+    /// Meaning of the exit code
+    #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
+    pub exit_code_style: ExitCodeStyle,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = OUTPUT)]
+pub struct GlobalArgs {
+    /// When to use colours
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    pub color: ColorChoice,
+    /// Show findings and problems only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show more; may be repeated
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// A form of the report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// When colours are used. `auto`: on a terminal, unless `NO_COLOR` is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// The meaning of the exit code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ExitCodeStyle {
+    /// 0 fine, 1 found, 2 wrong usage, 3 incomplete
+    #[default]
+    Plain,
+    /// 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    Nagios,
+}
+
+/// One report to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub format: Format,
+    /// `None`: standard output.
+    pub file: Option<PathBuf>,
+}
+
+/// Arguments that clap takes and that make no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgsError {
+    #[error(
+        "there are more --output than --format: give each --output its --format, in the same order"
+    )]
+    OutputWithoutFormat,
+    #[error(
+        "only one report can go to standard output: give the others an --output FILE, in the order of the --format"
+    )]
+    TwoOnStdout,
+    #[error("two reports would be written to {}: give each its own --output FILE", .0.display())]
+    SameFile(PathBuf),
+    #[error("no task id given: name at least one, or pass - and write them to standard input")]
+    NoIds,
+    #[error("task id number {0} is empty")]
+    EmptyId(usize),
+    #[error("task id number {number} has {length} bytes: expected at most {MAX_ID_BYTES}")]
+    LongId { number: usize, length: usize },
+    #[error(
+        "task id number {0} contains a control character: expected one id in each argument, or separated by white space on standard input"
+    )]
+    ControlCharacter(usize),
+    #[error(
+        "more than {MAX_STDIN_BYTES} bytes of task ids on standard input: split them into several runs"
+    )]
+    TooManyIds,
+    #[error("cannot read task ids from standard input")]
+    Stdin(#[source] std::io::Error),
+}
+
+/// Celery's database backend keeps 155 characters of an id, Redis any number. A longer one is a mistake.
+const MAX_ID_BYTES: usize = 1024;
+/// Room for some 800,000 ids of the usual 36 characters.
+const MAX_STDIN_BYTES: u64 = 32 * 1024 * 1024;
+
+impl OutputArgs {
+    /// The reports to write: the n-th `--output` belongs to the n-th `--format`. A format without an output goes to
+    /// standard output, as does one whose output is `-`; at most one may. Without any `--format` there is one table.
+    pub fn targets(&self) -> Result<Vec<Target>, ArgsError> {
+        let default = [Format::default()];
+        let formats: &[Format] = if self.formats.is_empty() {
+            &default
+        } else {
+            &self.formats
+        };
+        if self.outputs.len() > formats.len() {
+            return Err(ArgsError::OutputWithoutFormat);
+        }
+        let mut targets: Vec<Target> = Vec::new();
+        for (n, format) in formats.iter().enumerate() {
+            let file = self
+                .outputs
+                .get(n)
+                .filter(|file| file.as_os_str() != "-")
+                .cloned();
+            if targets.iter().any(|target| target.file == file) {
+                return Err(file.map_or(ArgsError::TwoOnStdout, ArgsError::SameFile));
+            }
+            targets.push(Target {
+                format: *format,
+                file,
+            });
+        }
+        Ok(targets)
+    }
+}
+
+/// The task ids of `args`, where `-` stands for those on `stdin`, separated by white space. Duplicates are dropped,
+/// the order is kept.
+pub fn parse_ids(args: &[String], stdin: impl BufRead) -> Result<Vec<String>, ArgsError> {
+    let mut given: Vec<String> = Vec::new();
+    let mut stdin = Some(stdin);
+    for arg in args {
+        if arg != "-" {
+            given.push(arg.clone());
+        } else if let Some(stdin) = stdin.take() {
+            let mut text = String::new();
+            stdin
+                .take(MAX_STDIN_BYTES + 1)
+                .read_to_string(&mut text)
+                .map_err(ArgsError::Stdin)?;
+            if text.len() as u64 > MAX_STDIN_BYTES {
+                return Err(ArgsError::TooManyIds);
+            }
+            given.extend(text.split_whitespace().map(str::to_owned));
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    let mut ids = Vec::new();
+    for (index, id) in given.into_iter().enumerate() {
+        check_id(&id, index + 1)?;
+        if seen.insert(id.clone()) {
+            ids.push(id);
+        }
+    }
+    if ids.is_empty() {
+        Err(ArgsError::NoIds)
+    } else {
+        Ok(ids)
+    }
+}
+
+fn check_id(id: &str, number: usize) -> Result<(), ArgsError> {
+    if id.is_empty() {
+        Err(ArgsError::EmptyId(number))
+    } else if id.len() > MAX_ID_BYTES {
+        Err(ArgsError::LongId {
+            number,
+            length: id.len(),
+        })
+    } else if id.chars().any(char::is_control) {
+        Err(ArgsError::ControlCharacter(number))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_one_line_of_help() {
+        let mut command = Cli::command();
+        command.build();
+        for subcommand in command.get_subcommands() {
+            for arg in subcommand
+                .get_arguments()
+                .filter(|arg| arg.get_long().is_some())
+            {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(
+                    !help.is_empty() && !help.contains('\n'),
+                    "{} {arg}: {help:?}",
+                    subcommand.get_name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn passwords_do_not_show_in_debug() {
+        let cli = Cli::try_parse_from([
+            "celery-doctor",
+            "trace",
+            "a",
+            "--broker",
+            "redis://:hunter2@h",
+        ])
+        .expect("valid");
+        assert!(!format!("{cli:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_queue_takes_one_name_so_that_ids_may_follow() {
+        let cli = Cli::try_parse_from([
+            "celery-doctor",
+            "trace",
+            "--queue",
+            "a",
+            "--queue",
+            "b",
+            "id",
+        ])
+        .expect("valid");
+        let Command::Trace(trace) = cli.command else {
+            panic!("not a trace")
+        };
+        assert_eq!(
+            (trace.connection.queues, trace.ids),
+            (vec!["a".into(), "b".into()], vec!["id".to_owned()])
+        );
+    }
+
+    #[test]
+    fn flags_of_rabbitmq_are_refused_today() {
+        for flag in ["--management=http://h", "--peek"] {
+            assert!(Cli::try_parse_from(["celery-doctor", "trace", "a", flag]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_timeout_that_is_no_duration_says_what_is_one() {
+        let error = Cli::try_parse_from(["celery-doctor", "trace", "a", "--timeout", "3600"])
+            .expect_err("no unit");
+        assert!(error.to_string().contains("1h 30m"), "{error}");
+    }
+
+    fn ids(args: &[&str], stdin: &str) -> Result<Vec<String>, String> {
+        let args: Vec<String> = args.iter().map(|&arg| arg.into()).collect();
+        parse_ids(&args, stdin.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn ids_come_from_arguments_and_standard_input_once_each() {
+        assert_eq!(
+            ids(&["b", "-", "a", "-"], "x\n b\t y\r\n"),
+            Ok(vec!["b".into(), "x".into(), "y".into(), "a".into()])
+        );
+        assert_eq!(
+            ids(&["an id with spaces"], ""),
+            Ok(vec!["an id with spaces".into()])
+        );
+        assert_eq!(ids(&["-"], " \n"), Err(ArgsError::NoIds.to_string()));
+    }
+
+    #[test]
+    fn ids_that_cannot_be_are_refused() {
+        assert!(ids(&["a", ""], "").is_err_and(|error| error.contains("number 2 is empty")));
+        assert!(ids(&[&"é".repeat(513)], "").is_err_and(|error| error.contains("1026 bytes")));
+        assert!(ids(&[&"x".repeat(1024)], "").is_ok());
+        assert!(ids(&["a\u{1b}[2J"], "").is_err_and(|error| !error.contains('\u{1b}')));
+        assert!(parse_ids(&["-".to_owned()], &b"\xff"[..]).is_err());
+    }
+
+    fn targets(
+        formats: &[Format],
+        outputs: &[&str],
+    ) -> Result<Vec<(Format, Option<String>)>, String> {
+        let args = OutputArgs {
+            formats: formats.to_vec(),
+            outputs: outputs.iter().map(PathBuf::from).collect(),
+            ..OutputArgs::default()
+        };
+        let name = |file: PathBuf| file.display().to_string();
+        args.targets()
+            .map(|targets| {
+                targets
+                    .into_iter()
+                    .map(|target| (target.format, target.file.map(name)))
+                    .collect()
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn outputs_belong_to_formats_in_order() {
+        use Format::{Json, Table};
+        assert_eq!(targets(&[], &[]), Ok(vec![(Table, None)]));
+        assert_eq!(targets(&[], &["r"]), Ok(vec![(Table, Some("r".into()))]));
+        assert_eq!(
+            targets(&[Json, Table], &["r"]),
+            Ok(vec![(Json, Some("r".into())), (Table, None)])
+        );
+        assert_eq!(
+            targets(&[Table, Json], &["-", "r"]),
+            Ok(vec![(Table, None), (Json, Some("r".into()))])
+        );
+        assert_eq!(
+            targets(&[Table, Json], &[]),
+            Err(ArgsError::TwoOnStdout.to_string())
+        );
+        assert_eq!(
+            targets(&[Table, Json], &["r", "r"]),
+            Err(ArgsError::SameFile("r".into()).to_string())
+        );
+        assert_eq!(
+            targets(&[Json], &["a", "b"]),
+            Err(ArgsError::OutputWithoutFormat.to_string())
+        );
+    }
+}

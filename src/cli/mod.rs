@@ -1,0 +1,3 @@
+//! The command line: what it accepts, and the commands behind it.
+
+pub mod args;

@@ -1,0 +1,286 @@
+//! What may have become of a task that nothing knows any more: the causes that remain, ranked by what this
+//! deployment's configuration makes possible. These are possibilities, and are called so.
+
+use super::Verdict;
+use super::plain;
+use super::view::{Case, Route};
+use crate::evidence::{Observed, Worker};
+
+/// One cause that remains possible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// Short name, for readers of JSON.
+    pub name: &'static str,
+    /// What would have happened, and what here makes it possible.
+    pub text: String,
+    /// What would tell.
+    pub confirm: String,
+    /// Higher is likelier in this deployment; orders the list.
+    weight: u8,
+}
+
+/// The causes that remain for a task that is unknown or lost, the likeliest first.
+pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
+    let mut causes: Vec<Cause> = [
+        broker_forgot(case),
+        early_acknowledgement(case),
+        restore_dropped(case),
+        delivery_cut_off(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if verdict == Verdict::Unknown {
+        causes.extend(never_known(case));
+    }
+    // Equal weights keep the order above, so that the list is the same every time.
+    causes.sort_by_key(|cause| std::cmp::Reverse(cause.weight));
+    causes
+}
+
+/// Causes that leave no trace at all, and so are out of the question for a task with a result.
+fn never_known(case: &Case<'_>) -> Vec<Cause> {
+    [
+        result_not_stored(case),
+        result_gone(case),
+        unroutable(case),
+        content_refused(case),
+        Some(Cause {
+            name: "other-address",
+            text: "it was sent to another broker, or never sent: the process that sends has another URL, or its \
+                   transaction was rolled back, or the id is mistyped"
+                .to_owned(),
+            confirm: "compare the sender's CELERY_BROKER_URL with the one traced here; look for the id in the \
+                      sender's log"
+                .to_owned(),
+            weight: 30,
+        }),
+        Some(Cause {
+            name: "purged",
+            text: "somebody emptied the queue (`celery purge`, `worker --purge`, DEL, FLUSHDB)".to_owned(),
+            confirm: "ask who had access; Redis keeps no record of it".to_owned(),
+            weight: 5,
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn early_acknowledgement(case: &Case<'_>) -> Option<Cause> {
+    let name = case.name();
+    let workers = case.evidence.answered();
+    let early = |worker: &&Worker| {
+        let tasks = worker.registered.seen();
+        tasks.is_some_and(|tasks| {
+            tasks
+                .iter()
+                .filter(|(task, _)| !task.starts_with("celery."))
+                .filter(|(task, _)| name.is_none_or(|name| name == task.as_str()))
+                .any(|(_, traits)| traits.acks_late == Some(false))
+        })
+    };
+    let nodes: Vec<&str> = workers
+        .iter()
+        .filter(early)
+        .map(|w| w.node.as_str())
+        .collect();
+    let asked = workers.iter().any(|w| w.registered.seen().is_some());
+    if asked && nodes.is_empty() {
+        return None;
+    }
+    let whose = if nodes.is_empty() {
+        "which is Celery's default".to_owned()
+    } else {
+        format!("as {} does", plain::names(&nodes))
+    };
+    Some(Cause {
+        name: "early-acknowledgement",
+        text: format!(
+            "a worker acknowledged it before it ran, {whose}, and was killed while it ran: no copy was left"
+        ),
+        confirm: "look in the workers' logs for `received` with this id and no `succeeded` or `failed` after it; \
+                  look for SIGKILL or the kernel's OOM killer at that time"
+            .to_owned(),
+        weight: 50,
+    })
+}
+
+fn broker_forgot(case: &Case<'_>) -> Option<Cause> {
+    let server = case.evidence.broker.server.seen()?;
+    let evicted = server.evicted_keys.seen().copied().unwrap_or(0);
+    if evicted > 0 {
+        return Some(Cause {
+            name: "evicted",
+            text: format!(
+                "Redis has evicted {} since it started, queues or results among them perhaps",
+                plain::count(evicted, "key")
+            ),
+            confirm:
+                "redis-cli INFO stats | grep evicted_keys; redis-cli CONFIG GET maxmemory-policy"
+                    .to_owned(),
+            weight: 90,
+        });
+    }
+    let keeps = |observed: &Observed<bool>| observed.seen().copied();
+    let uptime = server.uptime_seconds.seen().copied()?;
+    let kept = keeps(&server.append_only)? || keeps(&server.rdb_saves)?;
+    if kept {
+        return None;
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an uptime in seconds is far below 2^52"
+    )]
+    let up = plain::duration(uptime as f64);
+    Some(Cause {
+        name: "broker-restarted",
+        text: format!(
+            "Redis started {up} ago and keeps nothing over a restart: what was sent before is gone"
+        ),
+        confirm: "compare the time of sending with redis-cli INFO server | grep uptime".to_owned(),
+        weight: if uptime < 86_400 { 45 } else { 10 },
+    })
+}
+
+fn restore_dropped(case: &Case<'_>) -> Option<Cause> {
+    let workers = case.evidence.answered();
+    if workers.is_empty() {
+        return None;
+    }
+    let custom: Vec<&str> = workers
+        .iter()
+        .filter_map(|w| w.queues.seen().map(|queues| (w, queues)))
+        .flat_map(|(w, queues)| queues.iter().map(move |queue| (w, queue)))
+        .filter_map(|(w, queue)| {
+            let exchange = queue.exchange.as_deref()?;
+            let key = queue.routing_key.as_deref().unwrap_or_default();
+            (case.evidence.route(&w.prefix, exchange, key) == Route::Nowhere).then_some(exchange)
+        })
+        .collect();
+    if custom.is_empty() {
+        return None;
+    }
+    Some(Cause {
+        name: "binding-missing",
+        text: format!(
+            "exchange {} has no binding for its queue: what is sent or restored through it is dropped in silence",
+            plain::names(&custom)
+        ),
+        confirm: "redis-cli SMEMBERS _kombu.binding.EXCHANGE".to_owned(),
+        weight: 70,
+    })
+}
+
+fn delivery_cut_off() -> Option<Cause> {
+    Some(Cause {
+        name: "cut-off-delivery",
+        text: "a worker's connection broke in the moment between BRPOP and the entry in `unacked`, when a message \
+               is in no key at all"
+            .to_owned(),
+        confirm: "look for `Connection to broker lost` in the workers' logs at the time of sending".to_owned(),
+        weight: 8,
+    })
+}
+
+fn result_not_stored(case: &Case<'_>) -> Option<Cause> {
+    let workers = case.evidence.answered();
+    let ignored_tasks = |worker: &Worker| -> Vec<String> {
+        worker
+            .registered
+            .seen()
+            .into_iter()
+            .flatten()
+            .filter(|(name, traits)| {
+                !name.starts_with("celery.") && traits.ignore_result == Some(true)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    };
+    let tasks: std::collections::BTreeSet<String> =
+        workers.iter().flat_map(ignored_tasks).collect();
+    let tasks: Vec<String> = tasks.into_iter().collect();
+    let off = case.evidence.results_are_off();
+    if tasks.is_empty() && !off {
+        return None;
+    }
+    let what = if off {
+        "the workers store no results".to_owned()
+    } else {
+        format!("results of {} are not stored", plain::names(&tasks))
+    };
+    Some(Cause {
+        name: "result-not-stored",
+        text: format!("it ran and ended, and {what}"),
+        confirm: "look for `succeeded` with this id in the workers' logs".to_owned(),
+        weight: 60,
+    })
+}
+
+fn result_gone(case: &Case<'_>) -> Option<Cause> {
+    // Celery 5.7 app/defaults.py: result_expires is one day.
+    let expires = case
+        .evidence
+        .answered()
+        .iter()
+        .filter_map(|w| w.conf.seen())
+        .map(|conf| conf.result_expires.unwrap_or(86_400.0))
+        .min_by(f64::total_cmp)
+        .unwrap_or(86_400.0);
+    if expires <= 0.0 {
+        return None;
+    }
+    Some(Cause {
+        name: "result-expired",
+        text: format!(
+            "it ended more than {} ago, and its result has expired",
+            plain::duration(expires)
+        ),
+        confirm: "compare the time of sending with result_expires".to_owned(),
+        weight: 40,
+    })
+}
+
+fn unroutable(case: &Case<'_>) -> Option<Cause> {
+    let routes: Vec<String> = case
+        .evidence
+        .answered()
+        .iter()
+        .filter_map(|w| Some((w, w.conf.seen()?.task_routes.as_deref()?)))
+        .flat_map(|(w, routes)| routes.iter().map(move |route| (w, route)))
+        .filter(|(_, route)| route.queue.is_none())
+        .filter_map(|(w, route)| {
+            let exchange = route.exchange.as_deref()?;
+            let key = route.routing_key.as_deref().unwrap_or_default();
+            (case.evidence.route(&w.prefix, exchange, key) == Route::Nowhere)
+                .then(|| format!("{} (exchange {exchange}, routing key {key})", route.pattern))
+        })
+        .collect();
+    let weight = if routes.is_empty() { 15 } else { 95 };
+    let which = if routes.is_empty() {
+        "it was sent with an exchange and a routing key of its own that match no binding".to_owned()
+    } else {
+        format!("the route {} matches no binding", plain::names(&routes))
+    };
+    Some(Cause {
+        name: "unroutable",
+        text: format!("{which}: kombu drops such a message in silence"),
+        confirm: "look at the exchange and the routing key where it is sent; redis-cli SMEMBERS _kombu.binding.EXCHANGE"
+            .to_owned(),
+        weight,
+    })
+}
+
+fn content_refused(case: &Case<'_>) -> Option<Cause> {
+    if case.evidence.answered().is_empty() {
+        return None;
+    }
+    Some(Cause {
+        name: "content-refused",
+        text: "a worker refused its content type or could not decode it: it then acknowledges the message and stores \
+               no result"
+            .to_owned(),
+        confirm: "look for `ContentDisallowed` or `Can't decode message body` in the workers' logs".to_owned(),
+        weight: 12,
+    })
+}

@@ -1,0 +1,119 @@
+//! What a rule says.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Rule;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing, no harm by itself.
+    Info,
+    /// Tasks will be lost, stuck or doomed under conditions that do occur.
+    Warning,
+    /// Tasks are lost, stuck or doomed now.
+    Error,
+}
+
+impl Severity {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One finding, with its evidence and its remedy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The rule's code.
+    pub code: String,
+    /// The rule's name.
+    pub name: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// One sentence with the names in it; starts with a small letter or a name, and has no full stop.
+    pub message: String,
+    /// The facts that prove it.
+    pub evidence: BTreeMap<String, Value>,
+    /// Commands that show it by hand.
+    pub confirm: Vec<String>,
+    /// What to do.
+    pub remedy: String,
+    /// What it is about: queue, task, worker, exchange.
+    pub subject: BTreeMap<String, String>,
+    /// The tasks concerned, ten at most.
+    pub task_ids: Vec<String>,
+    /// How many times it was seen.
+    pub count: u64,
+}
+
+impl Finding {
+    /// A finding of a rule, to be completed by the methods below.
+    pub fn of(rule: &Rule, message: impl Into<String>) -> Self {
+        Self {
+            code: rule.code.to_owned(),
+            name: rule.name.to_owned(),
+            severity: rule.severity,
+            message: message.into(),
+            evidence: BTreeMap::new(),
+            confirm: Vec::new(),
+            remedy: String::new(),
+            subject: BTreeMap::new(),
+            task_ids: Vec::new(),
+            count: 1,
+        }
+    }
+
+    /// Adds a fact that proves it.
+    #[must_use]
+    pub fn evidence(mut self, name: &str, fact: impl Into<Value>) -> Self {
+        self.evidence.insert(name.to_owned(), fact.into());
+        self
+    }
+
+    /// Adds a command that shows it by hand.
+    #[must_use]
+    pub fn confirm(mut self, command: impl Into<String>) -> Self {
+        self.confirm.push(command.into());
+        self
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn remedy(mut self, text: impl Into<String>) -> Self {
+        self.remedy = text.into();
+        self
+    }
+
+    /// Says what it is about.
+    #[must_use]
+    pub fn subject(mut self, kind: &str, name: impl Into<String>) -> Self {
+        self.subject.insert(kind.to_owned(), name.into());
+        self
+    }
+
+    /// Names a task concerned.
+    #[must_use]
+    pub fn task(mut self, id: &str) -> Self {
+        self.task_ids.push(id.to_owned());
+        self
+    }
+
+    /// The order in reports: the worst first, then by code, then by text.
+    pub fn order(&self, other: &Self) -> Ordering {
+        other
+            .severity
+            .cmp(&self.severity)
+            .then_with(|| self.code.cmp(&other.code))
+            .then_with(|| self.message.cmp(&other.message))
+    }
+}

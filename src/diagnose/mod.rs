@@ -1,0 +1,192 @@
+//! From evidence to findings and verdicts: pure functions, sorted, the same every time.
+
+mod causes;
+mod finding;
+mod plain;
+pub mod registry;
+pub mod rules;
+#[cfg(test)]
+pub(crate) mod testkit;
+mod verdict;
+mod view;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::causes::Cause;
+pub use self::finding::{Finding, Severity};
+pub use self::verdict::{Stage, StageName, StageStatus, Verdict};
+pub use self::view::{Case, Fate, Visibility};
+use crate::evidence::{Evidence, ReadStatus, Source};
+
+/// A rule: one kind of finding. Each lives in a file of its own and stands in [`registry::ALL`].
+pub struct Rule {
+    /// Stable for ever, such as `CD101`.
+    pub code: &'static str,
+    /// What people say, such as `no-consumer`.
+    pub name: &'static str,
+    /// The severity that it has unless the user sets another.
+    pub severity: Severity,
+    /// What `explain` prints.
+    pub page: Page,
+    /// The places that must have been read whole before "clear" may be said.
+    pub needs: &'static [Source],
+    /// From evidence to findings. It finds only what the evidence proves, complete or not.
+    pub check: Check,
+}
+
+/// What a rule looks at.
+#[derive(Clone, Copy)]
+pub enum Check {
+    /// One traced task at a time.
+    Task(fn(&Case<'_>) -> Vec<Finding>),
+    /// The deployment as a whole.
+    Deployment(fn(&Evidence) -> Vec<Finding>),
+}
+
+/// The page of a finding, in the order in which it is printed. Plain text, wrapped by the printer.
+pub struct Page {
+    /// What it means.
+    pub meaning: &'static str,
+    /// How it comes about in Celery.
+    pub cause: &'static str,
+    /// What was read to conclude it.
+    pub read: &'static str,
+    /// How to confirm it by hand.
+    pub confirm: &'static str,
+    /// How to mend it now.
+    pub mend: &'static str,
+    /// How to prevent it.
+    pub prevent: &'static str,
+    /// Issues and documentation.
+    pub references: &'static [&'static str],
+}
+
+/// The diagnosis of a trace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Diagnosis {
+    /// One entry for each id asked, in the order asked.
+    pub traces: Vec<Trace>,
+    /// Findings that concern the deployment.
+    pub findings: Vec<Finding>,
+    /// Every rule that was asked.
+    pub checks: Vec<Checked>,
+}
+
+/// What became of one task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace {
+    /// Its id.
+    pub id: String,
+    /// Its name, where anything told.
+    pub task: Option<String>,
+    /// Where it is, in a word.
+    pub verdict: Verdict,
+    /// Where it is, in a sentence.
+    pub summary: String,
+    /// What was seen at each step of its path.
+    pub stages: Vec<Stage>,
+    /// Findings that concern it.
+    pub findings: Vec<Finding>,
+    /// For `unknown` and `lost`: what may have happened, the likeliest first.
+    pub causes: Vec<Cause>,
+}
+
+/// That a rule was asked, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The rule's code.
+    pub code: String,
+    /// The rule's name.
+    pub name: String,
+    /// What came of it.
+    pub status: CheckStatus,
+    /// For `not_judged`: what was missing.
+    pub missing: Vec<String>,
+}
+
+/// What came of asking a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// Everything that it needs was read, and it has nothing to say.
+    Clear,
+    /// It found something.
+    Found,
+    /// It found nothing, and could not see everything.
+    NotJudged,
+}
+
+/// Judges evidence: for each id a verdict with its findings, then what concerns the deployment.
+pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
+    let mut by_task: BTreeMap<&str, Vec<Finding>> = BTreeMap::new();
+    let mut deployment = Vec::new();
+    let mut checks = Vec::new();
+    for rule in registry::ALL {
+        let mut found = Vec::new();
+        match rule.check {
+            Check::Deployment(check) => {
+                let findings = check(evidence);
+                found.extend(findings.iter().cloned());
+                deployment.extend(findings);
+            }
+            Check::Task(check) => {
+                for id in ids {
+                    if let Some(case) = Case::of(evidence, id) {
+                        let findings = check(&case);
+                        found.extend(findings.iter().cloned());
+                        by_task.entry(id).or_default().extend(findings);
+                    }
+                }
+            }
+        }
+        checks.push(checked(rule, evidence, !found.is_empty()));
+    }
+    deployment.sort_by(Finding::order);
+    let traces = ids
+        .iter()
+        .map(|id| {
+            let mut findings = by_task.remove(id.as_str()).unwrap_or_default();
+            findings.sort_by(Finding::order);
+            verdict::trace(evidence, id, findings)
+        })
+        .collect();
+    Diagnosis {
+        traces,
+        findings: deployment,
+        checks,
+    }
+}
+
+fn checked(rule: &Rule, evidence: &Evidence, found: bool) -> Checked {
+    let missing: Vec<String> = rule
+        .needs
+        .iter()
+        .filter_map(|source| missing(evidence, *source))
+        .collect();
+    let status = match (found, missing.is_empty()) {
+        (true, _) => CheckStatus::Found,
+        (false, true) => CheckStatus::Clear,
+        (false, false) => CheckStatus::NotJudged,
+    };
+    Checked {
+        code: rule.code.to_owned(),
+        name: rule.name.to_owned(),
+        status,
+        missing: if status == CheckStatus::NotJudged {
+            missing
+        } else {
+            Vec::new()
+        },
+    }
+}
+
+/// What of a place was not read, as "place: detail"; none where it was read whole.
+fn missing(evidence: &Evidence, source: Source) -> Option<String> {
+    match evidence.read(source) {
+        Some(read) if read.status == ReadStatus::Complete => None,
+        Some(read) => Some(format!("{}: {}", source.name(), read.detail)),
+        None => Some(format!("{}: not read", source.name())),
+    }
+}

@@ -1,0 +1,69 @@
+//! The list of all rules, by code. A new finding is one new file and one line here.
+
+use super::Rule;
+use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
+
+/// Every rule, in the order of the codes.
+pub static ALL: &[&Rule] = &[&publish::no_consumer::NO_CONSUMER];
+
+/// The rule with this code or name, in any case.
+pub fn find(wanted: &str) -> Option<&'static Rule> {
+    ALL.iter()
+        .find(|rule| {
+            rule.code.eq_ignore_ascii_case(wanted) || rule.name.eq_ignore_ascii_case(wanted)
+        })
+        .copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_names_are_unique_and_in_order() {
+        for pair in ALL.windows(2) {
+            assert!(
+                pair[0].code < pair[1].code,
+                "{} is out of order",
+                pair[1].code
+            );
+            assert!(ALL.iter().filter(|rule| rule.name == pair[0].name).count() == 1);
+        }
+    }
+
+    #[test]
+    fn every_rule_is_found_by_code_and_by_name() {
+        for rule in ALL {
+            assert_eq!(find(rule.code).map(|found| found.name), Some(rule.name));
+            assert_eq!(find(rule.name).map(|found| found.code), Some(rule.code));
+        }
+        assert!(find("CD000").is_none());
+    }
+
+    #[test]
+    fn every_page_is_complete() {
+        for rule in ALL {
+            let page = &rule.page;
+            for (part, text) in [
+                ("meaning", page.meaning),
+                ("cause", page.cause),
+                ("read", page.read),
+                ("confirm", page.confirm),
+                ("mend", page.mend),
+                ("prevent", page.prevent),
+            ] {
+                assert!(text.len() > 20, "{}: the page's {part} is empty", rule.code);
+                assert!(
+                    text.ends_with('.'),
+                    "{}: {part} ends without a full stop",
+                    rule.code
+                );
+            }
+            assert!(
+                !page.references.is_empty(),
+                "{} has no references",
+                rule.code
+            );
+        }
+    }
+}

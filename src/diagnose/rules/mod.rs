@@ -1,0 +1,9 @@
+//! The rules, a file each, in folders by family.
+
+pub mod publish;
+pub mod reading;
+pub mod reservations;
+pub mod results;
+pub mod visibility;
+pub mod waiting;
+pub mod workers;

@@ -1,0 +1,3 @@
+//! The CD1xx rules: publishing and routing.
+
+pub mod no_consumer;

@@ -1,0 +1,1 @@
+//! The CD8xx rules: what could not be read.

@@ -1,0 +1,1 @@
+//! The CD4xx rules: messages that workers hold.

@@ -1,0 +1,1 @@
+//! The CD5xx rules: results.

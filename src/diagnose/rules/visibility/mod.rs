@@ -1,0 +1,1 @@
+//! The CD3xx rules: the visibility timeout.

@@ -1,0 +1,1 @@
+//! The CD2xx rules: messages that wait in a queue.

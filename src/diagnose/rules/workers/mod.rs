@@ -1,0 +1,1 @@
+//! The CD7xx rules: workers.

@@ -1,0 +1,513 @@
+//! Where a task is, in one word and one sentence, and what was seen at each step of its path.
+
+use serde::{Deserialize, Serialize};
+
+use super::causes;
+use super::finding::Finding;
+use super::plain;
+use super::view::{Case, Fate, Holder};
+use super::{Severity, Trace};
+use crate::celery::control::ClaimState;
+use crate::evidence::{Evidence, Observed, Place, Source, WorkerClaim};
+
+/// Where a task is. The order is the one of the table in the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The result backend holds a final state.
+    Finished,
+    /// A live worker is executing it.
+    Running,
+    /// A live worker holds it: prefetched, or waiting for its ETA.
+    Reserved,
+    /// It waits in a queue that a live worker which knows the task consumes.
+    Queued,
+    /// A copy exists, and nothing will move it without help.
+    Stuck,
+    /// A copy exists, and will be dropped instead of run.
+    Doomed,
+    /// It was moved to a dead-letter queue.
+    DeadLettered,
+    /// It existed, and no copy is left and no live worker has it.
+    Lost,
+    /// Everything was read, and nothing knows this id.
+    Unknown,
+    /// What would decide could not be read.
+    Undetermined,
+}
+
+impl Verdict {
+    /// The word in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Running => "running",
+            Self::Reserved => "reserved",
+            Self::Queued => "queued",
+            Self::Stuck => "stuck",
+            Self::Doomed => "doomed",
+            Self::DeadLettered => "dead-lettered",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+            Self::Undetermined => "undetermined",
+        }
+    }
+}
+
+/// One step of a task's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// Which.
+    pub stage: StageName,
+    /// Whether it was seen there.
+    pub status: StageStatus,
+    /// In words.
+    pub detail: String,
+    /// When, in RFC 3339, where a time is known.
+    pub at: Option<String>,
+}
+
+/// The steps of a task's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageName {
+    /// Sent.
+    Publish,
+    /// In a queue.
+    Queue,
+    /// Delivered, and not acknowledged.
+    Unacked,
+    /// In a worker's hands.
+    Worker,
+    /// In the result backend.
+    Result,
+}
+
+/// Whether a task was seen at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageStatus {
+    /// It was.
+    Seen,
+    /// The place was read whole, and it was not there.
+    Absent,
+    /// The place was not read, or not whole.
+    NotRead,
+}
+
+/// Puts together the trace of one id.
+pub(super) fn trace(evidence: &Evidence, id: &str, findings: Vec<Finding>) -> Trace {
+    let Some(case) = Case::of(evidence, id) else {
+        return Trace {
+            id: id.to_owned(),
+            task: None,
+            verdict: Verdict::Undetermined,
+            summary: "this reading did not look for the id".to_owned(),
+            stages: Vec::new(),
+            findings,
+            causes: Vec::new(),
+        };
+    };
+    let (verdict, mut summary) = decide(&case);
+    let worst = findings.iter().find(|f| f.severity == Severity::Error);
+    if let (
+        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued,
+        Some(worst),
+    ) = (verdict, worst)
+    {
+        summary = format!("{summary}; but {}", worst.message);
+    }
+    let causes = match verdict {
+        Verdict::Unknown | Verdict::Lost => causes::remaining(&case, verdict),
+        _ => Vec::new(),
+    };
+    Trace {
+        id: id.to_owned(),
+        task: case.name().map(str::to_owned),
+        verdict,
+        summary,
+        stages: stages(&case),
+        findings,
+        causes,
+    }
+}
+
+/// The verdict of the copy that is furthest on, and the sentence that says so.
+fn decide(case: &Case<'_>) -> (Verdict, String) {
+    finished(case)
+        .or_else(|| in_worker(case))
+        .or_else(|| unacked(case))
+        .or_else(|| queued(case))
+        .or_else(|| elsewhere(case))
+        .unwrap_or_else(|| nowhere(case))
+}
+
+fn finished(case: &Case<'_>) -> Option<(Verdict, String)> {
+    let result = case.final_result()?;
+    let when = match result.doc.date_done {
+        Some(done) => format!(
+            " {} ago",
+            plain::duration(done.seconds_until(case.evidence.taken_at))
+        ),
+        None => String::new(),
+    };
+    let how = match &result.doc.exc_type {
+        Some(exception) => format!(" ({exception})"),
+        None => String::new(),
+    };
+    Some((
+        Verdict::Finished,
+        format!("it ended with state {}{how}{when}", result.doc.state),
+    ))
+}
+
+fn in_worker(case: &Case<'_>) -> Option<(Verdict, String)> {
+    if let [first, ..] = case.claims(ClaimState::Active).as_slice() {
+        let since = match first.claim.time_start {
+            Some(start) => format!(" for {}", plain::duration(case.now() - start)),
+            None => String::new(),
+        };
+        return Some((
+            Verdict::Running,
+            format!("{} has been running it{since}", first.node),
+        ));
+    }
+    let holder = case.task.claims.first()?;
+    if case
+        .envelope()
+        .is_some_and(|envelope| case.expired(envelope))
+    {
+        return Some((
+            Verdict::Doomed,
+            format!(
+                "{} holds it, and will drop it: its expires has passed",
+                holder.node
+            ),
+        ));
+    }
+    if case.task.revoked_by.contains(&holder.node) {
+        return Some((
+            Verdict::Doomed,
+            format!("{} holds it, and will drop it: it was revoked", holder.node),
+        ));
+    }
+    Some((Verdict::Reserved, reserved(case, holder)))
+}
+
+fn reserved(case: &Case<'_>, holder: &WorkerClaim) -> String {
+    let eta = holder.claim.eta.or_else(|| case.envelope()?.eta);
+    let node = &holder.node;
+    match (holder.claim.state, eta) {
+        (ClaimState::Scheduled, Some(eta)) => {
+            let left = eta.seconds_until(case.evidence.taken_at);
+            if left > 0.0 {
+                format!(
+                    "{node} holds it until its ETA, in {}",
+                    plain::duration(left)
+                )
+            } else {
+                format!(
+                    "{node} holds it, its ETA has come {} ago",
+                    plain::duration(left)
+                )
+            }
+        }
+        (ClaimState::Scheduled, None) => format!("{node} holds it until its ETA"),
+        _ => format!("{node} has reserved it, and runs it as soon as a slot is free"),
+    }
+}
+
+fn unacked(case: &Case<'_>) -> Option<(Verdict, String)> {
+    let held = *case.held().first()?;
+    Some(match case.holder(&held) {
+        // A claim was dealt with before.
+        Holder::Claimed => return None,
+        Holder::Undecided(why) => (
+            Verdict::Undetermined,
+            format!("it was delivered and is not acknowledged; who holds it can't be told: {why}"),
+        ),
+        Holder::MaybeRateLimited(nodes) => (
+            Verdict::Reserved,
+            format!(
+                "it is unacknowledged and its task is rate limited on {}: it most likely waits there for its turn",
+                plain::names(&nodes)
+            ),
+        ),
+        Holder::Nobody if case.expired(held.envelope) => (
+            Verdict::Doomed,
+            "it is unacknowledged, no live worker has it, and its expires has passed".to_owned(),
+        ),
+        Holder::Nobody => (Verdict::Stuck, orphan(case, held.prefix, held.delivered_at)),
+    })
+}
+
+fn orphan(case: &Case<'_>, prefix: &str, delivered_at: Option<f64>) -> String {
+    let visibility = case.evidence.visibility(prefix).seconds;
+    let due = delivered_at.map(|at| at + visibility - case.now());
+    let later = match (case.evidence.sweep_period(prefix), due) {
+        (None, _) => "no live worker is there to restore it".to_owned(),
+        (Some(_), None) => "nothing restores it without an index entry".to_owned(),
+        (Some(_), Some(due)) if due > 0.0 => format!(
+            "it stays hidden for {} more, until the visibility timeout has passed",
+            plain::duration(due)
+        ),
+        (Some(_), Some(due)) => format!(
+            "the visibility timeout passed {} ago and it was not restored",
+            plain::duration(due)
+        ),
+    };
+    format!("it was delivered to a worker that is gone and is still unacknowledged; {later}")
+}
+
+fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
+    let copies = case.queued();
+    let judged = copies.iter().map(|copy| (copy, case.fate(copy)));
+    let (copy, fate) = judged.min_by_key(|(_, fate)| rank(fate))?;
+    let queue = copy.list.map_or(copy.key, |list| list.queue.as_str());
+    let place = format!("queue {queue} at place {} of {}", copy.position, copy.of);
+    let task = copy.envelope.task.as_deref().unwrap_or("the task");
+    Some(match fate {
+        Fate::Waiting => (
+            Verdict::Queued,
+            format!("it waits in {place}, and live workers take from it"),
+        ),
+        Fate::Undecided(why) => (
+            Verdict::Undetermined,
+            format!("it waits in {place}; what will become of it can't be told: {why}"),
+        ),
+        Fate::NobodyReads => (
+            Verdict::Stuck,
+            format!("it waits in {place}, and no live worker consumes that queue"),
+        ),
+        Fate::PriorityNotPolled => (
+            Verdict::Stuck,
+            format!("it waits in {place}, in a priority's list that no live worker takes from"),
+        ),
+        Fate::Expired => (
+            Verdict::Doomed,
+            format!(
+                "it waits in {place} and its expires has passed: it will be dropped on delivery"
+            ),
+        ),
+        Fate::Revoked => (
+            Verdict::Doomed,
+            format!("it waits in {place} and was revoked: it will be dropped on delivery"),
+        ),
+        Fate::NotRegistered => (
+            Verdict::Doomed,
+            format!("it waits in {place}, and no worker there knows {task}: it will be discarded"),
+        ),
+        Fate::ContentRefused => (
+            Verdict::Doomed,
+            format!(
+                "it waits in {place}, and no worker there accepts its content type: it will be discarded"
+            ),
+        ),
+    })
+}
+
+/// Of several copies in queues the one with the best prospects decides.
+fn rank(fate: &Fate) -> u8 {
+    match fate {
+        Fate::Waiting => 0,
+        Fate::Undecided(_) => 1,
+        Fate::NobodyReads | Fate::PriorityNotPolled => 2,
+        Fate::Expired | Fate::Revoked | Fate::NotRegistered | Fate::ContentRefused => 3,
+    }
+}
+
+fn elsewhere(case: &Case<'_>) -> Option<(Verdict, String)> {
+    let copy = *case.elsewhere().first()?;
+    let Place::OtherDatabase { database, key, .. } = &copy.place else {
+        return None;
+    };
+    let place = format!(
+        "{key} of database {database}, not {}",
+        case.evidence.broker.database
+    );
+    Some(match case.evidence.workers_in(*database) {
+        Some(0) => (
+            Verdict::Stuck,
+            format!("it waits in {place}, and no worker is connected to that database"),
+        ),
+        Some(_) => (
+            Verdict::Undetermined,
+            format!(
+                "it waits in {place}; workers are connected there: trace it with that database's URL"
+            ),
+        ),
+        None => (
+            Verdict::Undetermined,
+            format!("it waits in {place}; whether workers are connected there can't be told"),
+        ),
+    })
+}
+
+fn nowhere(case: &Case<'_>) -> (Verdict, String) {
+    let mut unread: Vec<&str> = [Source::Queues, Source::Unacked, Source::Workers]
+        .into_iter()
+        .filter(|source| !case.evidence.complete(*source))
+        .map(Source::name)
+        .collect();
+    let result = match &case.task.result {
+        Observed::Seen(result) => result.as_ref(),
+        Observed::Unseen(_) if case.evidence.results_are_off() => None,
+        Observed::Unseen(_) => {
+            unread.push(Source::Results.name());
+            None
+        }
+    };
+    if !unread.is_empty() {
+        let state = result.map_or(String::new(), |r| {
+            format!(" its result says {};", r.doc.state)
+        });
+        return (
+            Verdict::Undetermined,
+            format!(
+                "it was not found;{state} not read whole: {}",
+                unread.join(", ")
+            ),
+        );
+    }
+    match result {
+        Some(result) => (
+            Verdict::Lost,
+            format!(
+                "its result still says {}, and no copy is left and no live worker has it",
+                result.doc.state
+            ),
+        ),
+        None => (
+            Verdict::Unknown,
+            "everything was read, and nothing knows this id".to_owned(),
+        ),
+    }
+}
+
+fn stages(case: &Case<'_>) -> Vec<Stage> {
+    vec![
+        publish(case),
+        queue(case),
+        hold(case),
+        worker(case),
+        result(case),
+    ]
+}
+
+fn stage(stage: StageName, status: StageStatus, detail: impl Into<String>) -> Stage {
+    Stage {
+        stage,
+        status,
+        detail: detail.into(),
+        at: None,
+    }
+}
+
+fn not_seen(case: &Case<'_>, name: StageName, source: Source) -> Stage {
+    let read = case.evidence.read(source);
+    let detail = read.map_or("not read", |read| read.detail.as_str());
+    if case.evidence.complete(source) {
+        stage(name, StageStatus::Absent, format!("not there ({detail})"))
+    } else {
+        stage(name, StageStatus::NotRead, detail)
+    }
+}
+
+fn publish(case: &Case<'_>) -> Stage {
+    let traces =
+        !case.task.copies.is_empty() || !case.task.claims.is_empty() || case.result().is_some();
+    if traces {
+        let origin = case
+            .envelope()
+            .and_then(|envelope| envelope.origin.as_deref());
+        let by = origin.map_or(String::new(), |origin| format!(" by {origin}"));
+        return stage(
+            StageName::Publish,
+            StageStatus::Seen,
+            format!("it was sent{by}"),
+        );
+    }
+    stage(
+        StageName::Publish,
+        StageStatus::NotRead,
+        "Redis keeps no record of what was sent",
+    )
+}
+
+fn queue(case: &Case<'_>) -> Stage {
+    let copies = case.queued();
+    let Some(copy) = copies.first() else {
+        return not_seen(case, StageName::Queue, Source::Queues);
+    };
+    let more = match copies.len() {
+        1 => String::new(),
+        all => format!(", and in {} more places", all - 1),
+    };
+    let list = copy.list.map_or(copy.key, |list| list.queue.as_str());
+    let priority = copy.list.and_then(|list| list.priority.as_ref());
+    let priority = priority.map_or(String::new(), |(_, p)| format!(", priority list {p}"));
+    let text = format!(
+        "in {list}{priority}, place {} of {}{more}",
+        copy.position, copy.of
+    );
+    stage(StageName::Queue, StageStatus::Seen, text)
+}
+
+fn hold(case: &Case<'_>) -> Stage {
+    let copies = case.held();
+    let Some(held) = copies.first() else {
+        return not_seen(case, StageName::Unacked, Source::Unacked);
+    };
+    let age = held
+        .delivered_at
+        .map_or("with no entry in the index".to_owned(), |at| {
+            format!("delivered {} ago", plain::duration(case.now() - at))
+        });
+    Stage {
+        at: held.delivered_at.and_then(moment),
+        ..stage(
+            StageName::Unacked,
+            StageStatus::Seen,
+            format!("unacknowledged, {age}"),
+        )
+    }
+}
+
+fn worker(case: &Case<'_>) -> Stage {
+    let claims = &case.task.claims;
+    if claims.is_empty() {
+        return not_seen(case, StageName::Worker, Source::Workers);
+    }
+    let said: Vec<String> = claims
+        .iter()
+        .map(|claim| format!("{} says {}", claim.node, claim.claim.state.name()))
+        .collect();
+    Stage {
+        at: claims[0].claim.time_start.and_then(moment),
+        ..stage(StageName::Worker, StageStatus::Seen, said.join(", "))
+    }
+}
+
+fn result(case: &Case<'_>) -> Stage {
+    match &case.task.result {
+        Observed::Seen(Some(result)) => Stage {
+            at: result.doc.date_done.map(|done| done.to_string()),
+            ..stage(
+                StageName::Result,
+                StageStatus::Seen,
+                result.doc.state.clone(),
+            )
+        },
+        Observed::Seen(None) => stage(
+            StageName::Result,
+            StageStatus::Absent,
+            "no result is stored",
+        ),
+        Observed::Unseen(why) => stage(StageName::Result, StageStatus::NotRead, why.detail.clone()),
+    }
+}
+
+/// Unix seconds in RFC 3339.
+fn moment(seconds: f64) -> Option<String> {
+    Some(crate::celery::when::When::from_epoch(seconds)?.to_string())
+}

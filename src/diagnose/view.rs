@@ -1,0 +1,597 @@
+//! Questions that several rules and the verdict ask of the evidence, answered in one place.
+
+use std::collections::BTreeSet;
+
+use crate::celery::control::Claim;
+use crate::celery::control::ClaimState;
+use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
+use crate::celery::message::Envelope;
+use crate::evidence::{
+    Copy, Evidence, List, Observed, Place, Reservations, StoredResult, TaskEvidence, Worker,
+    WorkerClaim,
+};
+
+/// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
+pub const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
+
+/// Seconds between two sweeps of a worker where nothing sets others: every tenth call of one that comes every 10 s
+/// (kombu 5.7 transport/redis.py, `unacked_restore_interval` and `unacked_restore_throttle`).
+pub const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+
+/// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
+const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
+
+/// One traced task, with the evidence around it.
+#[derive(Clone, Copy)]
+pub struct Case<'e> {
+    /// The whole reading.
+    pub evidence: &'e Evidence,
+    /// The id.
+    pub id: &'e str,
+    /// What was found about it.
+    pub task: &'e TaskEvidence,
+}
+
+/// A copy in a queue's list.
+#[derive(Clone, Copy)]
+pub struct Queued<'e> {
+    /// The message.
+    pub envelope: &'e Envelope,
+    /// The list's key.
+    pub key: &'e str,
+    /// How many deliveries away it is: 1 is next.
+    pub position: u64,
+    /// The list's length.
+    pub of: u64,
+    /// The list, where the reading names it.
+    pub list: Option<&'e List>,
+}
+
+/// A copy in `unacked`.
+#[derive(Clone, Copy)]
+pub struct Held<'e> {
+    /// The message.
+    pub envelope: &'e Envelope,
+    /// The `global_keyprefix` before the key.
+    pub prefix: &'e str,
+    /// The delivery tag.
+    pub tag: &'e str,
+    /// Unix seconds of its delivery; none without an index entry.
+    pub delivered_at: Option<f64>,
+    /// The exchange through which a restore would send it.
+    pub exchange: &'e str,
+    /// The routing key with which a restore would send it.
+    pub routing_key: &'e str,
+}
+
+/// What will become of a copy in a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// A live worker that will run it takes from this list.
+    Waiting,
+    /// No live worker takes from its queue.
+    NobodyReads,
+    /// Live workers take from its queue, and none from its priority's list.
+    PriorityNotPolled,
+    /// Its `expires` has passed.
+    Expired,
+    /// Every worker that takes from the list has revoked it.
+    Revoked,
+    /// No worker that takes from the list knows the task.
+    NotRegistered,
+    /// No worker that takes from the list accepts its content type.
+    ContentRefused,
+    /// What would decide was not read; why.
+    Undecided(String),
+}
+
+/// Who holds a copy in `unacked`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A live worker says so.
+    Claimed,
+    /// Nobody says so, and its task is rate limited on these nodes: it can wait in a bucket that no reply shows.
+    MaybeRateLimited(Vec<String>),
+    /// Every live worker answered, and none has it.
+    Nobody,
+    /// What would decide was not read; why.
+    Undecided(String),
+}
+
+/// Where an exchange and a routing key lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// To these queues.
+    Queues(BTreeSet<String>),
+    /// To none: what is sent there is dropped.
+    Nowhere,
+    /// It can't be told; why.
+    Unknown(String),
+}
+
+/// The visibility timeout in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Visibility {
+    /// In seconds: the shortest of all, because each worker sweeps everyone's reservations with its own.
+    pub seconds: f64,
+    /// Where it comes from, in words.
+    pub source: String,
+}
+
+impl<'e> Case<'e> {
+    /// The case of an id, where the reading looked for it.
+    pub fn of(evidence: &'e Evidence, id: &'e str) -> Option<Self> {
+        let task = evidence.tasks.get(id)?;
+        Some(Self { evidence, id, task })
+    }
+
+    /// The moment of the reading, in Unix seconds.
+    pub fn now(&self) -> f64 {
+        self.evidence.now()
+    }
+
+    /// The task's name, by whatever tells it.
+    pub fn name(&self) -> Option<&'e str> {
+        let copies = self.task.copies.iter().map(|copy| &copy.envelope.task);
+        let claims = self.task.claims.iter().map(|claim| &claim.claim.task);
+        let result = self.result().map(|result| &result.doc.name);
+        copies
+            .chain(claims)
+            .chain(result)
+            .find_map(|name| name.as_deref())
+    }
+
+    /// Its envelope, from whichever copy there is.
+    pub fn envelope(&self) -> Option<&'e Envelope> {
+        self.task.copies.first().map(|copy| &copy.envelope)
+    }
+
+    /// Its copies in queues of the broker's database.
+    pub fn queued(&self) -> Vec<Queued<'e>> {
+        let evidence = self.evidence;
+        self.task
+            .copies
+            .iter()
+            .filter_map(|copy| match &copy.place {
+                Place::Queue { key, position, of } => Some(Queued {
+                    envelope: &copy.envelope,
+                    key,
+                    position: *position,
+                    of: *of,
+                    list: evidence.list(key),
+                }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Its copies in `unacked`.
+    pub fn held(&self) -> Vec<Held<'e>> {
+        self.task.copies.iter().filter_map(held).collect()
+    }
+
+    /// Its copies in other databases of the server.
+    pub fn elsewhere(&self) -> Vec<&'e Copy> {
+        self.task
+            .copies
+            .iter()
+            .filter(|copy| matches!(copy.place, Place::OtherDatabase { .. }))
+            .collect()
+    }
+
+    /// The stored result, as it stood last.
+    pub fn result(&self) -> Option<&'e StoredResult> {
+        self.task.result.seen().and_then(Option::as_ref)
+    }
+
+    /// The stored result, where its state is final.
+    pub fn final_result(&self) -> Option<&'e StoredResult> {
+        self.result().filter(|result| result.doc.ready)
+    }
+
+    /// What workers say of it, in this state.
+    pub fn claims(&self, state: ClaimState) -> Vec<&'e WorkerClaim> {
+        self.task
+            .claims
+            .iter()
+            .filter(|claim| claim.claim.state == state)
+            .collect()
+    }
+
+    /// What it was sent with: `expires` has passed, by the server's clock.
+    pub fn expired(&self, envelope: &Envelope) -> bool {
+        envelope
+            .expires
+            .is_some_and(|expires| expires.seconds_until(self.evidence.taken_at) < 0.0)
+    }
+
+    /// What will become of a copy in a queue.
+    pub fn fate(&self, copy: &Queued<'_>) -> Fate {
+        if self.expired(copy.envelope) {
+            return Fate::Expired;
+        }
+        let place = self.fate_of_place(copy);
+        if place != Fate::Waiting {
+            return place;
+        }
+        let readers = copy
+            .list
+            .map(|list| self.evidence.readers(list))
+            .unwrap_or_default();
+        if readers
+            .iter()
+            .all(|w| self.task.revoked_by.contains(&w.node))
+        {
+            return self.unless_unsure(Fate::Revoked);
+        }
+        let refused = |answers: Vec<Option<bool>>, fate: Fate| {
+            if answers.contains(&Some(true)) {
+                None
+            } else if answers.contains(&None) {
+                Some(Fate::Undecided(
+                    "a worker did not say what it takes".to_owned(),
+                ))
+            } else {
+                Some(self.unless_unsure(fate))
+            }
+        };
+        let task = copy.envelope.task.as_deref();
+        let known = readers.iter().map(|w| task.and_then(|t| w.knows(t)));
+        if let Some(fate) = refused(known.collect(), Fate::NotRegistered) {
+            return fate;
+        }
+        let content = copy.envelope.content_type.as_deref();
+        let accepted = readers
+            .iter()
+            .map(|w| content.map_or(Some(true), |c| w.accepts(c)));
+        refused(accepted.collect(), Fate::ContentRefused).unwrap_or(Fate::Waiting)
+    }
+
+    /// What will become of any message that stands where this copy does, whatever is in it.
+    pub fn fate_of_place(&self, copy: &Queued<'_>) -> Fate {
+        if let Some(why) = self.evidence.workers.unseen() {
+            return Fate::Undecided(format!("the workers were not asked: {}", why.detail));
+        }
+        let Some(list) = copy.list else {
+            return Fate::Undecided("its list was not read".to_owned());
+        };
+        if !self.evidence.readers(list).is_empty() {
+            Fate::Waiting
+        } else if self.evidence.consumers(list).is_empty() {
+            self.unless_unsure(Fate::NobodyReads)
+        } else {
+            self.unless_unsure(Fate::PriorityNotPolled)
+        }
+    }
+
+    /// A fate that holds only if no worker has kept its word to itself.
+    fn unless_unsure(&self, fate: Fate) -> Fate {
+        let silent = !self.evidence.all_workers_answered();
+        if silent
+            || self
+                .evidence
+                .answered()
+                .iter()
+                .any(|w| w.queues.seen().is_none())
+        {
+            return Fate::Undecided("a worker that may take it did not answer".to_owned());
+        }
+        fate
+    }
+
+    /// Who holds a copy in `unacked`.
+    pub fn holder(&self, held: &Held<'_>) -> Holder {
+        if !self.task.claims.is_empty() {
+            return Holder::Claimed;
+        }
+        let Some(workers) = self.evidence.workers.seen() else {
+            return Holder::Undecided("the workers were not asked".to_owned());
+        };
+        if workers.silent > 0 {
+            return Holder::Undecided("a worker that may hold it did not answer".to_owned());
+        }
+        let task = held.envelope.task.as_deref().unwrap_or_default();
+        let limited: Vec<String> = workers
+            .answered
+            .iter()
+            .filter(|w| w.prefix == held.prefix && w.rate_limit(task).is_some())
+            .map(|w| w.node.clone())
+            .collect();
+        if limited.is_empty() {
+            Holder::Nobody
+        } else {
+            Holder::MaybeRateLimited(limited)
+        }
+    }
+}
+
+fn held(copy: &Copy) -> Option<Held<'_>> {
+    match &copy.place {
+        Place::Unacked {
+            prefix,
+            tag,
+            delivered_at,
+            exchange,
+            routing_key,
+        } => Some(Held {
+            envelope: &copy.envelope,
+            prefix,
+            tag,
+            delivered_at: *delivered_at,
+            exchange,
+            routing_key,
+        }),
+        _ => None,
+    }
+}
+
+impl Evidence {
+    /// The moment of the reading, in Unix seconds.
+    pub fn now(&self) -> f64 {
+        let now = self.taken_at;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "microseconds of this century fit"
+        )]
+        let micros = now.as_microsecond() as f64;
+        micros / 1e6
+    }
+
+    /// A list by its key.
+    pub fn list(&self, key: &str) -> Option<&List> {
+        self.lists.seen()?.iter().find(|list| list.key == key)
+    }
+
+    /// The workers that answered and take from this very list.
+    pub fn readers(&self, list: &List) -> Vec<&Worker> {
+        let workers = self.answered().iter();
+        workers.filter(|w| w.polls(list)).collect()
+    }
+
+    /// The workers that answered and consume the list's queue, whatever its priority.
+    pub fn consumers(&self, list: &List) -> Vec<&Worker> {
+        self.answered()
+            .iter()
+            .filter(|w| w.prefix == list.prefix && w.consumes(&list.queue))
+            .collect()
+    }
+
+    /// The reservations under a key prefix.
+    pub fn reservations_of(&self, prefix: &str) -> Option<&Reservations> {
+        let all = self.reservations.seen()?;
+        all.iter().find(|entry| entry.prefix == prefix)
+    }
+
+    /// The visibility timeout in force for a key prefix: what the user said, else the shortest that a live worker
+    /// has, else kombu's default.
+    pub fn visibility(&self, prefix: &str) -> Visibility {
+        if let Some(seconds) = self.visibility_timeout_given {
+            return Visibility {
+                seconds,
+                source: "given by --visibility-timeout".to_owned(),
+            };
+        }
+        let shortest = self
+            .answered()
+            .iter()
+            .filter(|w| w.prefix == prefix)
+            .filter_map(|w| Some((w.visibility_timeout()?, &w.node)))
+            .min_by(|a, b| a.0.total_cmp(&b.0));
+        match shortest {
+            Some((seconds, node)) => Visibility {
+                seconds,
+                source: format!("the shortest of the live workers, {node}'s"),
+            },
+            None => Visibility {
+                seconds: DEFAULT_VISIBILITY_TIMEOUT,
+                source: "kombu's default; no worker said another".to_owned(),
+            },
+        }
+    }
+
+    /// Seconds within which live workers restore what has become visible again; none where nobody is there to do it.
+    pub fn sweep_period(&self, prefix: &str) -> Option<f64> {
+        self.answered()
+            .iter()
+            .filter(|w| w.prefix == prefix && w.queues.seen().is_none_or(|q| !q.is_empty()))
+            .map(Worker::sweep_period)
+            .min_by(f64::total_cmp)
+    }
+
+    /// Where kombu would send a message with this exchange and routing key (kombu 5.7 transport/virtual/base.py,
+    /// `Channel._lookup`).
+    pub fn route(&self, prefix: &str, exchange: &str, routing_key: &str) -> Route {
+        if exchange.is_empty() {
+            return Route::Queues(BTreeSet::from([routing_key.to_owned()]));
+        }
+        let Some(tables) = self.bindings.seen() else {
+            return Route::Unknown("the bindings were not read".to_owned());
+        };
+        let table: &[Binding] = tables
+            .iter()
+            .find(|table| table.prefix == prefix && table.exchange == exchange)
+            .map_or(&[], |table| table.bindings.as_slice());
+        if let Some(queue) = self.dead_letter_queue(prefix) {
+            return Route::Queues(BTreeSet::from([queue.to_owned()]));
+        }
+        let kinds: &[ExchangeType] = match self.exchange_type(prefix, exchange) {
+            Some(kind) => &[kind],
+            None => &[ExchangeType::Direct, ExchangeType::Topic],
+        };
+        let queues: BTreeSet<String> = kinds
+            .iter()
+            .flat_map(|kind| exchange::lookup(*kind, table, routing_key))
+            .map(str::to_owned)
+            .collect();
+        let may_be_fanout = kinds.len() > 1 && table.iter().any(|b| b.pattern.is_empty());
+        match (queues.is_empty(), may_be_fanout) {
+            (false, _) => Route::Queues(queues),
+            (true, true) => Route::Unknown(format!("the type of exchange {exchange} is not known")),
+            (true, false) => Route::Nowhere,
+        }
+    }
+
+    /// How many connections of workers there are in another database: those that wait in BRPOP or are subscribed to
+    /// a pattern. None where CLIENT LIST was not read.
+    pub fn workers_in(&self, database: u32) -> Option<u64> {
+        let clients = self.broker.server.seen()?.clients.seen()?;
+        let of_worker = |client: &&crate::evidence::ClientFacts| {
+            client.database == database
+                && (client.command == "brpop" || client.pattern_subscriptions > 0)
+        };
+        Some(clients.iter().filter(of_worker).count() as u64)
+    }
+
+    /// Whether no worker has a result backend, by the word of all of them, and none was given: then there is none to
+    /// read.
+    pub fn results_are_off(&self) -> bool {
+        let workers = self.answered();
+        self.result_backend.url.is_none()
+            && self.all_workers_answered()
+            && !workers.is_empty()
+            && workers.iter().all(|w| {
+                w.conf
+                    .seen()
+                    .is_some_and(|conf| conf.result_backend.is_none())
+            })
+    }
+
+    /// The type of an exchange, by the word of a worker that declares it.
+    fn exchange_type(&self, prefix: &str, exchange: &str) -> Option<ExchangeType> {
+        self.answered()
+            .iter()
+            .filter(|w| w.prefix == prefix)
+            .filter_map(|w| w.queues.seen())
+            .flatten()
+            .find(|queue| queue.exchange.as_deref() == Some(exchange))
+            .and_then(|queue| exchange_type_of(queue.exchange_type.as_deref()?))
+    }
+
+    fn dead_letter_queue(&self, prefix: &str) -> Option<&str> {
+        self.answered()
+            .iter()
+            .filter(|w| w.prefix == prefix)
+            .filter_map(|w| w.stats.seen())
+            .find_map(|stats| stats.transport.deadletter_queue.as_deref())
+    }
+}
+
+impl Worker {
+    /// Whether it consumes a queue, whatever the priority.
+    pub fn consumes(&self, queue: &str) -> bool {
+        let queues = self.queues.seen();
+        queues.is_some_and(|queues| queues.iter().any(|q| q.name == queue))
+    }
+
+    /// Whether it takes from this very list (kombu 5.7 transport/redis.py, `_brpop_start`).
+    pub fn polls(&self, list: &List) -> bool {
+        if self.prefix != list.prefix {
+            return false;
+        }
+        let transport = self.stats.seen().map(|stats| &stats.transport);
+        let steps = transport
+            .and_then(|t| t.priority_steps.as_deref())
+            .unwrap_or(DEFAULT_STEPS);
+        let sep = transport
+            .and_then(|t| t.sep.as_deref())
+            .unwrap_or(DEFAULT_SEP);
+        let key = list.key.strip_prefix(&self.prefix).unwrap_or(&list.key);
+        self.queues.seen().into_iter().flatten().any(|queue| {
+            steps
+                .iter()
+                .any(|step| exchange::queue_key(&queue.name, *step, steps, sep) == key)
+        })
+    }
+
+    /// Whether it knows a task; none where it did not say.
+    pub fn knows(&self, task: &str) -> Option<bool> {
+        Some(self.registered.seen()?.contains_key(task))
+    }
+
+    /// Whether it accepts a content type; none where it did not say.
+    pub fn accepts(&self, content_type: &str) -> Option<bool> {
+        let conf = self.conf.seen()?;
+        if TRUSTED_CONTENT.contains(&content_type) {
+            return Some(true);
+        }
+        // Celery 5.7 app/defaults.py: accept_content is ('json',).
+        let default = ["json".to_owned()];
+        let accepted = conf.accept_content.as_deref().unwrap_or(&default);
+        Some(
+            accepted
+                .iter()
+                .any(|name| content_type_of(name) == content_type),
+        )
+    }
+
+    /// The visibility timeout with which it sweeps; none where it did not say.
+    pub fn visibility_timeout(&self) -> Option<f64> {
+        let stats = self.stats.seen()?;
+        Some(
+            stats
+                .transport
+                .visibility_timeout
+                .unwrap_or(DEFAULT_VISIBILITY_TIMEOUT),
+        )
+    }
+
+    /// Seconds between its sweeps.
+    fn sweep_period(&self) -> f64 {
+        let transport = self.stats.seen().map(|stats| &stats.transport);
+        let interval = transport
+            .and_then(|t| t.unacked_restore_interval)
+            .unwrap_or(10.0);
+        let throttle = transport
+            .and_then(|t| t.unacked_restore_throttle)
+            .unwrap_or(10.0);
+        if transport.is_some() {
+            interval * throttle.max(1.0)
+        } else {
+            DEFAULT_SWEEP_PERIOD
+        }
+    }
+
+    /// The rate limit of a task on this worker.
+    pub fn rate_limit(&self, task: &str) -> Option<&str> {
+        let traits = self.registered.seen()?.get(task)?;
+        traits.rate_limit.as_deref()
+    }
+
+    /// How many of its slots are free; none where it did not say.
+    pub fn free_slots(&self) -> Option<u64> {
+        let slots = self.stats.seen()?.concurrency?;
+        let busy = self.active.seen()?.len() as u64;
+        Some(slots.saturating_sub(busy))
+    }
+}
+
+/// The exchange type of this name; none for a type that kombu's virtual transports do not have.
+fn exchange_type_of(name: &str) -> Option<ExchangeType> {
+    match name {
+        "direct" => Some(ExchangeType::Direct),
+        "topic" => Some(ExchangeType::Topic),
+        "fanout" => Some(ExchangeType::Fanout),
+        _ => None,
+    }
+}
+
+/// The content type that a name of `accept_content` stands for (kombu 5.7 serialization.py).
+fn content_type_of(name: &str) -> &str {
+    match name {
+        "json" => "application/json",
+        "pickle" => "application/x-python-serialize",
+        "yaml" => "application/x-yaml",
+        "msgpack" => "application/x-msgpack",
+        other => other,
+    }
+}
+
+/// Whether a claim says that the task is executing.
+pub fn runs(claim: &Claim) -> bool {
+    claim.state == ClaimState::Active
+}
+
+/// The stored answer, where it was read.
+pub fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
+    result.seen().and_then(Option::as_ref)
+}

@@ -1,0 +1,121 @@
+//! Facts about the broker: its server, its queues, what it holds for workers.
+
+use serde::{Deserialize, Serialize};
+
+use super::Observed;
+use crate::celery::exchange::Binding;
+
+/// What the server says of itself. Every field may be refused or missing on its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerFacts {
+    /// `redis_version`.
+    pub version: Observed<String>,
+    /// `uptime_in_seconds`.
+    pub uptime_seconds: Observed<u64>,
+    /// `role`: `master` or `slave`.
+    pub role: Observed<String>,
+    /// `connected_slaves`.
+    pub connected_replicas: Observed<u64>,
+    /// Whether `aof_enabled` is 1.
+    pub append_only: Observed<bool>,
+    /// Whether CONFIG GET `save` names any snapshot.
+    pub rdb_saves: Observed<bool>,
+    /// `maxmemory` in bytes; 0 is no limit.
+    pub maxmemory: Observed<u64>,
+    /// `maxmemory_policy`.
+    pub maxmemory_policy: Observed<String>,
+    /// `used_memory` in bytes.
+    pub used_memory: Observed<u64>,
+    /// `evicted_keys` since the start.
+    pub evicted_keys: Observed<u64>,
+    /// Seconds by which the server's clock is ahead of this machine's.
+    pub clock_ahead_seconds: f64,
+    /// Connections that wait in BRPOP, by database; from CLIENT LIST.
+    pub clients: Observed<Vec<ClientFacts>>,
+}
+
+/// One connection of CLIENT LIST, as far as it tells of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientFacts {
+    /// The peer's address without its port.
+    pub host: String,
+    /// The selected database.
+    pub database: u32,
+    /// The last command.
+    pub command: String,
+    /// Number of pattern subscriptions.
+    pub pattern_subscriptions: u64,
+}
+
+/// One exchange's binding table, `_kombu.binding.E`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BindingTable {
+    /// The `global_keyprefix` before the key.
+    pub prefix: String,
+    /// The exchange.
+    pub exchange: String,
+    /// Its bindings.
+    pub bindings: Vec<Binding>,
+}
+
+/// One list of the database: a queue, or one of its priority sub-lists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct List {
+    /// The whole key, with prefix, queue and priority.
+    pub key: String,
+    /// The `global_keyprefix` before the queue's name.
+    pub prefix: String,
+    /// The queue.
+    pub queue: String,
+    /// What stands between the queue's name and the priority, and the priority; none for the queue's own list.
+    pub priority: Option<(String, i64)>,
+    /// Whether a binding, a worker or a flag names the queue. A list that only the scan found may be another
+    /// program's.
+    pub named: bool,
+    /// Its length, at the time it was read; 0 where there is no such key (Redis deletes empty lists).
+    pub length: u64,
+    /// Messages in it that are not Celery's.
+    pub malformed: u64,
+    /// How much of it was read; unseen where it could not be (another type, refused, cut off).
+    pub read: Observed<()>,
+}
+
+/// The reservations of one key prefix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reservations {
+    /// The `global_keyprefix` before the keys.
+    pub prefix: String,
+    /// Entries of `unacked`.
+    pub unacked: u64,
+    /// Entries of `unacked_index`.
+    pub indexed: u64,
+    /// Entries of `unacked` that are not what kombu writes.
+    pub malformed: u64,
+    /// Lowest score of `unacked_index`: Unix seconds, the oldest delivery.
+    pub oldest: Option<f64>,
+    /// Highest score of `unacked_index`: Unix seconds, the newest delivery by its worker's clock.
+    pub newest: Option<f64>,
+    /// `unacked_mutex`: none where there is no such key, else its TTL in seconds, or none for a key without a TTL.
+    pub mutex: Option<MutexTtl>,
+}
+
+/// How long the sweep's lock lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MutexTtl {
+    /// It goes away after so many seconds.
+    Seconds(f64),
+    /// It never goes away by itself.
+    Never,
+}
+
+/// Another database of the broker's server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OtherDatabase {
+    /// Its number.
+    pub database: u32,
+    /// Lists in it that hold Celery messages.
+    pub lists: Vec<List>,
+    /// Worker mailboxes that its binding table names (`_kombu.binding.celery.pidbox`).
+    pub mailboxes: Vec<String>,
+}

@@ -1,0 +1,192 @@
+//! The facts of one reading of a deployment. Plain data: nothing here judges, and nothing here reads.
+//!
+//! Messages move queue → unacked → worker → result, and are read in that order, so that a message which moves
+//! meanwhile is seen twice rather than never.
+
+mod broker;
+pub mod file;
+mod observed;
+mod task;
+mod workers;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::broker::{
+    BindingTable, ClientFacts, List, MutexTtl, OtherDatabase, Reservations, ServerFacts,
+};
+pub use self::observed::{Observed, Reason, Why};
+pub use self::task::{ChordParts, Copy, Place, StoredResult, TaskEvidence};
+pub use self::workers::{Silence, Worker, WorkerClaim, Workers};
+
+/// Everything that one reading found out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The moment of the reading by the broker's clock: the only "now" that a rule may know. Where the broker was
+    /// not reached, this machine's clock.
+    pub taken_at: Timestamp,
+    /// Which messages were looked for.
+    pub scope: Scope,
+    /// The broker.
+    pub broker: Broker,
+    /// The result backend.
+    pub result_backend: ResultBackend,
+    /// Kombu's binding tables, by key prefix and exchange.
+    pub bindings: Observed<Vec<BindingTable>>,
+    /// Every list of the broker's database that holds, or may hold, task messages.
+    pub lists: Observed<Vec<List>>,
+    /// The `unacked` halves, one entry for each key prefix in use.
+    pub reservations: Observed<Vec<Reservations>>,
+    /// Other databases of the same server. Looked into only where an id was not found in the broker's own.
+    pub other_databases: Observed<Vec<OtherDatabase>>,
+    /// The workers, by their own word.
+    pub workers: Observed<Workers>,
+    /// What was found about each id, traced or related.
+    pub tasks: BTreeMap<String, TaskEvidence>,
+    /// What was read, how completely, and how long it took.
+    pub reads: Vec<Read>,
+    /// The visibility timeout in seconds that the user gave, which wins over what the workers say.
+    pub visibility_timeout_given: Option<f64>,
+}
+
+/// Which messages a reading looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// These ids, and those related to them.
+    Ids(Vec<String>),
+    /// Every message, as a snapshot for later questions does.
+    Everything,
+}
+
+/// The broker as far as its address and its server go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Broker {
+    /// The URL with its secrets masked.
+    pub url: String,
+    /// `redis`, as the report names it.
+    pub kind: String,
+    /// The database number.
+    pub database: u32,
+    /// Facts about the server; unseen where the broker could not be read.
+    pub server: Observed<ServerFacts>,
+}
+
+/// The result backend as far as its address goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResultBackend {
+    /// The URL with its secrets masked; none where none was given.
+    pub url: Option<String>,
+    /// `redis`, or the scheme of a backend that is not read, or `none`.
+    pub kind: String,
+    /// Whether it could be read.
+    pub readable: Observed<()>,
+}
+
+/// One line of what was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// What.
+    pub source: Source,
+    /// How completely.
+    pub status: ReadStatus,
+    /// In words, with numbers.
+    pub detail: String,
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: u64,
+    /// The obstacle, where there was one.
+    pub reason: Option<Reason>,
+}
+
+/// The places that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The broker's server: INFO, TIME, CONFIG.
+    Server,
+    /// Kombu's binding tables.
+    Bindings,
+    /// The queues' lists.
+    Queues,
+    /// `unacked`, `unacked_index`, `unacked_mutex`.
+    Unacked,
+    /// The workers, by remote control.
+    Workers,
+    /// The result backend.
+    Results,
+    /// CLIENT LIST.
+    Clients,
+    /// The server's other databases.
+    OtherDatabases,
+}
+
+impl Source {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Bindings => "bindings",
+            Self::Queues => "queues",
+            Self::Unacked => "unacked",
+            Self::Workers => "workers",
+            Self::Results => "results",
+            Self::Clients => "clients",
+            Self::OtherDatabases => "other_databases",
+        }
+    }
+}
+
+/// How completely a place was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadStatus {
+    /// The whole of it.
+    Complete,
+    /// A part of it.
+    Partial,
+    /// Nothing of it.
+    Unavailable,
+    /// Left out on purpose, or needless.
+    Skipped,
+}
+
+impl ReadStatus {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Partial => "partial",
+            Self::Unavailable => "unavailable",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+impl Evidence {
+    /// The line about a place, where it was read or tried.
+    pub fn read(&self, source: Source) -> Option<&Read> {
+        self.reads.iter().find(|read| read.source == source)
+    }
+
+    /// Whether a place was read whole, so that "absent" may be said of it.
+    pub fn complete(&self, source: Source) -> bool {
+        self.read(source)
+            .is_some_and(|read| read.status == ReadStatus::Complete)
+    }
+
+    /// The workers that answered; empty where nobody did or nobody was asked.
+    pub fn answered(&self) -> &[Worker] {
+        self.workers
+            .seen()
+            .map_or(&[], |workers| workers.answered.as_slice())
+    }
+
+    /// Whether the workers were asked and every one that is subscribed answered.
+    pub fn all_workers_answered(&self) -> bool {
+        self.workers
+            .seen()
+            .is_some_and(|workers| workers.silent == 0)
+    }
+}

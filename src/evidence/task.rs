@@ -1,0 +1,99 @@
+//! Facts about one task id.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Observed, WorkerClaim};
+use crate::celery::message::Envelope;
+use crate::celery::result::ResultDoc;
+
+/// What was found about one id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskEvidence {
+    /// Its messages in the broker, those that stood still when looked at again.
+    pub copies: Vec<Copy>,
+    /// Workers that say they hold it.
+    pub claims: Vec<WorkerClaim>,
+    /// Nodes in whose list of revoked tasks it stands.
+    pub revoked_by: Vec<String>,
+    /// The result as it stood before the queues were read: a copy seen later than a final state is a second run to
+    /// come, not one that had just ended.
+    pub first_result: Observed<Option<StoredResult>>,
+    /// The result as it stood after everything else was read.
+    pub result: Observed<Option<StoredResult>>,
+    /// The chord that it is part of, by its group id.
+    pub chord: Observed<Option<ChordParts>>,
+    /// Tasks that follow it: the next link of its chain and other children, by their ids, as far as its result names
+    /// them. Each has its own entry in [`super::Evidence::tasks`].
+    pub children: Vec<String>,
+}
+
+/// One message in the broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Copy {
+    /// Where it stands.
+    pub place: Place,
+    /// Its envelope.
+    pub envelope: Envelope,
+}
+
+/// Where a message stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "place")]
+pub enum Place {
+    /// In a list of the broker's database.
+    Queue {
+        /// The list's whole key, as in [`super::List::key`].
+        key: String,
+        /// How many deliveries away it is: 1 is next.
+        position: u64,
+        /// The list's length.
+        of: u64,
+    },
+    /// In `unacked`.
+    Unacked {
+        /// The `global_keyprefix` before the key.
+        prefix: String,
+        /// The delivery tag, the field's name.
+        tag: String,
+        /// The score in `unacked_index`: Unix seconds of the delivery by the worker's clock. None where the index has
+        /// no such entry.
+        delivered_at: Option<f64>,
+        /// The exchange through which a restore would send it.
+        exchange: String,
+        /// The routing key with which a restore would send it.
+        routing_key: String,
+    },
+    /// In a list of another database of the same server.
+    OtherDatabase {
+        /// The database.
+        database: u32,
+        /// The list's whole key.
+        key: String,
+        /// How many deliveries away it is: 1 is next.
+        position: u64,
+        /// The list's length.
+        of: u64,
+    },
+}
+
+/// A result as it stands in the backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredResult {
+    /// What it says, without the result itself.
+    pub doc: ResultDoc,
+    /// Seconds until it expires; none where it never does.
+    pub ttl_seconds: Option<f64>,
+}
+
+/// A chord's counters in the result backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChordParts {
+    /// The group's id.
+    pub group_id: String,
+    /// `.s`: how many header tasks there are; none where the key is gone or was never written.
+    pub size: Option<u64>,
+    /// `.j`: how many header results have come in.
+    pub joined: u64,
+    /// Ids in `.j`, with their states.
+    pub members: Vec<(String, String)>,
+}

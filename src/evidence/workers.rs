@@ -1,0 +1,79 @@
+//! Facts about the workers, by their own word.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Observed;
+use crate::celery::control::{ActiveQueue, Claim, Conf, Stats, TaskTraits};
+
+/// The answers to the remote-control requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Workers {
+    /// Those that answered.
+    pub answered: Vec<Worker>,
+    /// How many are subscribed and did not answer in time.
+    pub silent: u64,
+    /// Nodes that declared a mailbox and did not answer. Among them are the silent ones; dead ones stay in the table
+    /// for a while, so that there can be more names than silent workers.
+    pub unanswered_names: Vec<String>,
+    /// How long they were given, in seconds.
+    pub timeout_seconds: f64,
+}
+
+/// Who is silent, as far as names go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Silence<'a> {
+    /// Nobody.
+    None,
+    /// Exactly these nodes.
+    Named(&'a [String]),
+    /// So many, among these names or unnamed.
+    Among(u64, &'a [String]),
+}
+
+/// One worker that answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its node name, such as `celery@host`.
+    pub node: String,
+    /// The `global_keyprefix` under which it was reached.
+    pub prefix: String,
+    /// More than one worker answers to this name; their answers are joined.
+    pub twins: bool,
+    /// The queues that it consumes.
+    pub queues: Observed<Vec<ActiveQueue>>,
+    /// The tasks that it knows, built-in ones included, with the attributes that matter.
+    pub registered: Observed<BTreeMap<String, TaskTraits>>,
+    /// Pool, prefetch and transport options.
+    pub stats: Observed<Stats>,
+    /// The settings that differ from Celery's defaults and matter here.
+    pub conf: Observed<Conf>,
+    /// What it runs.
+    pub active: Observed<Vec<Claim>>,
+    /// How many tasks it has reserved beyond those that it runs.
+    pub reserved: Observed<u64>,
+    /// How many tasks wait for their ETA; asked only where an id could not be accounted for without it.
+    pub scheduled: Observed<u64>,
+}
+
+/// A worker's word about one id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerClaim {
+    /// The node.
+    pub node: String,
+    /// What it says.
+    pub claim: Claim,
+}
+
+impl Workers {
+    /// Names the silent ones as exactly as can be told.
+    pub fn silence(&self) -> Silence<'_> {
+        let names = self.unanswered_names.as_slice();
+        match self.silent {
+            0 => Silence::None,
+            silent if silent == names.len() as u64 => Silence::Named(names),
+            silent => Silence::Among(silent, names),
+        }
+    }
+}
