@@ -4,4 +4,6 @@ pub mod explain;
 pub mod json;
 pub mod plain;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod text;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anstyle::Style as Paint;
 use jiff::Timestamp;
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::plain::{escape, readable};
 use super::text::{self, BOLD, DIM, Page};
@@ -130,11 +131,12 @@ impl Report<'_> {
         }
         let all: Vec<&Trace> = traces.iter().collect();
         self.part()?;
-        let counts = format!(": {}", exit::verdicts(&all));
-        self.page
-            .head(BOLD, &format!("{} tasks", all.len()), &counts)?;
-        // "undetermined", the longest verdict, has 12 columns, a UUID 36.
-        let (word, id) = (12, 36);
+        let title = format!("{} tasks", all.len());
+        let counts = vec![title, exit::verdicts(&all)];
+        self.page.columns(0, Some(BOLD), &[counts])?;
+        // "undetermined", the longest verdict, has 12 columns, a UUID 36. A longer id is shown whole all the same.
+        let ids = listed.iter().map(|trace| readable(&trace.id).width());
+        let (word, id) = (12, ids.max().unwrap_or(0).min(36));
         let left = self.page.width().saturating_sub(2 + word + 2 + id + 2);
         for trace in listed {
             let verdict = text::pad(&mark(trace), word);
@@ -180,20 +182,20 @@ impl Report<'_> {
         self.page.columns(2, None, &rows)
     }
 
-    /// Every copy, where there is more than the one that the path shows.
+    /// Every copy and every claim, where the path does not show them all. A message in `unacked` and the word of the
+    /// worker that holds it are one copy.
     fn copies(&mut self, task: &TaskEvidence) -> io::Result<()> {
         let messages = task.copies.iter().map(|copy| place(&copy.place));
         let claims = task
             .claims
             .iter()
             .map(|claim| format!("worker {}, {}", claim.node, claim.claim.state.name()));
-        let all: Vec<String> = messages.chain(claims).collect();
-        if all.len() < 2 {
+        if task.copies.len() < 2 && task.claims.len() < 2 {
             return Ok(());
         }
+        let all: Vec<String> = messages.chain(claims).collect();
         self.page.gap()?;
-        self.page
-            .head(BOLD, &format!("  {} copies", all.len()), "")?;
+        self.page.head(BOLD, "  Everywhere it was seen", "")?;
         let rows: Vec<Vec<String>> = all.iter().map(|copy| vec![readable(copy).into()]).collect();
         self.page.columns(4, None, &rows)
     }
@@ -406,7 +408,7 @@ fn paint(trace: &Trace) -> Paint {
 fn path_row(stage: &Stage) -> Vec<String> {
     let status = match stage.status {
         StageStatus::Seen => "seen",
-        StageStatus::Absent => "-",
+        StageStatus::Absent => "absent",
         StageStatus::NotRead => "not read",
     };
     let at = stage

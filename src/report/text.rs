@@ -9,7 +9,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use crate::diagnose::Severity;
 
 /// Narrower ones get lines that the terminal wraps.
-const MIN_WIDTH: usize = 40;
+const MIN_WIDTH: usize = 60;
 /// Longer lines are hard to read.
 const MAX_WIDTH: usize = 120;
 
@@ -147,13 +147,16 @@ mod tests {
 
     fn drawn(draw: impl FnOnce(&mut Page<'_>) -> io::Result<()>) -> String {
         let mut out = Vec::new();
-        draw(&mut Page::new(40, true, &mut out)).expect("a Vec takes all");
+        draw(&mut Page::new(60, true, &mut out)).expect("a Vec takes all");
         String::from_utf8(out).expect("text")
     }
 
     #[test]
     fn the_last_column_is_wrapped() {
-        let rows = [vec!["queue".to_owned(), "word ".repeat(12)]];
+        let rows = [vec![
+            "queue".to_owned(),
+            "word ".repeat(16).trim().to_owned(),
+        ]];
         let text = drawn(|page| page.columns(2, None, &rows));
         assert!(text.lines().count() > 1);
         assert!(text.lines().all(|line| line.width() <= 40), "{text}");
