@@ -1,10 +1,34 @@
 //! The list of all rules, by code. A new finding is one new file and one line here.
 
 use super::Rule;
-use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
+use super::rules::{publish, visibility, waiting};
 
 /// Every rule, in the order of the codes.
-pub static ALL: &[&Rule] = &[&publish::no_consumer::NO_CONSUMER];
+pub static ALL: &[&Rule] = &[
+    &publish::no_consumer::NO_CONSUMER,
+    &publish::unroutable::UNROUTABLE,
+    &publish::restore_black_hole::RESTORE_BLACK_HOLE,
+    &publish::priority_not_consumed::PRIORITY_NOT_CONSUMED,
+    &publish::key_prefix_mismatch::KEY_PREFIX_MISMATCH,
+    &publish::wrong_database::WRONG_DATABASE,
+    &waiting::expired::EXPIRED,
+    &waiting::not_registered::NOT_REGISTERED,
+    &waiting::mixed_registries::MIXED_REGISTRIES,
+    &waiting::content_refused::CONTENT_REFUSED,
+    &waiting::revoked::REVOKED,
+    &waiting::malformed_message::MALFORMED_MESSAGE,
+    &waiting::duplicate_message::DUPLICATE_MESSAGE,
+    &visibility::visibility_expired::VISIBILITY_EXPIRED,
+    &visibility::eta_beyond_visibility::ETA_BEYOND_VISIBILITY,
+    &visibility::run_beyond_visibility::RUN_BEYOND_VISIBILITY,
+    &visibility::redelivered::REDELIVERED,
+    &visibility::unacked_without_index::UNACKED_WITHOUT_INDEX,
+    &visibility::visibility_conflict::VISIBILITY_CONFLICT,
+    &visibility::clock_skew::CLOCK_SKEW,
+    &visibility::nobody_restores::NOBODY_RESTORES,
+    &visibility::stuck_mutex::STUCK_MUTEX,
+    &visibility::foreign_sweep::FOREIGN_SWEEP,
+];
 
 /// The rule with this code or name, in any case.
 pub fn find(wanted: &str) -> Option<&'static Rule> {
