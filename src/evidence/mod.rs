@@ -48,6 +48,7 @@ pub struct Evidence {
     /// What was read, how completely, and how long it took.
     pub reads: Vec<Read>,
     /// The visibility timeout in seconds that the user gave, which wins over what the workers say.
+    #[serde(serialize_with = "file::finite::option")]
     pub visibility_timeout_given: Option<f64>,
 }
 
