@@ -118,6 +118,17 @@ pub enum CheckStatus {
     NotJudged,
 }
 
+impl CheckStatus {
+    /// The word in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clear => "clear",
+            Self::Found => "found",
+            Self::NotJudged => "not_judged",
+        }
+    }
+}
+
 /// Judges evidence: for each id a verdict with its findings, then what concerns the deployment.
 pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
     let mut by_task: BTreeMap<&str, Vec<Finding>> = BTreeMap::new();
@@ -186,6 +197,8 @@ fn checked(rule: &Rule, evidence: &Evidence, found: bool) -> Checked {
 fn missing(evidence: &Evidence, source: Source) -> Option<String> {
     match evidence.read(source) {
         Some(read) if read.status == ReadStatus::Complete => None,
+        // Left out because there was no need: no obstacle is named. What a flag left out has one.
+        Some(read) if read.status == ReadStatus::Skipped && read.reason.is_none() => None,
         Some(read) => Some(format!("{}: {}", source.name(), read.detail)),
         None => Some(format!("{}: not read", source.name())),
     }

@@ -1,7 +1,7 @@
 //! The list of all rules, by code. A new finding is one new file and one line here.
 
 use super::Rule;
-use super::rules::{publish, visibility, waiting};
+use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
 
 /// Every rule, in the order of the codes.
 pub static ALL: &[&Rule] = &[
@@ -28,6 +28,27 @@ pub static ALL: &[&Rule] = &[
     &visibility::nobody_restores::NOBODY_RESTORES,
     &visibility::stuck_mutex::STUCK_MUTEX,
     &visibility::foreign_sweep::FOREIGN_SWEEP,
+    &reservations::orphaned_reservation::ORPHANED_RESERVATION,
+    &reservations::silent_worker::SILENT_WORKER,
+    &reservations::prefetch_hoarding::PREFETCH_HOARDING,
+    &reservations::eta_flood::ETA_FLOOD,
+    &reservations::rate_limited::RATE_LIMITED,
+    &results::vanished_while_running::VANISHED_WHILE_RUNNING,
+    &results::retry_vanished::RETRY_VANISHED,
+    &results::worker_lost::WORKER_LOST,
+    &results::result_not_stored::RESULT_NOT_STORED,
+    &results::result_expires::RESULT_EXPIRES,
+    &results::discarded_not_registered::DISCARDED_NOT_REGISTERED,
+    &results::chord_stuck::CHORD_STUCK,
+    &results::duplicate_run::DUPLICATE_RUN,
+    &results::chain_broken::CHAIN_BROKEN,
+    &workers::no_workers::NO_WORKERS,
+    &reading::broker_unavailable::BROKER_UNAVAILABLE,
+    &reading::result_backend_unavailable::RESULT_BACKEND_UNAVAILABLE,
+    &reading::workers_not_asked::WORKERS_NOT_ASKED,
+    &reading::permission_denied::PERMISSION_DENIED,
+    &reading::scan_truncated::SCAN_TRUNCATED,
+    &reading::unsupported::UNSUPPORTED,
 ];
 
 /// The rule with this code or name, in any case.

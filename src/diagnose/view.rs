@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::celery::control::Claim;
 use crate::celery::control::ClaimState;
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
@@ -17,6 +16,9 @@ pub(super) const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
 /// Seconds between two sweeps of a worker where nothing sets others: every tenth call of one that comes every 10 s
 /// (kombu 5.7 transport/redis.py, `unacked_restore_interval` and `unacked_restore_throttle`).
 pub(super) const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+
+/// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
+const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
@@ -303,6 +305,11 @@ impl<'e> Case<'e> {
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
         }
+        // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
+        let unsaid = |w: &Worker| w.scheduled.seen().is_none();
+        if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
+            return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
+        }
         let task = held.envelope.task.as_deref().unwrap_or_default();
         let limited: Vec<String> = workers
             .answered
@@ -319,7 +326,10 @@ impl<'e> Case<'e> {
 
     /// Whether a worker says that it executes the task.
     pub fn is_running(&self) -> bool {
-        self.task.claims.iter().any(|claim| runs(&claim.claim))
+        self.task
+            .claims
+            .iter()
+            .any(|claim| claim.claim.state == ClaimState::Active)
     }
 
     /// Whether every worker that holds it looks at `expires` once more before it runs it. A task that waits for its
@@ -345,8 +355,28 @@ impl<'e> Case<'e> {
     }
 
     /// Whether nothing of it was found: no copy, no claim, no result.
-    pub fn is_nowhere(&self) -> bool {
+    pub fn is_unheard_of(&self) -> bool {
         self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
+    }
+
+    /// Whether every place in the broker and every worker was read whole, and none has it.
+    pub fn is_nowhere(&self) -> bool {
+        let places = [Source::Queues, Source::Unacked, Source::Workers];
+        let whole = places.iter().all(|place| self.evidence.complete(*place));
+        let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
+        whole && self.evidence.all_workers_answered() && !found
+    }
+
+    /// The stored result, where it is not final and said the same before the broker was read and after it.
+    pub fn unfinished_result(&self) -> Option<&'e StoredResult> {
+        let last = self.result().filter(|result| !result.doc.ready)?;
+        let first = stored(&self.task.first_result)?;
+        (first.doc.state == last.doc.state).then_some(last)
+    }
+
+    /// The task's name in a sentence.
+    pub fn called(&self) -> &'e str {
+        self.name().unwrap_or("the task")
     }
 }
 
@@ -521,7 +551,7 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
-    /// How many more connections wait in BRPOP in the broker's database than workers answered. A worker waits in one;
+    /// How many more connections block in BRPOP in the broker's database than workers answered. A worker waits in one;
     /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read, and
     /// where workers of one name answered as one, so that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
@@ -532,7 +562,7 @@ impl Evidence {
         let waiting = clients
             .into_iter()
             .flatten()
-            .filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .filter(|c| c.database == self.broker.database && c.command == "brpop" && c.blocked)
             .count();
         waiting.saturating_sub(self.answered().len())
     }
@@ -548,7 +578,39 @@ impl Evidence {
 
     /// A command for `redis-cli` in the broker's database.
     pub fn redis_cli(&self, command: &str) -> String {
-        format!("redis-cli -n {} {command}", self.broker.database)
+        format!("{} {command}", self.broker_cli())
+    }
+
+    /// Whether a worker of this name answered.
+    pub fn answers(&self, node: &str) -> bool {
+        self.answered().iter().any(|worker| worker.node == node)
+    }
+
+    /// Seconds for which results are kept: the shortest of the live workers' settings, else Celery's default of a day
+    /// (Celery 5.7 app/defaults.py, `result_expires`). 0 is for ever.
+    pub fn result_expires(&self) -> f64 {
+        self.answered()
+            .iter()
+            .filter_map(|w| w.conf.seen())
+            .map(|conf| conf.result_expires.unwrap_or(DEFAULT_RESULT_EXPIRES))
+            .min_by(f64::total_cmp)
+            .unwrap_or(DEFAULT_RESULT_EXPIRES)
+    }
+
+    /// `redis-cli` with the broker's database, for commands that confirm something.
+    pub fn broker_cli(&self) -> String {
+        format!("redis-cli -n {}", self.broker.database)
+    }
+
+    /// `redis-cli` with the result backend's database, as far as its URL names one.
+    pub fn results_cli(&self) -> String {
+        let url = self.result_backend.url.as_deref().unwrap_or_default();
+        let path = url.split('?').next().unwrap_or_default();
+        let database = path
+            .rsplit('/')
+            .next()
+            .and_then(|last| last.parse::<u32>().ok());
+        format!("redis-cli -n {}", database.unwrap_or(0))
     }
 
     /// The type of an exchange, by the word of a worker that declares it.
@@ -688,12 +750,7 @@ fn content_type_of(name: &str) -> Option<&str> {
     }
 }
 
-/// Whether a claim says that the task is executing.
-pub(super) fn runs(claim: &Claim) -> bool {
-    claim.state == ClaimState::Active
-}
-
-/// The stored answer, where it was read.
+/// The stored result, where it was read and there is one.
 pub(super) fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
     result.seen().and_then(Option::as_ref)
 }

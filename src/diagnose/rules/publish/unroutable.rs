@@ -42,7 +42,7 @@ pub static UNROUTABLE: Rule = Rule {
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let mut findings = retries(case);
-    if findings.is_empty() && case.is_nowhere() {
+    if findings.is_empty() && case.is_unheard_of() {
         findings = routes(case);
     }
     findings
