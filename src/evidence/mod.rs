@@ -101,6 +101,15 @@ pub struct Read {
     pub reason: Option<Reason>,
 }
 
+impl Read {
+    /// Whether something is missing that could be wanted. What was left out because there was no need is not: no
+    /// obstacle is named then, while what a flag left out has one.
+    pub fn falls_short(&self) -> bool {
+        let needless = self.status == ReadStatus::Skipped && self.reason.is_none();
+        self.status != ReadStatus::Complete && !needless
+    }
+}
+
 /// The places that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -194,16 +203,14 @@ impl Evidence {
     /// Notes that a reading of every message did not meet this id. Its result was not looked up.
     pub fn note_absent(&mut self, id: &str) {
         let unread = "the snapshot looked up the results of the tasks that it met only";
-        self.tasks
-            .entry(id.to_owned())
-            .or_insert_with(|| TaskEvidence {
-                copies: Vec::new(),
-                claims: Vec::new(),
-                revoked_by: Vec::new(),
-                first_result: Observed::not_asked(unread),
-                result: Observed::not_asked(unread),
-                chord: Observed::not_asked(unread),
-                children: Vec::new(),
-            });
+        self.tasks.entry(id.to_owned()).or_insert_with(|| TaskEvidence {
+            copies: Vec::new(),
+            claims: Vec::new(),
+            revoked_by: Vec::new(),
+            first_result: Observed::not_asked(unread),
+            result: Observed::not_asked(unread),
+            chord: Observed::not_asked(unread),
+            children: Vec::new(),
+        });
     }
 }

@@ -13,7 +13,7 @@ use crate::cli::exit::{self, Outcome};
 use crate::diagnose::{
     Cause, CheckStatus, Diagnosis, Finding, Severity, Stage, StageStatus, Trace, Verdict,
 };
-use crate::evidence::{Evidence, Place, ReadStatus, TaskEvidence};
+use crate::evidence::{Evidence, Place, TaskEvidence};
 
 /// How the report is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,7 +289,7 @@ impl Report<'_> {
             .evidence
             .reads
             .iter()
-            .filter(|read| read.status != ReadStatus::Complete)
+            .filter(|read| read.falls_short())
             .map(|read| {
                 let source = read.source.name().replace('_', " ");
                 vec![
