@@ -106,7 +106,8 @@ fn cannot_report(case: &Case<'_>) -> Option<String> {
         return None;
     }
     let (queued, held) = (case.queued(), case.held());
-    if queued.len() + held.len() < case.task.copies.len() {
+    let elsewhere = queued.len() + held.len() < case.task.copies.len();
+    if case.task.copies.is_empty() || elsewhere {
         return None;
     }
     let thrown_away = |fate: Fate| matches!(fate, Fate::NotRegistered | Fate::ContentRefused);
