@@ -3,6 +3,7 @@
 
 pub mod celery;
 pub mod cli;
+pub mod collect;
 pub mod config;
 pub mod diagnose;
 pub mod evidence;

@@ -14,6 +14,8 @@ use super::pickle;
 /// What an unpacked body may come to. Celery tasks carry references, not data; beyond this it may be a bomb.
 pub(super) const MAX_UNPACKED: usize = 16 << 20;
 const MAX_DEPTH: usize = 128;
+/// Room for the dictionary of xz's highest preset, 64 MiB; a header may ask for 4 GiB.
+const XZ_MEMORY_KIB: u32 = 80 << 10;
 
 /// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +39,7 @@ pub enum Unreadable {
     #[error("it is YAML, which is not read")]
     Yaml,
     /// The content type is none of kombu's.
-    #[error("its content type is unknown")]
+    #[error("its content type is none that tasks have")]
     ContentType,
     /// The data is not what the content type says.
     #[error("it is not what its content type says")]
@@ -68,10 +70,12 @@ pub(super) fn decoded<'a>(
 
 /// How many bytes [`decoded`] would give, without decoding.
 pub(super) fn decoded_len(body: &str, encoding: Option<&str>) -> usize {
-    if encoding == Some("base64") {
-        body.trim_end_matches('=').len() / 4 * 3 + body.trim_end_matches('=').len() % 4 * 3 / 4
-    } else {
-        body.len()
+    match encoding {
+        // Six bits a character, without the padding.
+        Some("base64") => {
+            body.trim_end_matches('=').len() / 4 * 3 + body.trim_end_matches('=').len() % 4 * 3 / 4
+        }
+        _ => body.len(),
     }
 }
 
@@ -89,7 +93,11 @@ pub(super) fn decompressed<'a>(
         "application/x-brotli" | "brotli" => {
             drain(brotli_decompressor::Decompressor::new(&*bytes, 4096))
         }
-        "application/x-lzma" | "lzma" | "xz" => drain(lzma_rust2::XzReader::new(&*bytes, true)),
+        "application/x-lzma" | "lzma" | "xz" => drain(lzma_rust2::XzReader::new_mem_limit(
+            &*bytes,
+            true,
+            XZ_MEMORY_KIB,
+        )),
         "application/zstd" | "zstd" | "zstandard" => drain(
             ruzstd::decoding::StreamingDecoder::new(&*bytes).map_err(|_| Unreadable::Compressed)?,
         ),
@@ -137,7 +145,7 @@ impl Serializer {
     pub(super) fn sniffed(document: &[u8]) -> Option<Serializer> {
         match document.iter().find(|byte| !byte.is_ascii_whitespace())? {
             b'{' | b'[' => Some(Serializer::Json),
-            0x80 | b'(' => Some(Serializer::Pickle),
+            0x80 | b'(' | b'}' | b']' => Some(Serializer::Pickle),
             0x81..=0x9f | 0xdc..=0xdf => Some(Serializer::Msgpack),
             _ => None,
         }
@@ -145,9 +153,6 @@ impl Serializer {
 
     /// Reads a document. In a pickle nothing is called or imported: see [`pickle`].
     pub(super) fn read<T: DeserializeOwned>(self, document: &[u8]) -> Result<T, Unreadable> {
-        if document.len() > MAX_UNPACKED {
-            return Err(Unreadable::TooLarge);
-        }
         match self {
             Serializer::Json => read_python_json(document, |json| serde_json::from_slice(json))
                 .map_err(|_| Unreadable::Serialized),
@@ -159,6 +164,7 @@ impl Serializer {
                     _ => Unreadable::Serialized,
                 })
             }
+            Serializer::Pickle if document.len() > MAX_UNPACKED => Err(Unreadable::TooLarge),
             Serializer::Pickle => {
                 let plain = pickle::read(document)?;
                 T::deserialize(plain).map_err(|_| Unreadable::Serialized)

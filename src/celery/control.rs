@@ -168,3 +168,6 @@ pub fn is_error(answer: &Value) -> bool {
 fn text(value: &Value, key: &str) -> Option<String> {
     value.get(key)?.as_str().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests;

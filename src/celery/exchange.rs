@@ -177,14 +177,14 @@ fn skip_repeated(items: &[Item], states: &mut [bool]) {
 /// step that is not above the priority, or the last one of all, as Python's index -1 has it.
 pub fn queue_key(queue: &str, priority: i64, steps: &[i64], sep: &str) -> String {
     let at = bisect(steps, priority);
-    let step = if at == 0 {
+    let chosen = if at == 0 {
         steps.last()
     } else {
         steps.get(at - 1)
     };
-    match step {
+    match chosen {
         None | Some(0) => queue.to_owned(),
-        Some(step) => format!("{queue}{sep}{step}"),
+        Some(number) => format!("{queue}{sep}{number}"),
     }
 }
 
@@ -206,3 +206,6 @@ fn bisect(steps: &[i64], priority: i64) -> usize {
 pub fn message_priority(priority: Option<i64>) -> i64 {
     priority.map_or(0, |priority| priority.clamp(0, 9))
 }
+
+#[cfg(test)]
+mod tests;

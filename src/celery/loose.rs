@@ -272,6 +272,28 @@ macro_rules! loose_map {
 }
 pub(super) use loose_map;
 
+/// Reads a type from a list, and takes everything else for absent.
+macro_rules! loose_seq {
+    ($name:ident, |$seq:ident| $read:block) => {
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Reader;
+                impl<'de> serde::de::Visitor<'de> for Reader {
+                    type Value = $name;
+                    $crate::celery::loose::otherwise_absent!(str map);
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut $seq: A) -> Result<$name, A::Error> {
+                        let value = $read;
+                        while $seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                        Ok(value)
+                    }
+                }
+                deserializer.deserialize_any(Reader)
+            }
+        }
+    };
+}
+pub(super) use loose_seq;
+
 /// The key of an object.
 pub(super) struct Key<'de>(pub(super) Cow<'de, str>);
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use super::body::Unreadable;
 use super::body::{self, Serializer};
 pub use super::finder::{IdFinder, Match};
-use super::loose::{Owned, Scalar, loose_map, otherwise_absent, read_python_json};
+use super::loose::{Owned, Scalar, loose_map, loose_seq, read_python_json};
 use super::when::When;
 
 /// The two layouts of a task message.
@@ -209,27 +209,6 @@ struct BodyTwo {
 #[derive(Debug, Default)]
 pub(super) struct LastLink(Signature);
 
-/// Reads a type from a list, and takes everything else for absent.
-macro_rules! loose_seq {
-    ($name:ident, |$seq:ident| $read:block) => {
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Reader;
-                impl<'de> serde::de::Visitor<'de> for Reader {
-                    type Value = $name;
-                    otherwise_absent!(str map);
-                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut $seq: A) -> Result<$name, A::Error> {
-                        let value = $read;
-                        while $seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-                        Ok(value)
-                    }
-                }
-                deserializer.deserialize_any(Reader)
-            }
-        }
-    };
-}
-
 loose_seq!(TimeLimits, |seq| {
     TimeLimits {
         hard: seq.next_element::<Owned>()?.and_then(|hard| hard.float()),
@@ -406,3 +385,6 @@ impl Message<'_> {
         serializer.ok_or(Unreadable::ContentType)?.read(&bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,5 +8,7 @@ mod loose;
 pub mod message;
 mod pickle;
 pub mod result;
+#[cfg(test)]
+mod samples;
 pub mod unacked;
 pub mod when;

@@ -46,9 +46,9 @@ pub(super) fn read(pickle: &[u8]) -> Result<Value, Unreadable> {
         marks: Vec::new(),
         memo: Vec::new(),
     };
-    let root = machine.run().ok_or(Unreadable::Serialized)?;
+    let top = machine.run().ok_or(Unreadable::Serialized)?;
     let mut room = MAX_COPIED;
-    Ok(machine.copy(root, 0, &mut room))
+    Ok(machine.copy(top, 0, &mut room))
 }
 
 struct Machine<'a> {
@@ -69,7 +69,8 @@ impl<'a> Machine<'a> {
                 0x80 => drop(self.take(1)?),
                 0x95 => drop(self.take(8)?),
                 b'(' => self.marks.push(self.stack.len()),
-                b'0' => drop(self.stack.pop()?),
+                // POP, and BUILD: the instance below stays as it is.
+                b'0' | b'b' => drop(self.stack.pop()?),
                 b'1' => drop(self.since_mark()?),
                 b'2' => self.stack.push(*self.stack.last()?),
                 b'N' => self.push(Object::None)?,
@@ -112,8 +113,8 @@ impl<'a> Machine<'a> {
                     self.push(Object::Text(text))?;
                 }
                 b'V' => {
-                    let text = self.line()?.to_owned();
-                    self.push(Object::Text(text))?;
+                    let text = raw_unicode(self.raw_line()?);
+                    self.push(text)?;
                 }
                 b'X' | b'T' => self.text(4)?,
                 b'U' | 0x8c => self.text(1)?,
@@ -151,29 +152,13 @@ impl<'a> Machine<'a> {
                     let items = self.since_mark()?;
                     self.extend_dict(&items)?;
                 }
-                b'p' => {
-                    let number = self.line()?.parse().ok()?;
-                    self.memorise(number)?;
-                }
-                b'q' => {
-                    let number = self.number(1)?;
-                    self.memorise(number)?;
-                }
-                b'r' => {
-                    let number = self.number(4)?;
+                b'p' | b'q' | b'r' => {
+                    let number = self.memo_number(opcode)?;
                     self.memorise(number)?;
                 }
                 0x94 => self.memorise(self.memo.len())?,
-                b'g' => {
-                    let number = self.line()?.parse().ok()?;
-                    self.recall(number)?;
-                }
-                b'h' => {
-                    let number = self.number(1)?;
-                    self.recall(number)?;
-                }
-                b'j' => {
-                    let number = self.number(4)?;
+                b'g' | b'h' | b'j' => {
+                    let number = self.memo_number(opcode)?;
                     self.recall(number)?;
                 }
                 b'c' => {
@@ -208,8 +193,6 @@ impl<'a> Machine<'a> {
                     self.since_mark()?;
                     self.push(Object::Instance(name))?;
                 }
-                // The state of the instance below it, which stays as it is.
-                b'b' => drop(self.stack.pop()?),
                 _ => return None,
             }
         }
@@ -221,13 +204,15 @@ impl<'a> Machine<'a> {
         Some(taken)
     }
 
-    fn line(&mut self) -> Option<&'a str> {
+    fn raw_line(&mut self) -> Option<&'a [u8]> {
         let end = memchr::memchr(b'\n', self.input)?;
         let line = self.take(end)?;
         self.take(1)?;
-        std::str::from_utf8(line)
-            .ok()
-            .map(|line| line.trim_end_matches('\r'))
+        Some(line)
+    }
+
+    fn line(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.raw_line()?).ok()
     }
 
     /// A little-endian number of up to eight bytes.
@@ -292,20 +277,26 @@ impl<'a> Machine<'a> {
     }
 
     fn extend_list(&mut self, items: &[Index]) -> Option<()> {
-        match self.objects.get_mut(*self.stack.last()?)? {
-            Object::List(list) => list.extend_from_slice(items),
-            // `append` may be a method of any object.
-            _ => {}
+        // `append` may be a method of any object; only those of lists matter.
+        if let Object::List(list) = self.objects.get_mut(*self.stack.last()?)? {
+            list.extend_from_slice(items);
         }
         Some(())
     }
 
     fn extend_dict(&mut self, items: &[Index]) -> Option<()> {
-        match self.objects.get_mut(*self.stack.last()?)? {
-            Object::Dict(dict) => dict.extend(pairs(items)),
-            _ => {}
+        if let Object::Dict(dict) = self.objects.get_mut(*self.stack.last()?)? {
+            dict.extend(pairs(items));
         }
         Some(())
+    }
+
+    fn memo_number(&mut self, opcode: u8) -> Option<usize> {
+        match opcode {
+            b'q' | b'h' => self.number(1),
+            b'r' | b'j' => self.number(4),
+            _ => self.line()?.parse().ok(),
+        }
     }
 
     fn memorise(&mut self, number: usize) -> Option<()> {
@@ -341,10 +332,11 @@ impl<'a> Machine<'a> {
     }
 
     fn copy(&self, index: Index, depth: usize, room: &mut usize) -> Value {
+        // Every visit costs room, or objects that contain each other a million times would take for ever.
+        *room = room.saturating_sub(16);
         if depth > MAX_DEPTH || *room == 0 {
             return Value::Null;
         }
-        *room = room.saturating_sub(16);
         match self.objects.get(index) {
             Some(Object::Bool(flag)) => Value::Bool(*flag),
             Some(Object::Int(number)) => Value::from(*number),
@@ -372,10 +364,14 @@ impl<'a> Machine<'a> {
             Some(Object::Dict(items)) => {
                 let mut map = Map::new();
                 for (key, value) in items {
+                    *room = room.saturating_sub(1);
                     let Some(Object::Text(key)) = self.objects.get(*key) else {
+                        if *room == 0 {
+                            break;
+                        }
                         continue;
                     };
-                    if *room < key.len() {
+                    if *room <= key.len() {
                         break;
                     }
                     *room -= key.len();
@@ -415,9 +411,33 @@ fn class(name: &str) -> Object {
     Object::Class(name.rsplit('.').next().unwrap_or_default().to_owned())
 }
 
+/// Python's `raw-unicode-escape`: Latin-1, with `\uXXXX` for what it lacks.
+fn raw_unicode(line: &[u8]) -> Object {
+    let latin: String = line.iter().map(|&byte| char::from(byte)).collect();
+    let mut parts = latin.split("\\u");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let escaped = part
+            .get(..4)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            .and_then(char::from_u32);
+        match (escaped, part.get(4..)) {
+            (Some(character), Some(rest)) => {
+                text.push(character);
+                text.push_str(rest);
+            }
+            _ => return Object::Opaque,
+        }
+    }
+    Object::Text(text)
+}
+
 fn pairs(items: &[Index]) -> Vec<(Index, Index)> {
     items
         .chunks_exact(2)
         .map(|pair| (pair[0], pair[1]))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,15 @@
 //! Result documents, and the keys that hold them (Celery 5.7, `backends/base.py`, `backends/redis.py`, `result.py`).
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::body::{Serializer, Unreadable};
-use super::loose::{Owned, loose_map, otherwise_absent};
+use super::loose::{Owned, loose_map, loose_seq};
 use super::when::When;
 
 /// The states after which nothing follows (Celery 5.7, `states.py`, `READY_STATES`).
 pub const READY_STATES: [&str; 3] = ["SUCCESS", "FAILURE", "REVOKED"];
 /// The states whose `result` is an exception (Celery 5.7, `states.py`, `EXCEPTION_STATES`).
 const EXCEPTION_STATES: [&str; 3] = ["RETRY", "FAILURE", "REVOKED"];
-/// How deep results of results are followed.
-const MAX_DEPTH: usize = 64;
 
 /// What a result document says, without the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,7 +56,7 @@ loose_map!(Meta {
     worker: Owned = "worker",
     parent_id: Owned = "parent_id",
     group_id: Owned = "group_id",
-    children: Tree = "children",
+    children: Children = "children",
     name: Owned = "name",
     queue: Owned = "queue",
     retries: Owned = "retries",
@@ -72,57 +70,53 @@ loose_map!(
     }
 );
 
-/// Lists of lists of ids.
-#[derive(Debug, Default, PartialEq)]
-pub(super) enum Tree {
-    #[default]
-    Other,
-    Id(String),
-    List(Vec<Tree>),
+/// The tasks of a list of results, each as `as_tuple` writes it: `[[id, parent], null]` for a task, `[[id, parent], [results]]`
+/// for a group. A task whose place a group takes has no id of its own here.
+#[derive(Debug, Default)]
+pub(super) struct Children(Vec<String>);
+
+loose_seq!(Children, |seq| {
+    let mut ids = Vec::new();
+    while let Some(Child(tasks)) = seq.next_element()? {
+        ids.extend(tasks);
+    }
+    Children(ids)
+});
+
+#[derive(Default)]
+struct Child(Vec<String>);
+
+loose_seq!(Child, |seq| {
+    let head = seq.next_element::<Head>()?.unwrap_or_default();
+    match seq.next_element::<Option<Children>>()? {
+        Some(Some(Children(tasks))) => Child(tasks),
+        Some(None) => Child(head.0.into_iter().collect()),
+        None => Child(Vec::new()),
+    }
+});
+
+/// `[id, parent]`.
+#[derive(Default)]
+struct Head(Option<String>);
+
+loose_seq!(Head, |seq| {
+    Head(seq.next_element::<Owned>()?.and_then(|id| id.filled()))
+});
+
+/// A member of a chord's `.j`.
+#[derive(Debug, Default)]
+struct ChordPart {
+    id: Owned,
+    state: Owned,
 }
 
-impl<'de> Deserialize<'de> for Tree {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> serde::de::Visitor<'de> for Reader {
-            type Value = Tree;
-            otherwise_absent!(map);
-            fn visit_str<E>(self, id: &str) -> Result<Tree, E> {
-                Ok(Tree::Id(id.to_owned()))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    list.push(item);
-                }
-                Ok(Tree::List(list))
-            }
-        }
-        deserializer.deserialize_any(Reader)
+loose_seq!(ChordPart, |seq| {
+    seq.next_element::<serde::de::IgnoredAny>()?;
+    ChordPart {
+        id: seq.next_element()?.unwrap_or_default(),
+        state: seq.next_element()?.unwrap_or_default(),
     }
-}
-
-/// Collects the tasks of one result as `as_tuple` writes it: `[[id, parent], null]`, or `[[group, parent], [results]]`.
-fn collect(result: &Tree, depth: usize, into: &mut Vec<String>) {
-    let Tree::List(parts) = result else { return };
-    let [head, nodes] = parts.as_slice() else {
-        return;
-    };
-    match (head, nodes) {
-        (_, Tree::List(results)) if depth < MAX_DEPTH => {
-            for result in results {
-                collect(result, depth + 1, into);
-            }
-        }
-        (Tree::Id(id), Tree::Other) => into.push(id.clone()),
-        (Tree::List(head), Tree::Other) => {
-            if let Some(Tree::Id(id)) = head.first() {
-                into.push(id.clone());
-            }
-        }
-        _ => {}
-    }
-}
+});
 
 fn read<T: serde::de::DeserializeOwned>(document: &[u8]) -> Result<T, BadResult> {
     let serializer =
@@ -134,12 +128,6 @@ fn read<T: serde::de::DeserializeOwned>(document: &[u8]) -> Result<T, BadResult>
 pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
     let meta: Meta = read(document)?;
     let state = meta.status.filled().ok_or(BadResult::NoState)?;
-    let mut children = Vec::new();
-    if let Tree::List(results) = &meta.children {
-        for result in results {
-            collect(result, 0, &mut children);
-        }
-    }
     // In any other state, `result` is what the task returned, and no business of ours.
     let failed = EXCEPTION_STATES.contains(&state.as_str());
     let exc_type = if failed {
@@ -159,7 +147,7 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
         worker: meta.worker.filled().or(started_by),
         parent_id: meta.parent_id.filled(),
         group_id: meta.group_id.filled(),
-        children,
+        children: meta.children.0,
         name: meta.name.filled(),
         queue: meta.queue.filled(),
         retries: meta.retries.count(),
@@ -171,33 +159,6 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
 pub fn parse_chord_part(member: &[u8]) -> Option<(String, String)> {
     let part: ChordPart = read(member).ok()?;
     Some((part.id.filled()?, part.state.filled()?))
-}
-
-#[derive(Debug, Default)]
-struct ChordPart {
-    id: Owned,
-    state: Owned,
-}
-
-impl<'de> Deserialize<'de> for ChordPart {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> serde::de::Visitor<'de> for Reader {
-            type Value = ChordPart;
-            otherwise_absent!(str map);
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> Result<ChordPart, A::Error> {
-                seq.next_element::<serde::de::IgnoredAny>()?;
-                let id = seq.next_element()?.unwrap_or_default();
-                let state = seq.next_element()?.unwrap_or_default();
-                while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-                Ok(ChordPart { id, state })
-            }
-        }
-        deserializer.deserialize_any(Reader)
-    }
 }
 
 /// The key of a task's result. `prefix` is `global_keyprefix` of `result_backend_transport_options`, empty for none.
@@ -218,3 +179,6 @@ fn key_prefix(prefix: &str) -> String {
         format!("{prefix}_")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,3 +61,58 @@ pub fn parse_unacked(value: &[u8], keep: Keep) -> Result<Reservation, Malformed>
         })
     })?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::celery::samples::SAMPLES;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_kombu_keeps() {
+        for value in &SAMPLES.unacked {
+            let held = parse_unacked(value.as_bytes(), Keep::Envelope).expect("a reservation");
+            assert_eq!(
+                (held.exchange.as_str(), held.routing_key.as_str()),
+                ("", "celery")
+            );
+            let message = &value[1..value
+                .rfind(", \"\", \"celery\"]")
+                .expect("the end of kombu's text")];
+            assert_eq!(
+                crate::celery::message::parse(message.as_bytes(), Keep::Envelope),
+                Ok(held.envelope)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_reservation() {
+        for (value, wrong) in [
+            ("", Malformed::Truncated),
+            ("[", Malformed::Truncated),
+            ("{}", Malformed::NotAReservation),
+            ("[]", Malformed::NotAReservation),
+            ("[{}, \"\"]", Malformed::NotAReservation),
+            ("[{}, \"\", \"\", 1]", Malformed::NotAReservation),
+            (
+                "[{\"headers\": {\"task\": \"t\"}}, \"\", \"\"]",
+                Malformed::NoTaskId,
+            ),
+        ] {
+            assert_eq!(
+                parse_unacked(value.as_bytes(), Keep::Envelope),
+                Err(wrong),
+                "{value}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_unacked(&bytes, Keep::Args);
+            let _ = parse_unacked(&[b"[", bytes.as_slice(), b"]"].concat(), Keep::Args);
+        }
+    }
+}

@@ -24,7 +24,10 @@ impl When {
             return Some(When::At(at));
         }
         // A civil time drops an offset silently, so what has one gets here only by being out of range.
-        let civil = text.parse::<civil::DateTime>().ok()?;
+        let civil = text
+            .trim_end_matches(['Z', 'z'])
+            .parse::<civil::DateTime>()
+            .ok()?;
         let last_days = civil.year() == 9999 && civil.month() == 12 && civil.day() >= 30;
         if last_days {
             return Some(in_utc(civil).unwrap_or(When::FarFuture));

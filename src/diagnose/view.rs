@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::celery::control::Claim;
 use crate::celery::control::ClaimState;
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
@@ -12,11 +11,11 @@ use crate::evidence::{
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
-pub const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
+pub(super) const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
 
 /// Seconds between two sweeps of a worker where nothing sets others: every tenth call of one that comes every 10 s
 /// (kombu 5.7 transport/redis.py, `unacked_restore_interval` and `unacked_restore_throttle`).
-pub const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+pub(super) const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
 
 /// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
 const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
@@ -262,6 +261,13 @@ impl<'e> Case<'e> {
             Fate::Waiting
         } else if self.evidence.consumers(list).is_empty() {
             self.unless_unsure(Fate::NobodyReads)
+        } else if self
+            .evidence
+            .consumers(list)
+            .iter()
+            .any(|w| w.stats.seen().is_none())
+        {
+            Fate::Undecided("a worker did not say which priorities it takes".to_owned())
         } else {
             self.unless_unsure(Fate::PriorityNotPolled)
         }
@@ -278,6 +284,12 @@ impl<'e> Case<'e> {
                 .any(|w| w.queues.seen().is_none())
         {
             return Fate::Undecided("a worker that may take it did not answer".to_owned());
+        }
+        if self.evidence.unheard_consumers() > 0 {
+            return Fate::Undecided(
+                "something that takes no remote control waits for messages in this database"
+                    .to_owned(),
+            );
         }
         fate
     }
@@ -310,6 +322,19 @@ impl<'e> Case<'e> {
         } else {
             Holder::MaybeRateLimited(limited)
         }
+    }
+
+    /// Whether a worker says that it executes the task.
+    pub fn is_running(&self) -> bool {
+        self.task
+            .claims
+            .iter()
+            .any(|claim| claim.claim.state == ClaimState::Active)
+    }
+
+    /// Whether nothing of it was found: no copy, no claim, no result.
+    pub fn is_unheard_of(&self) -> bool {
+        self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
     }
 
     /// Whether every place in the broker and every worker was read whole, and none has it.
@@ -455,7 +480,8 @@ impl Evidence {
         match (queues.is_empty(), may_be_fanout) {
             (false, _) => Route::Queues(queues),
             (true, true) => Route::Unknown(format!("the type of exchange {exchange} is not known")),
-            (true, false) => Route::Nowhere,
+            (true, false) if self.complete(Source::Bindings) => Route::Nowhere,
+            (true, false) => Route::Unknown("the bindings were not read whole".to_owned()),
         }
     }
 
@@ -482,6 +508,51 @@ impl Evidence {
                     .seen()
                     .is_some_and(|conf| conf.result_backend.is_none())
             })
+    }
+
+    /// The visibility timeout, where somebody told it: the user, or a live worker of this key prefix. A worker that
+    /// told it sweeps with it, so that others, silent ones too, can only make it shorter.
+    pub fn visibility_told(&self, prefix: &str) -> Option<Visibility> {
+        let told = self.visibility_timeout_given.is_some()
+            || self
+                .answered()
+                .iter()
+                .any(|w| w.prefix == prefix && w.visibility_timeout().is_some());
+        told.then(|| self.visibility(prefix))
+    }
+
+    /// Whether it is sure that no worker is there to sweep the reservations of a key prefix: none of it answered,
+    /// none is silent, and nothing takes messages without remote control.
+    pub fn nobody_sweeps(&self, prefix: &str) -> bool {
+        self.all_workers_answered()
+            && self.sweep_period(prefix).is_none()
+            && self.unheard_consumers() == 0
+    }
+
+    /// How many more connections wait in BRPOP in the broker's database than workers answered. A worker waits in one;
+    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read.
+    pub fn unheard_consumers(&self) -> usize {
+        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
+        let waiting = clients
+            .into_iter()
+            .flatten()
+            .filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .count();
+        waiting.saturating_sub(self.answered().len())
+    }
+
+    /// Whether it is sure that no live worker works under this key prefix, while some do under others.
+    pub fn is_foreign_prefix(&self, prefix: &str) -> bool {
+        let workers = self.answered();
+        self.all_workers_answered()
+            && self.unheard_consumers() == 0
+            && !workers.is_empty()
+            && workers.iter().all(|w| w.prefix != prefix)
+    }
+
+    /// A command for `redis-cli` in the broker's database.
+    pub fn redis_cli(&self, command: &str) -> String {
+        format!("{} {command}", self.broker_cli())
     }
 
     /// Whether a worker of this name answered.
@@ -577,11 +648,15 @@ impl Worker {
         // Celery 5.7 app/defaults.py: accept_content is ('json',).
         let default = ["json".to_owned()];
         let accepted = conf.accept_content.as_deref().unwrap_or(&default);
-        Some(
-            accepted
-                .iter()
-                .any(|name| content_type_of(name) == content_type),
-        )
+        if accepted
+            .iter()
+            .any(|name| content_type_of(name) == Some(content_type))
+        {
+            return Some(true);
+        }
+        // An app can register serializers of its own, and nobody but the app knows their content types.
+        let own = accepted.iter().any(|name| content_type_of(name).is_none());
+        (!own).then_some(false)
     }
 
     /// The visibility timeout with which it sweeps; none where it did not say.
@@ -635,23 +710,21 @@ fn exchange_type_of(name: &str) -> Option<ExchangeType> {
     }
 }
 
-/// The content type that a name of `accept_content` stands for (kombu 5.7 serialization.py).
-fn content_type_of(name: &str) -> &str {
+/// The content type that a name of `accept_content` stands for (kombu 5.7 serialization.py); none for a name that kombu
+/// does not have of itself.
+fn content_type_of(name: &str) -> Option<&str> {
     match name {
-        "json" => "application/json",
-        "pickle" => "application/x-python-serialize",
-        "yaml" => "application/x-yaml",
-        "msgpack" => "application/x-msgpack",
-        other => other,
+        "json" => Some("application/json"),
+        "pickle" => Some("application/x-python-serialize"),
+        "yaml" => Some("application/x-yaml"),
+        "msgpack" => Some("application/x-msgpack"),
+        "raw" => Some("application/data"),
+        content_type if content_type.contains('/') => Some(content_type),
+        _ => None,
     }
 }
 
-/// Whether a claim says that the task is executing.
-pub fn runs(claim: &Claim) -> bool {
-    claim.state == ClaimState::Active
-}
-
-/// The stored answer, where it was read.
-pub fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
+/// The stored result, where it was read and there is one.
+pub(super) fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
     result.seen().and_then(Option::as_ref)
 }

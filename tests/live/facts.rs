@@ -1,0 +1,7 @@
+//! What the tool believes of Celery and kombu, held against the real libraries and servers.
+
+mod exchanges;
+mod pidbox;
+mod queues;
+mod reservations;
+mod wire;

@@ -1,0 +1,284 @@
+//! Servers that refuse, break off, or say nothing.
+
+use redis::Commands as _;
+use serde_json::json;
+
+use super::{LIMIT, assert_found, assert_incomplete, trace};
+use crate::lab::{Certificates, DeafServer, Lab, Monitor, Outcome, SOON, free_port, wait_until};
+
+const ABSENT: &str = "0a0a0a0a-0000-4000-8000-000000000000";
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn nobody_listens() {
+    let lab = Lab::new();
+    let url = format!("redis://:hunter2@127.0.0.1:{}/0", free_port());
+    let done = trace(&lab, ABSENT, &["--broker", &url]);
+    assert_incomplete(&done);
+    assert_found(&done, "broker-unavailable");
+    assert_eq!(done.json()["traces"][0]["verdict"], "undetermined");
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn a_server_that_closes_or_is_silent_or_talks_nonsense() {
+    let lab = Lab::new();
+    for server in [
+        DeafServer::closing(),
+        DeafServer::silent(),
+        DeafServer::answering(b"-LOADING Redis is loading the dataset in memory\r\n"),
+        DeafServer::answering(b"-NOAUTH Authentication required.\r\n"),
+        DeafServer::answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        DeafServer::answering(b"$99999999999\r\n"),
+        DeafServer::answering(b"*2147483647\r\n"),
+        DeafServer::answering(b"*-7\r\n$-9\r\n"),
+        DeafServer::answering(b"+OK\r\n"),
+        DeafServer::answering(b":1\r\n"),
+        DeafServer::answering(b"*0\r\n"),
+    ] {
+        let done = trace(
+            &lab,
+            ABSENT,
+            &["--broker", &server.url(), "--timeout", "1s"],
+        );
+        assert_incomplete(&done);
+    }
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn a_password_is_asked_for() {
+    let lab = Lab::new();
+    let server = lab.redis_with(&["--requirepass", "open sesame"]);
+    for credentials in ["", ":hunter2@", "someone:hunter2@"] {
+        let url = format!("redis://{credentials}127.0.0.1:{}/0", server.port);
+        let done = trace(&lab, ABSENT, &["--broker", &url]);
+        assert_incomplete(&done);
+        assert_found(&done, "broker-unavailable");
+    }
+    for credentials in [":open%20sesame@", "default:open%20sesame@"] {
+        let url = format!("redis://{credentials}127.0.0.1:{}/0", server.port);
+        let done = trace(&lab, ABSENT, &["--broker", &url]);
+        done.assert_decent(&["open sesame", "open%20sesame"]);
+        assert_eq!(done.code, Some(1), "{done:#?}");
+    }
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn a_user_who_may_not_do_something_is_told_what() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    let config = json!({"broker_url": server.db(0), "result_backend": server.db(0)});
+    let id = lab.send(&config, "labapp.add", &json!([1, 2]), &json!({}));
+    for denied in [
+        "-scan",
+        "-info",
+        "-config",
+        "-client",
+        "-publish",
+        "-sadd",
+        "-lrange",
+        "-hscan",
+        "-zrange",
+        "-get",
+        "-type",
+        "-select",
+        "-time",
+        "-llen",
+        "-sscan",
+        "-@all +ping",
+    ] {
+        let mut command = redis::cmd("ACL");
+        command
+            .arg("SETUSER")
+            .arg("looker")
+            .arg("reset")
+            .arg("on")
+            .arg(">hunter2")
+            .arg("~*")
+            .arg("&*")
+            .arg("+@all");
+        for rule in denied.split(' ') {
+            command.arg(rule);
+        }
+        let _: () = command.query(&mut server.connect()).unwrap();
+        let url = format!("redis://looker:hunter2@127.0.0.1:{}/0", server.port);
+        let done = trace(&lab, &id, &["--broker", &url, "--result-backend", &url]);
+        assert!(matches!(done.code, Some(0 | 1 | 3)), "{denied}: {done:#?}");
+        if ["-lrange", "-@all +ping"].contains(&denied) {
+            assert_incomplete(&done);
+        }
+        if !["-time", "-select", "-type", "-llen"].contains(&denied) {
+            assert_found(&done, "permission-denied");
+        }
+    }
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn a_server_that_takes_no_writes_can_still_be_read() {
+    let lab = Lab::new();
+    let master = lab.redis();
+    let config = json!({"broker_url": master.db(0)});
+    let id = lab.send(&config, "labapp.add", &json!([1, 2]), &json!({}));
+    let replica = lab.redis_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    wait_until("the replica is in step", SOON, || {
+        replica
+            .connect()
+            .exists::<_, bool>("celery")
+            .unwrap()
+            .then_some(())
+    });
+    let copies = |done: &Outcome| done.json()["traces"][0]["copies"].as_array().map(Vec::len);
+    let done = trace(&lab, &id, &["--broker", &replica.db(0)]);
+    assert_eq!(copies(&done), Some(1), "{done:#?}");
+
+    let _: () = redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("maxmemory")
+        .arg("1")
+        .query(&mut master.connect())
+        .unwrap();
+    let done = trace(&lab, &id, &["--broker", &master.db(0)]);
+    assert_eq!(copies(&done), Some(1), "{done:#?}");
+    let left: Vec<String> = master.connect().keys("*reply.celery.pidbox").unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn a_server_that_stops_or_dies_in_mid_scan() {
+    for dies in [false, true] {
+        let lab = Lab::new();
+        let mut server = lab.redis();
+        let items = vec!["x".repeat(900); 1000];
+        for _ in 0..300 {
+            let _: () = server.connect().lpush("celery", &items).unwrap();
+        }
+        let monitor = Monitor::new(&server);
+        let broker = server.db(0);
+        let mut command = lab.doctor(&[
+            "trace",
+            ABSENT,
+            "--format",
+            "json",
+            "--broker",
+            &broker,
+            "--timeout",
+            "1s",
+        ]);
+        let running = lab.spawn(&mut command);
+        monitor.wait_for("LRANGE");
+        if dies {
+            server.kill();
+        } else {
+            server.freeze();
+        }
+        let done = running.wait(LIMIT);
+        done.assert_decent(&[]);
+        assert_incomplete(&done);
+    }
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn tls_that_cannot_be_trusted_is_refused() {
+    let lab = Lab::new();
+    let certificates = Certificates::new(&lab);
+    let server = lab.redis_tls(&certificates, &[]);
+    let broker = format!("rediss://localhost:{}/0", server.port);
+    let ca = certificates.ca.to_str().unwrap();
+    assert_incomplete(&trace(&lab, ABSENT, &["--broker", &broker]));
+    assert_eq!(
+        trace(&lab, ABSENT, &["--broker", &broker, "--tls-ca", ca]).code,
+        Some(1)
+    );
+    for (parameters, code) in [
+        ("?ssl_cert_reqs=none", 1),
+        ("?ssl_cert_reqs=CERT_NONE", 1),
+        ("?ssl_cert_reqs=required", 3),
+        (
+            &format!("?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={ca}")[..],
+            1,
+        ),
+    ] {
+        let done = trace(
+            &lab,
+            ABSENT,
+            &["--broker", &format!("{broker}{parameters}")],
+        );
+        assert_eq!(done.code, Some(code), "{parameters}: {done:#?}");
+    }
+    let strict = lab.redis_tls(&certificates, &["--tls-auth-clients", "yes"]);
+    let broker = format!(
+        "rediss://localhost:{}/0?ssl_cert_reqs=required&ssl_ca_certs={ca}",
+        strict.port
+    );
+    assert_incomplete(&trace(&lab, ABSENT, &["--broker", &broker]));
+    let (cert, key) = (
+        certificates.client_cert.display(),
+        certificates.client_key.display(),
+    );
+    let broker = format!("{broker}&ssl_certfile={cert}&ssl_keyfile={key}");
+    assert_eq!(trace(&lab, ABSENT, &["--broker", &broker]).code, Some(1));
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn every_way_to_a_server_leads_to_it() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    let config = json!({"broker_url": server.db(0)});
+    let id = lab.send(&config, "labapp.add", &json!([1, 2]), &json!({}));
+    let sentinel = lab.sentinel("mymaster", &server, "");
+    let dead = format!("sentinel://127.0.0.1:{}/0", free_port());
+    let sentinels = format!("{dead};sentinel://127.0.0.1:{}/0", sentinel.port);
+    for arguments in [
+        &["--broker", &server.db(0)][..],
+        &["--broker", &server.url()],
+        &["--broker", &server.socket_url(0)],
+        &["--broker", &sentinels, "--master-name", "mymaster"],
+    ] {
+        let done = trace(&lab, &id, arguments);
+        assert_eq!(
+            done.json()["traces"][0]["copies"].as_array().map(Vec::len),
+            Some(1),
+            "{arguments:?}: {done:#?}"
+        );
+    }
+    let done = trace(
+        &lab,
+        &id,
+        &["--broker", &sentinels, "--master-name", "another"],
+    );
+    assert_incomplete(&done);
+}
+
+#[test]
+#[ignore = "the binary does not trace yet"]
+fn wrong_usage_is_told_before_anything_is_read() {
+    let lab = Lab::new();
+    for arguments in [
+        &["trace", ABSENT][..],
+        &["trace", ABSENT, "--broker", "kafka://127.0.0.1/0"],
+        &["trace", ABSENT, "--broker", "redis://127.0.0.1:99999/0"],
+        &[
+            "trace",
+            ABSENT,
+            "--broker",
+            "redis://:hunter2@127.0.0.1/zero",
+        ],
+        &["trace", "--broker", "redis://127.0.0.1/0"],
+        &["trace", ABSENT, "--snapshot", "no-such-file"],
+        &["no-such-command"],
+    ] {
+        let done = lab.run(&mut lab.doctor(arguments), LIMIT);
+        done.assert_decent(&["hunter2"]);
+        assert_eq!(done.code, Some(2), "{arguments:?}: {done:#?}");
+        assert!(
+            done.stdout.is_empty() && !done.stderr.is_empty(),
+            "{arguments:?}: {done:#?}"
+        );
+    }
+}
