@@ -7,3 +7,4 @@ pub mod collect;
 pub mod config;
 pub mod diagnose;
 pub mod evidence;
+pub mod report;
