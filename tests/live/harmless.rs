@@ -116,6 +116,57 @@ fn objection(seen: &Seen) -> Option<&'static str> {
     }
 }
 
+#[test]
+fn the_list_of_allowed_commands_is_tight() {
+    let may = |line: &str| {
+        let words = line.split(' ').map(str::to_owned).collect();
+        objection(&Seen {
+            db: "0".into(),
+            client: "127.0.0.1:1".into(),
+            words,
+        })
+        .is_none()
+    };
+    let reply = "a1b2.reply.celery.pidbox";
+    let table = "shop-_kombu.binding.reply.celery.pidbox";
+    for line in [
+        "PUBLISH /0.celery.pidbox x",
+        "lrange celery 0 999",
+        "CLIENT SETINFO LIB-NAME x",
+        "CONFIG GET maxmemory",
+    ] {
+        assert!(may(line), "{line}");
+    }
+    assert!(
+        may(&format!("SADD {table} x"))
+            && may(&format!("DEL {reply}"))
+            && may(&format!("BRPOP {reply} 1"))
+    );
+    for line in [
+        "PUBLISH celery.pidbox.x y",
+        "LRANGE celery 0 -1",
+        "CONFIG SET maxmemory 1",
+        "CLIENT KILL x",
+        "KEYS *",
+        "EVAL x 0",
+        "FLUSHALL",
+        "DEL celery",
+        "BRPOP celery 1",
+        "SADD _kombu.binding.celery x",
+        "HGETALL unacked",
+        "SET a b",
+        "RPUSH celery x",
+        "CLIENT PAUSE 1",
+    ] {
+        assert!(!may(line), "{line}");
+    }
+    assert!(
+        !may(&format!("DEL {reply} celery"))
+            && !may(&format!("DEL {table}"))
+            && !may(&format!("LPUSH {reply} x"))
+    );
+}
+
 fn assert_harmless(monitor: &mut Monitor) -> Vec<Seen> {
     let commands = monitor.commands();
     assert!(!commands.is_empty(), "the tool was seen at work");
