@@ -218,15 +218,7 @@ fn result_not_stored(case: &Case<'_>) -> Option<Cause> {
 }
 
 fn result_gone(case: &Case<'_>) -> Option<Cause> {
-    // Celery 5.7 app/defaults.py: result_expires is one day.
-    let expires = case
-        .evidence
-        .answered()
-        .iter()
-        .filter_map(|w| w.conf.seen())
-        .map(|conf| conf.result_expires.unwrap_or(86_400.0))
-        .min_by(f64::total_cmp)
-        .unwrap_or(86_400.0);
+    let expires = case.evidence.result_expires();
     if expires <= 0.0 {
         return None;
     }

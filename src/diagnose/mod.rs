@@ -118,6 +118,17 @@ pub enum CheckStatus {
     NotJudged,
 }
 
+impl CheckStatus {
+    /// The word in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clear => "clear",
+            Self::Found => "found",
+            Self::NotJudged => "not_judged",
+        }
+    }
+}
+
 /// Judges evidence: for each id a verdict with its findings, then what concerns the deployment.
 pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
     let mut by_task: BTreeMap<&str, Vec<Finding>> = BTreeMap::new();

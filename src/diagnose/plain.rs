@@ -38,6 +38,44 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     }
 }
 
+/// So many messages and what they do: `1 message waits`, `3 messages wait`.
+pub(crate) fn waiting(number: u64) -> String {
+    let verb = if number == 1 { "waits" } else { "wait" };
+    format!("{} {verb}", count(number, "message"))
+}
+
+/// Where keys stand: `under the key prefix P`, or `without a key prefix`.
+pub(crate) fn under(prefix: &str) -> String {
+    if prefix.is_empty() {
+        "without a key prefix".to_owned()
+    } else {
+        format!("under the key prefix {prefix}")
+    }
+}
+
+/// A key as a word of a shell command: quoted where the shell would take it apart or cannot show it.
+pub(crate) fn key(key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.:/@%+=,".contains(c);
+    if !key.is_empty() && key.chars().all(plain) {
+        return key.to_owned();
+    }
+    if !key.chars().any(char::is_control) {
+        return format!("'{}'", key.replace('\'', r"'\''"));
+    }
+    // The separator of priority lists is made of control characters: bash and zsh write them so.
+    let mut quoted = String::from("$'");
+    for c in key.chars() {
+        match c {
+            '\'' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +96,13 @@ mod tests {
         assert_eq!(names(&["a"]), "a");
         assert_eq!(names(&["a", "b"]), "a and b");
         assert_eq!(names(&["a", "b", "c", "d"]), "a, b and 2 more");
+    }
+
+    #[test]
+    fn keys_can_be_pasted_into_a_shell() {
+        assert_eq!(key("unacked_index"), "unacked_index");
+        assert_eq!(key("my queue's"), r"'my queue'\''s'");
+        assert_eq!(key("celery\x06\x163"), r"$'celery\x06\x163'");
+        assert_eq!(key(""), "''");
     }
 }

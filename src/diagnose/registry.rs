@@ -4,7 +4,52 @@ use super::Rule;
 use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
 
 /// Every rule, in the order of the codes.
-pub static ALL: &[&Rule] = &[&publish::no_consumer::NO_CONSUMER];
+pub static ALL: &[&Rule] = &[
+    &publish::no_consumer::NO_CONSUMER,
+    &publish::unroutable::UNROUTABLE,
+    &publish::restore_black_hole::RESTORE_BLACK_HOLE,
+    &publish::priority_not_consumed::PRIORITY_NOT_CONSUMED,
+    &publish::key_prefix_mismatch::KEY_PREFIX_MISMATCH,
+    &publish::wrong_database::WRONG_DATABASE,
+    &waiting::expired::EXPIRED,
+    &waiting::not_registered::NOT_REGISTERED,
+    &waiting::mixed_registries::MIXED_REGISTRIES,
+    &waiting::content_refused::CONTENT_REFUSED,
+    &waiting::revoked::REVOKED,
+    &waiting::malformed_message::MALFORMED_MESSAGE,
+    &waiting::duplicate_message::DUPLICATE_MESSAGE,
+    &visibility::visibility_expired::VISIBILITY_EXPIRED,
+    &visibility::eta_beyond_visibility::ETA_BEYOND_VISIBILITY,
+    &visibility::run_beyond_visibility::RUN_BEYOND_VISIBILITY,
+    &visibility::redelivered::REDELIVERED,
+    &visibility::unacked_without_index::UNACKED_WITHOUT_INDEX,
+    &visibility::visibility_conflict::VISIBILITY_CONFLICT,
+    &visibility::clock_skew::CLOCK_SKEW,
+    &visibility::nobody_restores::NOBODY_RESTORES,
+    &visibility::stuck_mutex::STUCK_MUTEX,
+    &visibility::foreign_sweep::FOREIGN_SWEEP,
+    &reservations::orphaned_reservation::ORPHANED_RESERVATION,
+    &reservations::silent_worker::SILENT_WORKER,
+    &reservations::prefetch_hoarding::PREFETCH_HOARDING,
+    &reservations::eta_flood::ETA_FLOOD,
+    &reservations::rate_limited::RATE_LIMITED,
+    &results::vanished_while_running::VANISHED_WHILE_RUNNING,
+    &results::retry_vanished::RETRY_VANISHED,
+    &results::worker_lost::WORKER_LOST,
+    &results::result_not_stored::RESULT_NOT_STORED,
+    &results::result_expires::RESULT_EXPIRES,
+    &results::discarded_not_registered::DISCARDED_NOT_REGISTERED,
+    &results::chord_stuck::CHORD_STUCK,
+    &results::duplicate_run::DUPLICATE_RUN,
+    &results::chain_broken::CHAIN_BROKEN,
+    &workers::no_workers::NO_WORKERS,
+    &reading::broker_unavailable::BROKER_UNAVAILABLE,
+    &reading::result_backend_unavailable::RESULT_BACKEND_UNAVAILABLE,
+    &reading::workers_not_asked::WORKERS_NOT_ASKED,
+    &reading::permission_denied::PERMISSION_DENIED,
+    &reading::scan_truncated::SCAN_TRUNCATED,
+    &reading::unsupported::UNSUPPORTED,
+];
 
 /// The rule with this code or name, in any case.
 pub fn find(wanted: &str) -> Option<&'static Rule> {

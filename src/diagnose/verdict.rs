@@ -8,6 +8,7 @@ use super::plain;
 use super::view::{Case, Fate, Holder};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
+use crate::celery::when::When;
 use crate::evidence::{Evidence, Observed, Place, Source, WorkerClaim};
 
 /// Where a task is. The order is the one of the table in the documentation.
@@ -83,6 +84,19 @@ pub enum StageName {
     Result,
 }
 
+impl StageName {
+    /// The word in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Queue => "queue",
+            Self::Unacked => "unacked",
+            Self::Worker => "worker",
+            Self::Result => "result",
+        }
+    }
+}
+
 /// Whether a task was seen at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -93,6 +107,17 @@ pub enum StageStatus {
     Absent,
     /// The place was not read, or not whole.
     NotRead,
+}
+
+impl StageStatus {
+    /// The word in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Absent => "absent",
+            Self::NotRead => "not_read",
+        }
+    }
 }
 
 /// Puts together the trace of one id.
@@ -491,7 +516,7 @@ fn worker(case: &Case<'_>) -> Stage {
 fn result(case: &Case<'_>) -> Stage {
     match &case.task.result {
         Observed::Seen(Some(result)) => Stage {
-            at: result.doc.date_done.map(|done| done.to_string()),
+            at: result.doc.date_done.and_then(rfc3339),
             ..stage(
                 StageName::Result,
                 StageStatus::Seen,
@@ -509,5 +534,13 @@ fn result(case: &Case<'_>) -> Stage {
 
 /// Unix seconds in RFC 3339.
 fn moment(seconds: f64) -> Option<String> {
-    Some(crate::celery::when::When::from_epoch(seconds)?.to_string())
+    rfc3339(When::from_epoch(seconds)?)
+}
+
+/// The far future has no such form.
+fn rfc3339(when: When) -> Option<String> {
+    match when {
+        When::At(at) => Some(at.to_string()),
+        When::FarFuture => None,
+    }
 }

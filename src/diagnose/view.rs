@@ -2,21 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use crate::celery::control::Claim;
 use crate::celery::control::ClaimState;
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, Reservations, StoredResult, TaskEvidence, Worker,
-    WorkerClaim,
+    Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult, TaskEvidence,
+    Worker, WorkerClaim,
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
-pub const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
+pub(super) const DEFAULT_VISIBILITY_TIMEOUT: f64 = 3600.0;
 
 /// Seconds between two sweeps of a worker where nothing sets others: every tenth call of one that comes every 10 s
 /// (kombu 5.7 transport/redis.py, `unacked_restore_interval` and `unacked_restore_throttle`).
-pub const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+pub(super) const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
+
+/// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
+const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
@@ -259,6 +261,13 @@ impl<'e> Case<'e> {
             Fate::Waiting
         } else if self.evidence.consumers(list).is_empty() {
             self.unless_unsure(Fate::NobodyReads)
+        } else if self
+            .evidence
+            .consumers(list)
+            .iter()
+            .any(|w| w.stats.seen().is_none())
+        {
+            Fate::Undecided("a worker did not say which priorities it takes".to_owned())
         } else {
             self.unless_unsure(Fate::PriorityNotPolled)
         }
@@ -276,6 +285,12 @@ impl<'e> Case<'e> {
         {
             return Fate::Undecided("a worker that may take it did not answer".to_owned());
         }
+        if self.evidence.unheard_consumers() > 0 {
+            return Fate::Undecided(
+                "something that takes no remote control waits for messages in this database"
+                    .to_owned(),
+            );
+        }
         fate
     }
 
@@ -290,6 +305,11 @@ impl<'e> Case<'e> {
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
         }
+        // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
+        let unsaid = |w: &Worker| w.scheduled.seen().is_none();
+        if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
+            return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
+        }
         let task = held.envelope.task.as_deref().unwrap_or_default();
         let limited: Vec<String> = workers
             .answered
@@ -302,6 +322,39 @@ impl<'e> Case<'e> {
         } else {
             Holder::MaybeRateLimited(limited)
         }
+    }
+
+    /// Whether a worker says that it executes the task.
+    pub fn is_running(&self) -> bool {
+        self.task
+            .claims
+            .iter()
+            .any(|claim| claim.claim.state == ClaimState::Active)
+    }
+
+    /// Whether nothing of it was found: no copy, no claim, no result.
+    pub fn is_unheard_of(&self) -> bool {
+        self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
+    }
+
+    /// Whether every place in the broker and every worker was read whole, and none has it.
+    pub fn is_nowhere(&self) -> bool {
+        let places = [Source::Queues, Source::Unacked, Source::Workers];
+        let whole = places.iter().all(|place| self.evidence.complete(*place));
+        let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
+        whole && self.evidence.all_workers_answered() && !found
+    }
+
+    /// The stored result, where it is not final and said the same before the broker was read and after it.
+    pub fn unfinished_result(&self) -> Option<&'e StoredResult> {
+        let last = self.result().filter(|result| !result.doc.ready)?;
+        let first = stored(&self.task.first_result)?;
+        (first.doc.state == last.doc.state).then_some(last)
+    }
+
+    /// The task's name in a sentence.
+    pub fn called(&self) -> &'e str {
+        self.name().unwrap_or("the task")
     }
 }
 
@@ -427,7 +480,8 @@ impl Evidence {
         match (queues.is_empty(), may_be_fanout) {
             (false, _) => Route::Queues(queues),
             (true, true) => Route::Unknown(format!("the type of exchange {exchange} is not known")),
-            (true, false) => Route::Nowhere,
+            (true, false) if self.complete(Source::Bindings) => Route::Nowhere,
+            (true, false) => Route::Unknown("the bindings were not read whole".to_owned()),
         }
     }
 
@@ -454,6 +508,83 @@ impl Evidence {
                     .seen()
                     .is_some_and(|conf| conf.result_backend.is_none())
             })
+    }
+
+    /// The visibility timeout, where somebody told it: the user, or a live worker of this key prefix. A worker that
+    /// told it sweeps with it, so that others, silent ones too, can only make it shorter.
+    pub fn visibility_told(&self, prefix: &str) -> Option<Visibility> {
+        let told = self.visibility_timeout_given.is_some()
+            || self
+                .answered()
+                .iter()
+                .any(|w| w.prefix == prefix && w.visibility_timeout().is_some());
+        told.then(|| self.visibility(prefix))
+    }
+
+    /// Whether it is sure that no worker is there to sweep the reservations of a key prefix: none of it answered,
+    /// none is silent, and nothing takes messages without remote control.
+    pub fn nobody_sweeps(&self, prefix: &str) -> bool {
+        self.all_workers_answered()
+            && self.sweep_period(prefix).is_none()
+            && self.unheard_consumers() == 0
+    }
+
+    /// How many more connections wait in BRPOP in the broker's database than workers answered. A worker waits in one;
+    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read.
+    pub fn unheard_consumers(&self) -> usize {
+        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
+        let waiting = clients
+            .into_iter()
+            .flatten()
+            .filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .count();
+        waiting.saturating_sub(self.answered().len())
+    }
+
+    /// Whether it is sure that no live worker works under this key prefix, while some do under others.
+    pub fn is_foreign_prefix(&self, prefix: &str) -> bool {
+        let workers = self.answered();
+        self.all_workers_answered()
+            && self.unheard_consumers() == 0
+            && !workers.is_empty()
+            && workers.iter().all(|w| w.prefix != prefix)
+    }
+
+    /// A command for `redis-cli` in the broker's database.
+    pub fn redis_cli(&self, command: &str) -> String {
+        format!("{} {command}", self.broker_cli())
+    }
+
+    /// Whether a worker of this name answered.
+    pub fn answers(&self, node: &str) -> bool {
+        self.answered().iter().any(|worker| worker.node == node)
+    }
+
+    /// Seconds for which results are kept: the shortest of the live workers' settings, else Celery's default of a day
+    /// (Celery 5.7 app/defaults.py, `result_expires`). 0 is for ever.
+    pub fn result_expires(&self) -> f64 {
+        self.answered()
+            .iter()
+            .filter_map(|w| w.conf.seen())
+            .map(|conf| conf.result_expires.unwrap_or(DEFAULT_RESULT_EXPIRES))
+            .min_by(f64::total_cmp)
+            .unwrap_or(DEFAULT_RESULT_EXPIRES)
+    }
+
+    /// `redis-cli` with the broker's database, for commands that confirm something.
+    pub fn broker_cli(&self) -> String {
+        format!("redis-cli -n {}", self.broker.database)
+    }
+
+    /// `redis-cli` with the result backend's database, as far as its URL names one.
+    pub fn results_cli(&self) -> String {
+        let url = self.result_backend.url.as_deref().unwrap_or_default();
+        let path = url.split('?').next().unwrap_or_default();
+        let database = path
+            .rsplit('/')
+            .next()
+            .and_then(|last| last.parse::<u32>().ok());
+        format!("redis-cli -n {}", database.unwrap_or(0))
     }
 
     /// The type of an exchange, by the word of a worker that declares it.
@@ -517,11 +648,15 @@ impl Worker {
         // Celery 5.7 app/defaults.py: accept_content is ('json',).
         let default = ["json".to_owned()];
         let accepted = conf.accept_content.as_deref().unwrap_or(&default);
-        Some(
-            accepted
-                .iter()
-                .any(|name| content_type_of(name) == content_type),
-        )
+        if accepted
+            .iter()
+            .any(|name| content_type_of(name) == Some(content_type))
+        {
+            return Some(true);
+        }
+        // An app can register serializers of its own, and nobody but the app knows their content types.
+        let own = accepted.iter().any(|name| content_type_of(name).is_none());
+        (!own).then_some(false)
     }
 
     /// The visibility timeout with which it sweeps; none where it did not say.
@@ -575,23 +710,21 @@ fn exchange_type_of(name: &str) -> Option<ExchangeType> {
     }
 }
 
-/// The content type that a name of `accept_content` stands for (kombu 5.7 serialization.py).
-fn content_type_of(name: &str) -> &str {
+/// The content type that a name of `accept_content` stands for (kombu 5.7 serialization.py); none for a name that kombu
+/// does not have of itself.
+fn content_type_of(name: &str) -> Option<&str> {
     match name {
-        "json" => "application/json",
-        "pickle" => "application/x-python-serialize",
-        "yaml" => "application/x-yaml",
-        "msgpack" => "application/x-msgpack",
-        other => other,
+        "json" => Some("application/json"),
+        "pickle" => Some("application/x-python-serialize"),
+        "yaml" => Some("application/x-yaml"),
+        "msgpack" => Some("application/x-msgpack"),
+        "raw" => Some("application/data"),
+        content_type if content_type.contains('/') => Some(content_type),
+        _ => None,
     }
 }
 
-/// Whether a claim says that the task is executing.
-pub fn runs(claim: &Claim) -> bool {
-    claim.state == ClaimState::Active
-}
-
-/// The stored answer, where it was read.
-pub fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
+/// The stored result, where it was read and there is one.
+pub(super) fn stored(result: &Observed<Option<StoredResult>>) -> Option<&StoredResult> {
     result.seen().and_then(Option::as_ref)
 }

@@ -29,6 +29,7 @@ pub struct ServerFacts {
     /// `evicted_keys` since the start.
     pub evicted_keys: Observed<u64>,
     /// Seconds by which the server's clock is ahead of this machine's.
+    #[serde(serialize_with = "super::file::finite::number")]
     pub clock_ahead_seconds: f64,
     /// Connections that wait in BRPOP, by database; from CLIENT LIST.
     pub clients: Observed<Vec<ClientFacts>>,
@@ -92,8 +93,10 @@ pub struct Reservations {
     /// Entries of `unacked` that are not what kombu writes.
     pub malformed: u64,
     /// Lowest score of `unacked_index`: Unix seconds, the oldest delivery.
+    #[serde(serialize_with = "super::file::finite::option")]
     pub oldest: Option<f64>,
     /// Highest score of `unacked_index`: Unix seconds, the newest delivery by its worker's clock.
+    #[serde(serialize_with = "super::file::finite::option")]
     pub newest: Option<f64>,
     /// `unacked_mutex`: none where there is no such key, else its TTL in seconds, or none for a key without a TTL.
     pub mutex: Option<MutexTtl>,
@@ -104,7 +107,7 @@ pub struct Reservations {
 #[serde(rename_all = "snake_case")]
 pub enum MutexTtl {
     /// It goes away after so many seconds.
-    Seconds(f64),
+    Seconds(#[serde(serialize_with = "super::file::finite::number")] f64),
     /// It never goes away by itself.
     Never,
 }

@@ -57,6 +57,7 @@ pub enum Place {
         tag: String,
         /// The score in `unacked_index`: Unix seconds of the delivery by the worker's clock. None where the index has
         /// no such entry.
+        #[serde(serialize_with = "super::file::finite::option")]
         delivered_at: Option<f64>,
         /// The exchange through which a restore would send it.
         exchange: String,
@@ -82,6 +83,7 @@ pub struct StoredResult {
     /// What it says, without the result itself.
     pub doc: ResultDoc,
     /// Seconds until it expires; none where it never does.
+    #[serde(serialize_with = "super::file::finite::option")]
     pub ttl_seconds: Option<f64>,
 }
 

@@ -18,6 +18,7 @@ pub struct Workers {
     /// for a while, so that there can be more names than silent workers.
     pub unanswered_names: Vec<String>,
     /// How long they were given, in seconds.
+    #[serde(serialize_with = "super::file::finite::number")]
     pub timeout_seconds: f64,
 }
 

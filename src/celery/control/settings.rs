@@ -265,6 +265,8 @@ pub struct Conf {
     pub timezone: Option<String>,
     /// Times in messages are UTC.
     pub enable_utc: Option<bool>,
+    /// `global_keyprefix` of `result_backend_transport_options`.
+    pub result_key_prefix: Option<String>,
 }
 
 /// The answer to `conf`.
@@ -304,6 +306,9 @@ pub fn decode_conf(answer: &Value) -> Conf {
         result_extended: flag("result_extended"),
         timezone: text(answer, "timezone"),
         enable_utc: flag("enable_utc"),
+        result_key_prefix: answer
+            .get("result_backend_transport_options")
+            .and_then(|options| text(options, "global_keyprefix")),
     }
 }
 

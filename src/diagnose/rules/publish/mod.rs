@@ -1,3 +1,8 @@
 //! The CD1xx rules: publishing and routing.
 
+pub mod key_prefix_mismatch;
 pub mod no_consumer;
+pub mod priority_not_consumed;
+pub mod restore_black_hole;
+pub mod unroutable;
+pub mod wrong_database;

@@ -41,6 +41,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .collect();
     case.queued()
         .into_iter()
+        // A whole key prefix without workers is another fault with another cure: key-prefix-mismatch says it.
+        .filter(|copy| !copy.list.is_some_and(|list| case.evidence.is_foreign_prefix(&list.prefix)))
         // A message that will be dropped anyway still waits where nobody takes it: both are said.
         .filter(|copy| case.fate_of_place(copy) == Fate::NobodyReads)
         .filter_map(|copy| Some((copy, copy.list?)))
@@ -58,7 +60,10 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("position", copy.position)
             .evidence("consumed_queues", consumed.clone())
             .confirm("celery -A APP inspect active_queues")
-            .confirm(format!("redis-cli -n {} LLEN {}", case.evidence.broker.database, list.key))
+            .confirm(
+                case.evidence
+                    .redis_cli(&format!("LLEN {}", plain::key(&list.key))),
+            )
             .remedy(format!(
                 "start a worker with `-Q {queue}`, or run `celery -A APP control add_consumer {queue}`; if the \
                  queue's name is a mistake, correct the route as well"

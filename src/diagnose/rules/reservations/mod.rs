@@ -1,1 +1,7 @@
 //! The CD4xx rules: messages that workers hold.
+
+pub mod eta_flood;
+pub mod orphaned_reservation;
+pub mod prefetch_hoarding;
+pub mod rate_limited;
+pub mod silent_worker;

@@ -1,1 +1,3 @@
 //! The CD7xx rules: workers.
+
+pub mod no_workers;

@@ -1,0 +1,436 @@
+//! One broker under examination: its connections, and the steps of a reading.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use redis::cmd;
+
+use super::redis::client::{Client, decode};
+use super::redis::keys::{self, Names};
+use super::redis::list::{Ends, ListReader};
+use super::redis::server;
+use super::redis::unacked::{self, Keys};
+use super::{Plan, Progress};
+use crate::celery::message::{self, IdFinder, Keep, Malformed, Match};
+use crate::evidence::{
+    BindingTable, Copy, List, Observed, OtherDatabase, Place, Reason, Reservations, Why,
+};
+
+/// Which messages are wanted.
+pub(crate) enum Wanted {
+    /// Those with these ids.
+    Ids(BTreeSet<String>, IdFinder),
+    /// All, up to so many more.
+    All {
+        /// How many more may be kept.
+        left: u64,
+    },
+}
+
+impl Wanted {
+    /// Messages with these ids.
+    pub(crate) fn ids(ids: impl IntoIterator<Item = String>) -> Self {
+        let ids: BTreeSet<String> = ids.into_iter().collect();
+        let finder = IdFinder::new(ids.iter().cloned());
+        Self::Ids(ids, finder)
+    }
+
+    /// Whether a message with this id is wanted.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        match self {
+            Self::Ids(ids, _) => ids.contains(id),
+            Self::All { .. } => true,
+        }
+    }
+
+    fn look(&mut self, message: &[u8], keep: Keep) -> Look {
+        match self {
+            Self::Ids(ids, finder) => match finder.matches(message) {
+                Match::No => Look::Other,
+                Match::Malformed => Look::Malformed,
+                Match::Candidate => match message::parse(message, keep) {
+                    Ok(envelope) if ids.contains(&envelope.id) => Look::Wanted(Box::new(envelope)),
+                    Ok(_) => Look::Other,
+                    // The envelope names the id; what else there is to know of it stands in a body that can't be read.
+                    Err(Malformed::Body(_)) => Look::Unreadable,
+                    Err(_) => Look::Malformed,
+                },
+            },
+            Self::All { left } => match message::parse(message, keep) {
+                Ok(_) if *left == 0 => Look::TooMany,
+                Ok(envelope) => {
+                    *left -= 1;
+                    Look::Wanted(Box::new(envelope))
+                }
+                Err(_) => Look::Malformed,
+            },
+        }
+    }
+}
+
+/// What a message is.
+enum Look {
+    Unreadable,
+    Wanted(Box<message::Envelope>),
+    Other,
+    Malformed,
+    TooMany,
+}
+
+/// What the passes over the lists brought.
+#[derive(Default)]
+pub(crate) struct QueuePass {
+    /// The lists, each with how far it was read.
+    pub(crate) lists: Vec<List>,
+    /// The messages wanted.
+    pub(crate) copies: Vec<Copy>,
+    /// The ends of each list, for a second look.
+    pub(crate) ends: HashMap<String, Ends>,
+    /// How many messages were seen.
+    pub(crate) messages: u64,
+    /// The first thing that kept a list from being read whole.
+    pub(crate) obstacle: Option<Why>,
+}
+
+/// A broker that could be reached.
+pub(crate) struct BrokerReader<'p> {
+    plan: &'p Plan,
+    /// For ordinary commands.
+    pub(crate) client: Client,
+    /// For lists; connected when first needed, and again where it broke.
+    lists: Option<ListReader>,
+}
+
+impl<'p> BrokerReader<'p> {
+    /// Connects.
+    pub(crate) async fn connect(plan: &'p Plan) -> Result<Self, Why> {
+        let client = Client::connect(&plan.broker, plan.broker.db).await?;
+        Ok(Self {
+            plan,
+            client,
+            lists: None,
+        })
+    }
+
+    /// The lists that may hold task messages, with their lengths. Names come from the scan, and from bindings,
+    /// workers and flags; a list that only a name tells of is there too, empty, so that the report can say so.
+    pub(crate) async fn lists(&self, names: &Names) -> Result<(Vec<List>, Option<Why>), Why> {
+        let (mut found, obstacle) = match keys::lists(&self.client).await {
+            Ok(found) => (found, None),
+            Err(why) if matches!(why.reason, Reason::Refused | Reason::Unsupported) => {
+                (Vec::new(), Some(why))
+            }
+            Err(why) => return Err(why),
+        };
+        let scanned: BTreeSet<String> = found.iter().cloned().collect();
+        for (prefix, queue) in &names.queues {
+            let mut wanted = vec![format!("{prefix}{queue}")];
+            if obstacle.is_some() {
+                // What a scan would have found must be guessed from the usual steps.
+                wanted.extend([3, 6, 9].map(|p| format!("{prefix}{queue}\x06\x16{p}")));
+            }
+            found.extend(wanted.into_iter().filter(|key| !scanned.contains(key)));
+        }
+        let lengths: Vec<_> = found
+            .iter()
+            .map(|key| {
+                let mut command = cmd("LLEN");
+                command.arg(key);
+                command
+            })
+            .collect();
+        let mut lists = Vec::new();
+        for (keys, commands) in found.chunks(1_000).zip(lengths.chunks(1_000)) {
+            for (key, answer) in keys.iter().zip(self.client.ask_all(commands).await?) {
+                let mut list = names.list(key.clone());
+                match answer.and_then(|length| decode(length, "LLEN")) {
+                    Ok(length) => list.length = length,
+                    Err(why) => list.read = Observed::Unseen(why),
+                }
+                lists.push(list);
+            }
+        }
+        Ok((lists, obstacle))
+    }
+
+    /// Reads every list from its head.
+    pub(crate) async fn search(
+        &mut self,
+        lists: Vec<List>,
+        wanted: &mut Wanted,
+        progress: Progress<'_>,
+    ) -> QueuePass {
+        let total: u64 = lists.iter().map(|list| list.length).sum();
+        let mut pass = QueuePass::default();
+        for mut list in lists {
+            if list.length > 0 {
+                list.read = match self
+                    .search_one(&mut list, wanted, &mut pass, progress, total)
+                    .await
+                {
+                    Ok(()) => Observed::Seen(()),
+                    Err(why) => Observed::Unseen(why),
+                };
+            } else if !matches!(&list.read, Observed::Unseen(why) if why.reason != Reason::NotAsked)
+            {
+                list.read = Observed::Seen(());
+            }
+            if let Observed::Unseen(why) = &list.read {
+                pass.obstacle.get_or_insert_with(|| why.clone());
+            }
+            pass.lists.push(list);
+        }
+        pass
+    }
+
+    async fn search_one(
+        &mut self,
+        list: &mut List,
+        wanted: &mut Wanted,
+        pass: &mut QueuePass,
+        progress: Progress<'_>,
+        total: u64,
+    ) -> Result<(), Why> {
+        let (plan, key, length) = (self.plan, list.key.clone(), list.length);
+        let mut found = Vec::new();
+        let (mut malformed, mut too_many, mut unreadable) = (0, false, false);
+        let before = pass.messages;
+        let reader = self.reader().await?;
+        let outcome = reader
+            .each(&key, length, |index, message| {
+                if index % 10_000 == 0 {
+                    progress("messages in queues", before + index, total);
+                }
+                match wanted.look(message, plan.keep) {
+                    Look::Wanted(envelope) => found.push((index, *envelope)),
+                    Look::Other => {}
+                    Look::Malformed => malformed += 1,
+                    Look::TooMany => too_many = true,
+                    Look::Unreadable => unreadable = true,
+                }
+            })
+            .await;
+        list.malformed = malformed;
+        let read = match outcome {
+            Ok(done) => done,
+            Err(why) => {
+                // What comes next on a broken connection belongs to this list.
+                self.lists = None;
+                return Err(why);
+            }
+        };
+        pass.messages += read.read;
+        let mut seen = BTreeSet::new();
+        for (index, envelope) in found {
+            // A list that grew while it was read shows messages twice.
+            let tag = envelope.delivery_tag.clone();
+            if read.read > length && tag.is_some() && !seen.insert((tag, envelope.id.clone())) {
+                continue;
+            }
+            let place = Place::Queue {
+                key: key.clone(),
+                position: read.read.saturating_sub(index),
+                of: read.read,
+            };
+            pass.copies.push(Copy { place, envelope });
+        }
+        list.length = read.read.min(length.max(1));
+        pass.ends.insert(key, read.ends);
+        if unreadable {
+            let what = "a message that bears the id has a body that can't be read";
+            return Err(Why::new(Reason::Unsupported, what));
+        }
+        if too_many {
+            return Err(Why::new(
+                Reason::Truncated,
+                "more messages than are kept in one snapshot",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Looks again at lists that were read, only at what came in since. Lists that have changed too much, and lists
+    /// that were not there before, are read whole.
+    pub(crate) async fn search_again(
+        &mut self,
+        earlier: &QueuePass,
+        names: &Names,
+        wanted: &mut Wanted,
+        progress: Progress<'_>,
+    ) -> Result<QueuePass, Why> {
+        let (lists, _) = self.lists(names).await?;
+        let mut again = Vec::new();
+        let mut copies = Vec::new();
+        for list in lists.into_iter().filter(|list| list.length > 0) {
+            let Some(ends) = earlier.ends.get(&list.key) else {
+                again.push(list);
+                continue;
+            };
+            let keep = self.plan.keep;
+            let mut found = Vec::new();
+            let reader = self.reader().await?;
+            let enough = reader
+                .newcomers(&list.key, ends, |index, message| {
+                    if let Look::Wanted(envelope) = wanted.look(message, keep) {
+                        found.push((index, *envelope));
+                    }
+                })
+                .await;
+            match enough {
+                Ok(true) => copies.extend(found.into_iter().map(|(index, envelope)| {
+                    let position = list.length.saturating_sub(index).max(1);
+                    let place = Place::Queue {
+                        key: list.key.clone(),
+                        position,
+                        of: list.length,
+                    };
+                    Copy { place, envelope }
+                })),
+                Ok(false) => again.push(list),
+                Err(why) => {
+                    self.lists = None;
+                    return Err(why);
+                }
+            }
+        }
+        let mut pass = self.search(again, wanted, progress).await;
+        pass.copies.extend(copies);
+        Ok(pass)
+    }
+
+    async fn reader(&mut self) -> Result<&mut ListReader, Why> {
+        if self.lists.is_none() {
+            self.lists = Some(ListReader::connect(&self.plan.broker, self.plan.broker.db).await?);
+        }
+        self.lists
+            .as_mut()
+            .ok_or_else(|| Why::new(Reason::Unreachable, "no connection for lists"))
+    }
+
+    /// Reads the reservations under each set of names.
+    pub(crate) async fn reservations(
+        &self,
+        keys: &[Keys],
+        wanted: &Wanted,
+    ) -> Result<(Vec<Reservations>, Vec<Copy>), Why> {
+        let mut all = Vec::new();
+        let mut copies = Vec::new();
+        for keys in keys {
+            let mut summary = unacked::summary(&self.client, keys).await?;
+            let found =
+                unacked::search(&self.client, keys, self.plan.keep, |id| wanted.has(id)).await?;
+            summary.malformed = found.malformed;
+            copies.extend(found.copies);
+            all.push(summary);
+        }
+        Ok((all, copies))
+    }
+
+    /// Looks into the server's other databases: lists of Celery messages, and mailboxes of workers.
+    pub(crate) async fn other_databases(
+        &self,
+        wanted: &mut Wanted,
+        progress: Progress<'_>,
+    ) -> Result<(Vec<OtherDatabase>, Vec<Copy>), Why> {
+        let mut all = Vec::new();
+        let mut copies = Vec::new();
+        for database in server::databases(&self.client).await? {
+            if database == self.plan.broker.db {
+                continue;
+            }
+            let mut plan = self.plan.clone();
+            plan.broker.db = database;
+            let mut there = BrokerReader::connect(&plan).await?;
+            let tables = keys::bindings(&there.client).await?;
+            let names = Names::of(&tables, None, &[]);
+            let (lists, _) = there.lists(&names).await?;
+            let mut celery = Vec::new();
+            for list in lists.into_iter().filter(|list| list.length > 0) {
+                if list.named || there.is_celery(&list.key).await? {
+                    celery.push(list);
+                }
+            }
+            let pass = there.search(celery, wanted, progress).await;
+            if let Some(why) = pass.obstacle {
+                return Err(why);
+            }
+            copies.extend(
+                pass.copies
+                    .into_iter()
+                    .map(|copy| elsewhere(copy, database)),
+            );
+            let prefixes: BTreeSet<&String> = tables.iter().map(|table| &table.prefix).collect();
+            let mailboxes = prefixes
+                .iter()
+                .flat_map(|prefix| Names::mailboxes(&tables, prefix));
+            all.push(OtherDatabase {
+                database,
+                lists: pass.lists,
+                mailboxes: mailboxes.collect(),
+            });
+        }
+        Ok((all, copies))
+    }
+
+    /// Whether a list's next message is Celery's. Other programs' lists in other databases are none of ours.
+    async fn is_celery(&self, key: &str) -> Result<bool, Why> {
+        let next: Option<Vec<u8>> = self.client.ask(cmd("LINDEX").arg(key).arg(-1)).await?;
+        Ok(next.is_some_and(|next| message::parse(&next, Keep::Envelope).is_ok()))
+    }
+
+    /// Drops the copies that are not in `unacked` any more, and brings the index entries of the others up to date.
+    pub(crate) async fn still_reserved(
+        &self,
+        copies: &mut Vec<Copy>,
+        keys: &[Keys],
+    ) -> Result<(), Why> {
+        let mut kept = Vec::with_capacity(copies.len());
+        for mut copy in std::mem::take(copies) {
+            if let Place::Unacked {
+                prefix,
+                tag,
+                delivered_at,
+                ..
+            } = &mut copy.place
+                && let Some(keys) = keys.iter().find(|keys| keys.prefix() == prefix)
+            {
+                match unacked::standing(&self.client, keys, tag).await? {
+                    Some(score) => *delivered_at = score,
+                    None => continue,
+                }
+            }
+            kept.push(copy);
+        }
+        *copies = kept;
+        Ok(())
+    }
+
+    /// The binding tables.
+    pub(crate) async fn bindings(&self) -> Result<Vec<BindingTable>, Why> {
+        keys::bindings(&self.client).await
+    }
+}
+
+fn elsewhere(copy: Copy, database: u32) -> Copy {
+    let place = match copy.place {
+        Place::Queue { key, position, of } => Place::OtherDatabase {
+            database,
+            key,
+            position,
+            of,
+        },
+        other => other,
+    };
+    Copy {
+        place,
+        envelope: copy.envelope,
+    }
+}
+
+/// Copies by their ids.
+pub(crate) fn by_id(copies: Vec<Copy>) -> BTreeMap<String, Vec<Copy>> {
+    let mut map: BTreeMap<String, Vec<Copy>> = BTreeMap::new();
+    for copy in copies {
+        map.entry(copy.envelope.id.clone()).or_default().push(copy);
+    }
+    map
+}

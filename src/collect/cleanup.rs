@@ -1,0 +1,121 @@
+//! What was written for replies is taken away on every way out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::cmd;
+
+use super::redis::client::Client;
+use crate::celery::control::{REPLY_BINDINGS, reply_binding, reply_list};
+use crate::evidence::Why;
+
+/// A worker that answers late looks the reply queue up before it pushes. So long after the binding is gone no such
+/// push can come any more.
+const LATE: Duration = Duration::from_millis(100);
+
+/// The reply addresses that were announced and are not yet taken away.
+#[derive(Clone, Default)]
+pub struct Cleanup {
+    open: Arc<Mutex<Vec<Address>>>,
+}
+
+/// A reply address, with the connection over which it was announced: what is sent there next comes after the
+/// announcement, whatever became of that.
+#[derive(Clone)]
+pub(crate) struct Address {
+    client: Arc<Client>,
+    prefix: String,
+    oid: String,
+}
+
+impl Cleanup {
+    /// Notes an address that is about to be announced.
+    pub(crate) fn announce(&self, client: &Arc<Client>, prefix: &str, oid: &str) {
+        let address = Address {
+            client: Arc::clone(client),
+            prefix: prefix.to_owned(),
+            oid: oid.to_owned(),
+        };
+        self.addresses().push(address);
+    }
+
+    /// Takes every address away: first the binding, so that no worker finds it any more, then what has come in.
+    ///
+    /// `late` says that answers may still be on their way.
+    ///
+    /// # Errors
+    /// The addresses that could not be taken away, as commands that do it by hand, and why.
+    pub async fn run(&self, late: bool) -> Result<(), Leftover> {
+        let open = std::mem::take(&mut *self.addresses());
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut failed = None;
+        for address in &open {
+            if let Err(why) = address.unbind().await {
+                failed = Some(why);
+            }
+        }
+        if late {
+            tokio::time::sleep(LATE).await;
+        }
+        for address in &open {
+            if let Err(why) = address.delete().await {
+                failed = Some(why);
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(why) => Err(Leftover {
+                commands: open.iter().flat_map(Address::by_hand).collect(),
+                why,
+            }),
+        }
+    }
+
+    fn addresses(&self) -> std::sync::MutexGuard<'_, Vec<Address>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reply addresses that stayed behind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the reply address could not be removed: {}; by hand: {}", why.detail, commands.join("; "))]
+pub struct Leftover {
+    /// redis-cli commands that remove them.
+    pub commands: Vec<String>,
+    /// What went wrong.
+    pub why: Why,
+}
+
+impl Address {
+    fn bindings(&self) -> String {
+        format!("{}{REPLY_BINDINGS}", self.prefix)
+    }
+
+    fn list(&self) -> String {
+        format!("{}{}", self.prefix, reply_list(&self.oid))
+    }
+
+    async fn unbind(&self) -> Result<(), Why> {
+        let mut command = cmd("SREM");
+        command.arg(self.bindings()).arg(reply_binding(&self.oid));
+        self.client.ask(&command).await
+    }
+
+    async fn delete(&self) -> Result<(), Why> {
+        self.client.ask(cmd("DEL").arg(self.list())).await
+    }
+
+    fn by_hand(&self) -> [String; 2] {
+        let member = format!(
+            "\"{}\\x06\\x16\\x06\\x16{}\"",
+            self.oid,
+            reply_list(&self.oid)
+        );
+        [
+            format!("redis-cli SREM {} {member}", self.bindings()),
+            format!("redis-cli DEL {}", self.list()),
+        ]
+    }
+}

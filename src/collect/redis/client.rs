@@ -1,0 +1,192 @@
+//! Ordinary commands, one connection, with every failure told apart.
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo,
+    RedisError, ServerErrorKind, Value,
+};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::collect::SERVER_TIMEOUT;
+use crate::collect::connect::{self, Stream};
+use crate::config::url::{RedisServer, Secret};
+use crate::evidence::{Reason, Why};
+
+/// A connection for ordinary commands. It is closed when dropped.
+pub(crate) struct Client {
+    connection: MultiplexedConnection,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Client {
+    /// Connects to a database of a server and logs in.
+    pub(crate) async fn connect(server: &RedisServer, database: u32) -> Result<Self, Why> {
+        let stream = connect::open(server).await?;
+        Self::over(
+            stream,
+            database,
+            server.username.as_deref(),
+            server.password.as_ref(),
+        )
+        .await
+    }
+
+    /// Logs in over a stream that is connected already.
+    pub(crate) async fn over(
+        stream: Stream,
+        database: u32,
+        username: Option<&str>,
+        password: Option<&Secret>,
+    ) -> Result<Self, Why> {
+        let mut login = RedisConnectionInfo::default()
+            .set_db(i64::from(database))
+            // CLIENT SETINFO is no read, and strict ACLs refuse it.
+            .set_skip_set_lib_name();
+        if let Some(username) = username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = password {
+            login = login.set_password(password.expose());
+        }
+        // redis-rs's own default of 500 ms takes a busy broker for a dead one.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(SERVER_TIMEOUT))
+            .set_response_timeout(Some(SERVER_TIMEOUT));
+        let greeting = MultiplexedConnection::new_with_config(&login, stream, config);
+        let greeted = timeout(SERVER_TIMEOUT, greeting).await.map_err(|_| {
+            Why::new(
+                Reason::TimedOut,
+                "the server accepted the connection and says nothing",
+            )
+        })?;
+        let (connection, driver) = greeted.map_err(|error| why(&error, "the login"))?;
+        Ok(Self {
+            connection,
+            driver: tokio::spawn(driver),
+        })
+    }
+
+    /// Sends a command and decodes its reply.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Why> {
+        let name = command_name(command);
+        let mut connection = self.connection.clone();
+        command
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| why(&error, &name))
+    }
+
+    /// Sends commands in one go; each has its own outcome.
+    pub(crate) async fn ask_all(&self, commands: &[Cmd]) -> Result<Vec<Result<Value, Why>>, Why> {
+        let Some(first) = commands.first() else {
+            return Ok(Vec::new());
+        };
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        pipeline.ignore_errors();
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        let mut connection = self.connection.clone();
+        let answers: Vec<Value> = pipeline
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| why(&error, &command_name(first)))?;
+        let outcome = |(command, answer): (&Cmd, Value)| match answer {
+            Value::ServerError(error) => Err(why(&error.into(), &command_name(command))),
+            answer => Ok(answer),
+        };
+        Ok(commands.iter().zip(answers).map(outcome).collect())
+    }
+}
+
+/// Decodes one reply of [`Client::ask_all`].
+pub(crate) fn decode<T: FromRedisValue>(value: Value, command: &str) -> Result<T, Why> {
+    redis::from_redis_value(value).map_err(|_| {
+        Why::new(
+            Reason::Malformed,
+            format!("{command} answered something unexpected"),
+        )
+    })
+}
+
+fn command_name(command: &Cmd) -> String {
+    match command.args_iter().next() {
+        Some(redis::Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+        _ => "a command".to_owned(),
+    }
+}
+
+/// What a failure means, without a word that the server could have put a secret into.
+fn why(error: &RedisError, command: &str) -> Why {
+    let code = error.code().unwrap_or_default();
+    let (reason, detail) = match (error.kind(), code) {
+        (_, "NOPERM") => (
+            Reason::Refused,
+            format!("this user may not run {command} here"),
+        ),
+        (_, "NOAUTH") => (Reason::Refused, "the server asks for a password".to_owned()),
+        (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS") => (
+            Reason::Refused,
+            "the server refused the user or the password".to_owned(),
+        ),
+        (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => (
+            Reason::Unreachable,
+            "the server is still loading its data".to_owned(),
+        ),
+        (ErrorKind::Server(ServerErrorKind::MasterDown), _) => (
+            Reason::Unreachable,
+            "the server is a replica that has lost its master".to_owned(),
+        ),
+        (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => (
+            Reason::Refused,
+            format!("the server is a read-only replica, and {command} writes"),
+        ),
+        (_, "OOM") => (
+            Reason::Refused,
+            format!("the server is out of memory and refuses {command}"),
+        ),
+        (_, "MISCONF") => (
+            Reason::Refused,
+            format!("the server can't save its data and refuses {command}"),
+        ),
+        (_, "WRONGTYPE") => (
+            Reason::Malformed,
+            format!("{command} met a key of another type"),
+        ),
+        (_, "MOVED" | "ASK" | "CROSSSLOT") => (
+            Reason::Unsupported,
+            "the server is part of a Redis Cluster, which kombu can't use".to_owned(),
+        ),
+        (_, "BUSY") => (
+            Reason::TimedOut,
+            "the server is busy with a script".to_owned(),
+        ),
+        _ if error.is_timeout() => (
+            Reason::TimedOut,
+            format!(
+                "no answer to {command} within {} s",
+                SERVER_TIMEOUT.as_secs()
+            ),
+        ),
+        _ if error.is_io_error() || error.is_connection_dropped() => (
+            Reason::Unreachable,
+            format!("the connection was lost at {command}"),
+        ),
+        (ErrorKind::Server(_) | ErrorKind::Extension, _) => (
+            Reason::Unsupported,
+            format!("the server does not take {command} as it is sent"),
+        ),
+        _ => (
+            Reason::Malformed,
+            format!("{command} answered something unexpected"),
+        ),
+    };
+    Why::new(reason, detail)
+}

@@ -1,0 +1,164 @@
+//! Remote control over Redis: requests by PUBLISH, replies in a list of our own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::cmd;
+use serde_json::Value;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::client::Client;
+use crate::celery::control::{
+    REPLY_BINDINGS, Reply, channel, parse_reply, reply_binding, reply_list, request,
+};
+use crate::collect::cleanup::Cleanup;
+use crate::config::url::RedisServer;
+use crate::evidence::{Reason, Why};
+
+/// How long one BRPOP waits. Well below the time after which a server counts as gone.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// A reply queue under one key prefix, and the connections to use it.
+pub(crate) struct Mailbox {
+    /// For the announcement, the requests, and the removal of the address: in this order.
+    control: Arc<Client>,
+    /// For BRPOP, which blocks its connection.
+    replies: Client,
+    prefix: String,
+    database: u32,
+    oid: String,
+}
+
+/// One request, and its answers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answers {
+    /// How many subscribers received the request.
+    pub(crate) receivers: u64,
+    /// The answers, by node; a node that answers twice has a twin.
+    pub(crate) by_node: BTreeMap<String, Vec<Value>>,
+}
+
+impl Answers {
+    /// How many answers came.
+    pub(crate) fn count(&self) -> u64 {
+        self.by_node
+            .values()
+            .map(|answers| answers.len() as u64)
+            .sum()
+    }
+}
+
+impl Mailbox {
+    /// Announces a reply queue. It is noted in `cleanup` before it exists.
+    pub(crate) async fn open(
+        server: &RedisServer,
+        prefix: &str,
+        cleanup: &Cleanup,
+    ) -> Result<Self, Why> {
+        let control = Arc::new(Client::connect(server, server.db).await?);
+        let replies = Client::connect(server, server.db).await?;
+        let oid = Uuid::new_v4().to_string();
+        cleanup.announce(&control, prefix, &oid);
+        let mut announce = cmd("SADD");
+        announce
+            .arg(format!("{prefix}{REPLY_BINDINGS}"))
+            .arg(reply_binding(&oid));
+        control.ask::<u64>(&announce).await?;
+        Ok(Self {
+            control,
+            replies,
+            prefix: prefix.to_owned(),
+            database: server.db,
+            oid,
+        })
+    }
+
+    /// Asks every worker and waits until all that received the requests have answered, or for `patience`. Where it
+    /// is known that only so many do answer, those are `enough`.
+    pub(crate) async fn ask(
+        &self,
+        requests: &[(&'static str, Value)],
+        patience: Duration,
+        enough: Option<u64>,
+    ) -> Result<HashMap<&'static str, Answers>, Why> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let expires = (now + patience).as_secs_f64();
+        let mut answers = HashMap::new();
+        let mut methods = HashMap::new();
+        for (method, arguments) in requests {
+            let ticket = Uuid::new_v4().to_string();
+            let message = request(method, arguments.clone(), &ticket, &self.oid, expires);
+            let receivers = self.publish(&message).await?;
+            methods.insert(ticket, *method);
+            answers.insert(
+                *method,
+                Answers {
+                    receivers,
+                    ..Answers::default()
+                },
+            );
+        }
+        let deadline = Instant::now() + patience;
+        let enough = enough.unwrap_or(u64::MAX);
+        while !answers
+            .values()
+            .all(|a| a.count() >= a.receivers.min(enough))
+        {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let Some(Reply {
+                ticket,
+                node,
+                answer,
+            }) = self.next(left.min(WAIT)).await?
+            else {
+                continue;
+            };
+            // A reply to another ticket is none of ours.
+            if let Some(answers) = methods
+                .get(&ticket)
+                .and_then(|method| answers.get_mut(method))
+            {
+                answers.by_node.entry(node).or_default().push(answer);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Publishes to the channel that kombu's workers listen on. Where nobody does, to those of other options
+    /// and versions: `fanout_prefix=False`, and Sentinel before kombu 5.4.0, which forgot to fill in the database.
+    async fn publish(&self, message: &str) -> Result<u64, Why> {
+        let usual = channel(i64::from(self.database));
+        for name in [usual.as_str(), "celery.pidbox", "/{db}.celery.pidbox"] {
+            let mut command = cmd("PUBLISH");
+            command.arg(format!("{}{name}", self.prefix)).arg(message);
+            let receivers: u64 = self.control.ask(&command).await?;
+            if receivers > 0 {
+                return Ok(receivers);
+            }
+        }
+        Ok(0)
+    }
+
+    async fn next(&self, wait: Duration) -> Result<Option<Reply>, Why> {
+        let pop = async |seconds: f64| -> Result<Option<(Vec<u8>, Vec<u8>)>, Why> {
+            let mut command = cmd("BRPOP");
+            command
+                .arg(format!("{}{}", self.prefix, reply_list(&self.oid)))
+                .arg(seconds);
+            self.replies.ask(&command).await
+        };
+        let popped = match pop(wait.as_secs_f64()).await {
+            // Before Redis 6.0 it takes whole seconds only.
+            Err(why) if why.reason == Reason::Unsupported => pop(1.0).await?,
+            other => other?,
+        };
+        Ok(popped.and_then(|(_, message)| parse_reply(&message)))
+    }
+}

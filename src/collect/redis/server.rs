@@ -1,0 +1,155 @@
+//! What the server says of itself.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use redis::cmd;
+
+use super::client::Client;
+use crate::evidence::{ClientFacts, Observed, Reason, ServerFacts, Why};
+
+/// Reads INFO, CONFIG GET save and CLIENT LIST. Fails only where INFO can't be had for want of a connection; all
+/// else may be refused on its own.
+pub(crate) async fn facts(client: &Client) -> Result<ServerFacts, Why> {
+    let info = match client.ask::<String>(&cmd("INFO")).await {
+        Ok(text) => Ok(fields(&text)),
+        Err(why) if why.reason == Reason::Refused || why.reason == Reason::Unsupported => Err(why),
+        Err(why) => return Err(why),
+    };
+    let text = |field: &str| match &info {
+        Ok(fields) => fields
+            .get(field)
+            .cloned()
+            .map_or_else(|| missing(field), Observed::Seen),
+        Err(why) => Observed::Unseen(why.clone()),
+    };
+    let number = |field: &str| match text(field) {
+        Observed::Seen(value) => value
+            .parse()
+            .map_or_else(|_| missing(field), Observed::Seen),
+        Observed::Unseen(why) => Observed::Unseen(why),
+    };
+    if let Observed::Seen(loading) = text("loading")
+        && loading != "0"
+    {
+        return Err(Why::new(
+            Reason::Unreachable,
+            "the server is still loading its data",
+        ));
+    }
+    Ok(ServerFacts {
+        version: text("redis_version"),
+        uptime_seconds: number("uptime_in_seconds"),
+        role: text("role"),
+        connected_replicas: number("connected_slaves"),
+        append_only: text("aof_enabled").map(|on| on == "1"),
+        rdb_saves: rdb_saves(client).await,
+        maxmemory: number("maxmemory"),
+        maxmemory_policy: text("maxmemory_policy"),
+        used_memory: number("used_memory"),
+        evicted_keys: number("evicted_keys"),
+        clock_ahead_seconds: 0.0,
+        clients: clients(client).await,
+    })
+}
+
+fn missing<T>(field: &str) -> Observed<T> {
+    Observed::Unseen(Why::new(
+        Reason::Unsupported,
+        format!("INFO has no {field}"),
+    ))
+}
+
+fn fields(info: &str) -> HashMap<String, String> {
+    info.lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect()
+}
+
+async fn rdb_saves(client: &Client) -> Observed<bool> {
+    match client
+        .ask::<Vec<String>>(cmd("CONFIG").arg("GET").arg("save"))
+        .await
+    {
+        Ok(answer) => match answer.get(1) {
+            Some(points) => Observed::Seen(!points.trim().is_empty()),
+            None => missing("save"),
+        },
+        Err(why) => Observed::Unseen(why),
+    }
+}
+
+async fn clients(client: &Client) -> Observed<Vec<ClientFacts>> {
+    match client.ask::<String>(cmd("CLIENT").arg("LIST")).await {
+        Ok(text) => Observed::Seen(text.lines().map(client_facts).collect()),
+        Err(why) => Observed::Unseen(why),
+    }
+}
+
+fn client_facts(line: &str) -> ClientFacts {
+    let field = |name: &str| {
+        let mut pairs = line.split(' ').filter_map(|pair| pair.split_once('='));
+        pairs
+            .find(|(key, _)| *key == name)
+            .map_or("", |(_, value)| value)
+    };
+    let address = field("addr");
+    ClientFacts {
+        host: address
+            .rsplit_once(':')
+            .map_or(address, |(host, _)| host)
+            .to_owned(),
+        database: field("db").parse().unwrap_or_default(),
+        command: field("cmd").to_owned(),
+        pattern_subscriptions: field("psub").parse().unwrap_or_default(),
+    }
+}
+
+/// The server's clock, and by how many seconds it is ahead of this machine's.
+pub(crate) async fn clock(client: &Client) -> Result<(Timestamp, f64), Why> {
+    let (seconds, micros): (i64, i64) = client.ask(&cmd("TIME")).await?;
+    let moment = seconds
+        .checked_mul(1_000_000)
+        .and_then(|whole| whole.checked_add(micros))
+        .and_then(|all| Timestamp::from_microsecond(all).ok())
+        .ok_or_else(|| Why::new(Reason::Malformed, "TIME answered no time of this era"))?;
+    let ours = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "microseconds of this century fit"
+    )]
+    let theirs = moment.as_microsecond() as f64 / 1e6;
+    Ok((moment, theirs - ours))
+}
+
+/// The numbers of the databases that hold anything, from INFO keyspace.
+pub(crate) async fn databases(client: &Client) -> Result<Vec<u32>, Why> {
+    let text: String = client.ask(cmd("INFO").arg("keyspace")).await?;
+    let number = |line: &str| line.strip_prefix("db")?.split_once(':')?.0.parse().ok();
+    Ok(text.lines().filter_map(number).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_client_list_tells_of_a_worker() {
+        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= db=3 sub=0 psub=1 cmd=brpop user=default";
+        assert_eq!(
+            client_facts(line),
+            ClientFacts {
+                host: "[::1]".to_owned(),
+                database: 3,
+                command: "brpop".to_owned(),
+                pattern_subscriptions: 1
+            }
+        );
+        assert_eq!(client_facts("garbage").database, 0);
+    }
+}

@@ -1,0 +1,170 @@
+//! `unacked`, `unacked_index` and `unacked_mutex`: what workers were given and have not acknowledged.
+
+use std::collections::HashSet;
+
+use redis::cmd;
+
+use super::client::{Client, decode};
+use crate::celery::control::TransportOptions;
+use crate::celery::message::Keep;
+use crate::celery::unacked::{Reservation, parse_unacked};
+use crate::evidence::{Copy, MutexTtl, Place, Reservations, Why};
+
+/// The names of the three keys, with their prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Keys {
+    prefix: String,
+    unacked: String,
+    index: String,
+    mutex: String,
+}
+
+impl Keys {
+    /// The names that a worker with these options uses.
+    pub(crate) fn of(prefix: &str, options: Option<&TransportOptions>) -> Self {
+        let named = |name: Option<&String>, default: &str| {
+            format!("{prefix}{}", name.map_or(default, String::as_str))
+        };
+        Self {
+            prefix: prefix.to_owned(),
+            unacked: named(options.and_then(|o| o.unacked_key.as_ref()), "unacked"),
+            index: named(
+                options.and_then(|o| o.unacked_index_key.as_ref()),
+                "unacked_index",
+            ),
+            mutex: named(
+                options.and_then(|o| o.unacked_mutex_key.as_ref()),
+                "unacked_mutex",
+            ),
+        }
+    }
+
+    /// The prefix.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+/// Counts the halves, and looks at the ends of the index and at the lock.
+pub(crate) async fn summary(client: &Client, keys: &Keys) -> Result<Reservations, Why> {
+    let unacked: u64 = client.ask(cmd("HLEN").arg(&keys.unacked)).await?;
+    let indexed: u64 = client.ask(cmd("ZCARD").arg(&keys.index)).await?;
+    let end = async |at: i64| -> Result<Option<f64>, Why> {
+        let mut command = cmd("ZRANGE");
+        command.arg(&keys.index).arg(at).arg(at).arg("WITHSCORES");
+        let entries: Vec<(Vec<u8>, f64)> = client.ask(&command).await?;
+        Ok(entries.first().map(|(_, score)| *score))
+    };
+    let (oldest, newest) = (end(0).await?, end(-1).await?);
+    // -2: no such key; -1: a key without a TTL.
+    let ttl: i64 = client.ask(cmd("PTTL").arg(&keys.mutex)).await?;
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a TTL in milliseconds is far below 2^52"
+    )]
+    let mutex = match ttl {
+        -1 => Some(MutexTtl::Never),
+        0.. => Some(MutexTtl::Seconds(ttl as f64 / 1e3)),
+        _ => None,
+    };
+    Ok(Reservations {
+        prefix: keys.prefix.clone(),
+        unacked,
+        indexed,
+        malformed: 0,
+        oldest,
+        newest,
+        mutex,
+    })
+}
+
+/// What one pass over `unacked` found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The messages wanted.
+    pub(crate) copies: Vec<Copy>,
+    /// How many entries are not what kombu writes.
+    pub(crate) malformed: u64,
+    /// How many entries were read.
+    pub(crate) read: u64,
+}
+
+/// Reads all of `unacked`, page by page, and keeps the messages wanted.
+pub(crate) async fn search(
+    client: &Client,
+    keys: &Keys,
+    keep: Keep,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Found, Why> {
+    let mut found = Found::default();
+    let mut kept: Vec<(Vec<u8>, Reservation)> = Vec::new();
+    let mut seen: HashSet<Vec<u8>> = HashSet::new();
+    let mut cursor = 0_u64;
+    loop {
+        let mut command = cmd("HSCAN");
+        command.arg(&keys.unacked).arg(cursor).arg("COUNT").arg(200);
+        let (next, page): (u64, Vec<(Vec<u8>, Vec<u8>)>) = client.ask(&command).await?;
+        for (tag, value) in page {
+            found.read += 1;
+            match parse_unacked(&value, keep) {
+                // HSCAN may show an entry twice.
+                Ok(reservation) if wanted(&reservation.envelope.id) => {
+                    if seen.insert(tag.clone()) {
+                        kept.push((tag, reservation));
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => found.malformed += 1,
+            }
+        }
+        if next == 0 {
+            break;
+        }
+        cursor = next;
+    }
+    for chunk in kept.chunks(500) {
+        let scores: Vec<_> = chunk
+            .iter()
+            .map(|(tag, _)| {
+                let mut command = cmd("ZSCORE");
+                command.arg(&keys.index).arg(tag);
+                command
+            })
+            .collect();
+        for ((tag, reservation), score) in chunk.iter().zip(client.ask_all(&scores).await?) {
+            let Reservation {
+                envelope,
+                exchange,
+                routing_key,
+            } = reservation.clone();
+            let place = Place::Unacked {
+                prefix: keys.prefix.clone(),
+                tag: String::from_utf8_lossy(tag).into_owned(),
+                delivered_at: decode(score?, "ZSCORE")?,
+                exchange,
+                routing_key,
+            };
+            found.copies.push(Copy { place, envelope });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an entry of `unacked` stands there still: none where it is gone, else its score, if the index has one.
+#[expect(
+    clippy::option_option,
+    reason = "gone, and there without a score, are two different things"
+)]
+pub(crate) async fn standing(
+    client: &Client,
+    keys: &Keys,
+    tag: &str,
+) -> Result<Option<Option<f64>>, Why> {
+    // The score first: kombu writes and removes both in one transaction, so that an entry which is there after its
+    // score was not is one without a score.
+    let score: Option<f64> = client.ask(cmd("ZSCORE").arg(&keys.index).arg(tag)).await?;
+    let there: bool = client
+        .ask(cmd("HEXISTS").arg(&keys.unacked).arg(tag))
+        .await?;
+    Ok(there.then_some(score))
+}

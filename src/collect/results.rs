@@ -1,0 +1,177 @@
+//! The result backend: states, chords.
+
+use std::collections::BTreeMap;
+
+use redis::{Cmd, Value, cmd};
+
+use super::redis::client::{Client, decode};
+use crate::celery::result::{key_for_group, key_for_task, parse_chord_part, parse_result};
+use crate::config::url::ResultBackend;
+use crate::evidence::{ChordParts, Observed, Reason, StoredResult, Why};
+
+/// How many results are asked for in one go.
+const PAGE: usize = 100;
+/// How many parts of a chord are looked at.
+const PARTS: i64 = 1_000;
+
+/// A way to the results, or why there is none.
+pub(crate) struct Results {
+    client: Result<Client, Why>,
+    prefix: String,
+}
+
+/// Results by id.
+pub(crate) type ById = BTreeMap<String, Observed<Option<StoredResult>>>;
+
+impl Results {
+    /// Connects to the result backend.
+    pub(crate) async fn connect(backend: Option<&ResultBackend>) -> Self {
+        let client = match backend {
+            Some(ResultBackend::Redis(server)) => Client::connect(server, server.db).await,
+            Some(ResultBackend::Unsupported { kind }) => Err(Why::new(
+                Reason::Unsupported,
+                format!("results in {kind} are not read by this version"),
+            )),
+            Some(ResultBackend::Disabled) => Err(Why::new(
+                Reason::NotAsked,
+                "the result backend is switched off",
+            )),
+            None => Err(Why::new(
+                Reason::NotAsked,
+                "no result backend was given; give it with --result-backend",
+            )),
+        };
+        Self {
+            client,
+            prefix: String::new(),
+        }
+    }
+
+    /// Sets the `global_keyprefix` of the result keys.
+    pub(crate) fn set_prefix(&mut self, prefix: &str) {
+        prefix.clone_into(&mut self.prefix);
+    }
+
+    /// Whether it can be read.
+    pub(crate) fn readable(&self) -> Observed<()> {
+        match &self.client {
+            Ok(_) => Observed::Seen(()),
+            Err(why) => Observed::Unseen(why.clone()),
+        }
+    }
+
+    /// Reads the results of these ids.
+    pub(crate) async fn read(&mut self, ids: &[String]) -> ById {
+        let mut found = ById::new();
+        for page in ids.chunks(PAGE) {
+            let outcome = match &self.client {
+                Ok(client) => read_page(client, &self.prefix, page).await,
+                Err(why) => Err(why.clone()),
+            };
+            match outcome {
+                Ok(results) => found.extend(page.iter().cloned().zip(results)),
+                Err(why) => {
+                    let unseen = |id: &String| (id.clone(), Observed::Unseen(why.clone()));
+                    found.extend(page.iter().map(unseen));
+                    // A connection that is lost stays lost; a further try would only wait again.
+                    self.client = Err(why);
+                }
+            }
+        }
+        found
+    }
+
+    /// Reads the counters of a chord; none where the group is no chord or is over.
+    pub(crate) async fn chord(&self, group: &str) -> Observed<Option<ChordParts>> {
+        let outcome = match &self.client {
+            Ok(client) => read_chord(client, &self.prefix, group).await,
+            Err(why) => Err(why.clone()),
+        };
+        outcome.map_or_else(Observed::Unseen, Observed::Seen)
+    }
+}
+
+async fn read_page(
+    client: &Client,
+    prefix: &str,
+    ids: &[String],
+) -> Result<Vec<Observed<Option<StoredResult>>>, Why> {
+    let command = |name: &str, id: &String| -> Cmd {
+        let mut command = cmd(name);
+        command.arg(key_for_task(prefix, id));
+        command
+    };
+    let commands: Vec<Cmd> = ids
+        .iter()
+        .flat_map(|id| [command("GET", id), command("PTTL", id)])
+        .collect();
+    let mut answers = client.ask_all(&commands).await?.into_iter();
+    let mut results = Vec::with_capacity(ids.len());
+    while let (Some(document), Some(ttl)) = (answers.next(), answers.next()) {
+        results.push(match stored(document, ttl) {
+            Ok(result) => Observed::Seen(result),
+            Err(why) => Observed::Unseen(why),
+        });
+    }
+    Ok(results)
+}
+
+fn stored(
+    document: Result<Value, Why>,
+    ttl: Result<Value, Why>,
+) -> Result<Option<StoredResult>, Why> {
+    let Some(document) = decode::<Option<Vec<u8>>>(document?, "GET")? else {
+        return Ok(None);
+    };
+    let doc =
+        parse_result(&document).map_err(|error| Why::new(Reason::Malformed, error.to_string()))?;
+    let ttl: i64 = decode(ttl?, "PTTL")?;
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a TTL in milliseconds is far below 2^52"
+    )]
+    let ttl_seconds = (ttl >= 0).then_some(ttl as f64 / 1e3);
+    Ok(Some(StoredResult { doc, ttl_seconds }))
+}
+
+async fn read_chord(client: &Client, prefix: &str, group: &str) -> Result<Option<ChordParts>, Why> {
+    let key = key_for_group(prefix, group);
+    let size: Option<String> = client.ask(cmd("GET").arg(format!("{key}.s"))).await?;
+    // Parts that were replaced while they ran change the total (Celery 5.7 backends/redis.py, `add_to_chord`).
+    let change: Option<String> = client.ask(cmd("GET").arg(format!("{key}.t"))).await?;
+    let change: i64 = change
+        .and_then(|change| change.parse().ok())
+        .unwrap_or_default();
+    let size = size
+        .and_then(|size| size.parse::<u64>().ok())
+        .map(|size| size.saturating_add_signed(change));
+    let joined_key = format!("{key}.j");
+    let kind: String = client.ask(cmd("TYPE").arg(&joined_key)).await?;
+    // A sorted set, or a list under `result_chord_ordered=False` (Celery 5.7 backends/redis.py).
+    let (count, range) = match kind.as_str() {
+        "zset" => ("ZCARD", "ZRANGE"),
+        "list" => ("LLEN", "LRANGE"),
+        _ if size.is_none() => return Ok(None),
+        _ => {
+            return Ok(Some(ChordParts {
+                group_id: group.to_owned(),
+                size,
+                joined: 0,
+                members: Vec::new(),
+            }));
+        }
+    };
+    let joined: u64 = client.ask(cmd(count).arg(&joined_key)).await?;
+    let parts: Vec<Vec<u8>> = client
+        .ask(cmd(range).arg(&joined_key).arg(0).arg(PARTS - 1))
+        .await?;
+    Ok(Some(ChordParts {
+        group_id: group.to_owned(),
+        size,
+        joined,
+        members: parts
+            .iter()
+            .filter_map(|part| parse_chord_part(part))
+            .collect(),
+    }))
+}

@@ -1,0 +1,292 @@
+//! The workers' own word: who is there, what each consumes and knows, and who holds a task.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Plan;
+use super::cleanup::Cleanup;
+use super::redis::control::{Answers, Mailbox};
+use super::redis::keys::Names;
+use crate::celery::control::{self, Claim, ClaimState, TASK_INFO_ITEMS};
+use crate::evidence::{BindingTable, Observed, Reason, Why, Worker, WorkerClaim, Workers};
+
+/// What a worker that does not run its tasks by these says of itself does not change while we look.
+const STANDING: [&str; 4] = ["active_queues", "stats", "conf", "registered"];
+
+/// Where it is known who answers, no more than this is waited for the others.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// The open mailboxes, one for each key prefix, and what is known so far.
+pub(crate) struct Panel {
+    mailboxes: Vec<(String, Mailbox)>,
+    /// What the workers said.
+    pub(crate) workers: Workers,
+    /// How many answered the first questions, by prefix.
+    answering: HashMap<String, u64>,
+    timeout: Duration,
+}
+
+/// What workers say about tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// By task id.
+    pub(crate) held: BTreeMap<String, Vec<WorkerClaim>>,
+    /// Nodes, by the ids that they have revoked.
+    pub(crate) revoked: BTreeMap<String, Vec<String>>,
+}
+
+impl Panel {
+    /// Asks under every prefix who is there and what each consumes, knows and is configured with.
+    pub(crate) async fn open(
+        plan: &Plan,
+        tables: &[BindingTable],
+        names: &Names,
+        cleanup: &Cleanup,
+    ) -> Result<Self, Why> {
+        let mut panel = Self {
+            mailboxes: Vec::new(),
+            workers: Workers {
+                answered: Vec::new(),
+                silent: 0,
+                unanswered_names: Vec::new(),
+                timeout_seconds: plan.timeout.as_secs_f64(),
+            },
+            answering: HashMap::new(),
+            timeout: plan.timeout,
+        };
+        let given = plan.key_prefix.clone().unwrap_or_default();
+        for prefix in &names.prefixes {
+            let declared = Names::mailboxes(tables, prefix);
+            // A prefix without any mailbox has no workers; nothing need be announced there.
+            if declared.is_empty() && *prefix != given {
+                continue;
+            }
+            let mailbox = Mailbox::open(&plan.broker, prefix, cleanup).await?;
+            panel.introduce(prefix, &mailbox, declared).await?;
+            panel.mailboxes.push((prefix.clone(), mailbox));
+        }
+        Ok(panel)
+    }
+
+    async fn introduce(
+        &mut self,
+        prefix: &str,
+        mailbox: &Mailbox,
+        declared: Vec<String>,
+    ) -> Result<(), Why> {
+        let requests = STANDING.map(|method| {
+            let arguments = match method {
+                "registered" => json!({"taskinfoitems": TASK_INFO_ITEMS, "builtins": true}),
+                _ => json!({}),
+            };
+            (method, arguments)
+        });
+        let answers = mailbox.ask(&requests, self.timeout, None).await?;
+        let nodes = nodes(&answers);
+        let answering: u64 = nodes.values().sum();
+        let receivers = answers
+            .values()
+            .map(|a| a.receivers)
+            .max()
+            .unwrap_or_default();
+        self.answering.insert(prefix.to_owned(), answering);
+        self.workers.silent += receivers.saturating_sub(answering);
+        let silent_names = declared
+            .into_iter()
+            .filter(|node| !nodes.contains_key(node));
+        self.workers.unanswered_names.extend(silent_names);
+        for (node, voices) in nodes {
+            self.workers
+                .answered
+                .push(worker(prefix, &node, voices > 1, &answers));
+        }
+        self.workers
+            .answered
+            .sort_by(|a, b| (&a.prefix, &a.node).cmp(&(&b.prefix, &b.node)));
+        Ok(())
+    }
+
+    /// Asks who holds these tasks: all where no ids are given. `scheduled` is asked only where wanted, because it
+    /// costs a worker with many ETA tasks dear.
+    pub(crate) async fn claims(
+        &mut self,
+        ids: Option<&BTreeSet<String>>,
+        scheduled: bool,
+    ) -> Result<Claims, Why> {
+        let mut requests = vec![
+            ("active", json!({"safe": true})),
+            ("reserved", json!({})),
+            ("revoked", json!({})),
+        ];
+        if let Some(ids) = ids {
+            requests.push(("query_task", json!({"ids": ids})));
+        }
+        if scheduled || ids.is_none() {
+            requests.push(("scheduled", json!({})));
+        }
+        let mut claims = Claims::default();
+        for (prefix, mailbox) in &self.mailboxes {
+            let known = self.answering.get(prefix).copied().unwrap_or_default();
+            if known == 0 {
+                continue;
+            }
+            let all_there = self.workers.silent == 0;
+            let patience = if all_there {
+                self.timeout
+            } else {
+                self.timeout.max(GRACE)
+            };
+            let answers = mailbox.ask(&requests, patience, Some(known)).await?;
+            let nodes = nodes(&answers);
+            let gone: Vec<String> = self
+                .workers
+                .answered
+                .iter()
+                .filter(|w| w.prefix == *prefix && !nodes.contains_key(&w.node))
+                .map(|w| w.node.clone())
+                .collect();
+            for node in gone {
+                // It fell silent between two questions.
+                self.workers
+                    .answered
+                    .retain(|w| w.prefix != *prefix || w.node != node);
+                self.workers.silent += 1;
+                self.workers.unanswered_names.push(node);
+            }
+            self.answering.insert(prefix.clone(), nodes.values().sum());
+            for worker in self
+                .workers
+                .answered
+                .iter_mut()
+                .filter(|w| w.prefix == *prefix)
+            {
+                note_work(worker, &answers, ids, &mut claims);
+            }
+        }
+        Ok(claims)
+    }
+}
+
+/// The nodes that answered anything, and with how many voices each.
+fn nodes(answers: &HashMap<&'static str, Answers>) -> BTreeMap<String, u64> {
+    let mut nodes = BTreeMap::new();
+    for answers in answers.values() {
+        for (node, given) in &answers.by_node {
+            let voices = nodes.entry(node.clone()).or_insert(0);
+            *voices = (*voices).max(given.len() as u64);
+        }
+    }
+    nodes
+}
+
+/// What a node answered to a question, where it did and did not fail.
+fn said<'a>(
+    answers: &'a HashMap<&'static str, Answers>,
+    method: &str,
+    node: &str,
+) -> Observed<Vec<&'a Value>> {
+    let given = answers
+        .get(method)
+        .and_then(|answers| answers.by_node.get(node));
+    match given {
+        None => Observed::Unseen(Why::new(
+            Reason::TimedOut,
+            format!("{node} did not answer {method}"),
+        )),
+        Some(given) if given.iter().any(control::is_error) => Observed::Unseen(Why::new(
+            Reason::Refused,
+            format!("{node} failed to answer {method}"),
+        )),
+        Some(given) => Observed::Seen(given.iter().collect()),
+    }
+}
+
+fn worker(
+    prefix: &str,
+    node: &str,
+    twins: bool,
+    answers: &HashMap<&'static str, Answers>,
+) -> Worker {
+    let first = |method: &str| said(answers, method, node).map(|given| given[0].clone());
+    let queues = said(answers, "active_queues", node).map(|given| {
+        given
+            .into_iter()
+            .flat_map(control::decode_active_queues)
+            .collect()
+    });
+    let registered = said(answers, "registered", node).map(|given| {
+        given
+            .into_iter()
+            .flat_map(control::decode_registered)
+            .collect()
+    });
+    Worker {
+        node: node.to_owned(),
+        prefix: prefix.to_owned(),
+        twins,
+        queues,
+        registered,
+        stats: first("stats").map(|value| control::decode_stats(&value)),
+        conf: first("conf").map(|value| control::decode_conf(&value)),
+        active: Observed::not_asked("not asked yet"),
+        reserved: Observed::not_asked("not asked yet"),
+        scheduled: Observed::not_asked("not asked: every id was accounted for without it"),
+    }
+}
+
+/// Notes what a worker runs and holds, and which of the ids it claims.
+fn note_work(
+    worker: &mut Worker,
+    answers: &HashMap<&'static str, Answers>,
+    ids: Option<&BTreeSet<String>>,
+    claims: &mut Claims,
+) {
+    let node = worker.node.clone();
+    let wanted = |id: &str| ids.is_none_or(|ids| ids.contains(id));
+    let list = |method: &str, decode: fn(&Value) -> Vec<Claim>| {
+        said(answers, method, &node)
+            .map(|given| given.into_iter().flat_map(decode).collect::<Vec<Claim>>())
+    };
+    let active = list("active", control::decode_active);
+    let reserved = list("reserved", control::decode_reserved);
+    let scheduled = list("scheduled", control::decode_scheduled);
+    let queried = list("query_task", control::decode_query_task);
+    // `query_task` is exact but for ETA tasks before Celery 5.7; the lists say the rest.
+    let all = [&queried, &active, &reserved, &scheduled];
+    for claim in all.into_iter().filter_map(Observed::seen).flatten() {
+        if wanted(&claim.id) {
+            hold(claims, &node, claim);
+        }
+    }
+    for id in said(answers, "revoked", &node).seen().into_iter().flatten() {
+        for id in control::decode_revoked(id)
+            .into_iter()
+            .filter(|id| wanted(id))
+        {
+            claims.revoked.entry(id).or_default().push(node.clone());
+        }
+    }
+    worker.active = active;
+    worker.reserved = reserved.map(|claims| claims.len() as u64);
+    if !matches!(&scheduled, Observed::Unseen(_)) {
+        worker.scheduled = scheduled.map(|claims| claims.len() as u64);
+    }
+}
+
+/// Adds a claim, or makes an earlier one of the same node more exact.
+fn hold(claims: &mut Claims, node: &str, claim: &Claim) {
+    let held = claims.held.entry(claim.id.clone()).or_default();
+    let Some(known) = held.iter_mut().find(|known| known.node == node) else {
+        held.push(WorkerClaim {
+            node: node.to_owned(),
+            claim: claim.clone(),
+        });
+        return;
+    };
+    known.claim.eta = known.claim.eta.or(claim.eta);
+    if known.claim.state == ClaimState::Ready {
+        known.claim.state = claim.state;
+    }
+}

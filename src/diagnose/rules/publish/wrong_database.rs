@@ -1,0 +1,214 @@
+//! CD106: the message is in one database and the workers are in another.
+
+use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::{Place, Source};
+
+/// The rule.
+pub static WRONG_DATABASE: Rule = Rule {
+    code: "CD106",
+    name: "wrong-database",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "The message stands in another database of this Redis server than the one that was looked at, or it \
+                  stands here while workers are connected only to another one. Redis databases do not see each \
+                  other.",
+        cause: "The number at the end of a Redis URL is the database; without it, it is 0. A sender with \
+                redis://host/1 and a worker with redis://host/0 use the same server and never meet. Neither gets an \
+                error.",
+        read: "The lists of the server's other databases, where the id was not found in the broker's own, and the \
+               connections (CLIENT LIST) that wait in BRPOP or listen for remote control in each database.",
+        confirm: "Run `redis-cli INFO keyspace` for the databases in use, `redis-cli -n N LLEN QUEUE` in each, and \
+                  `redis-cli CLIENT LIST` for the database (`db=`) of each connection.",
+        mend: "Give sender and workers the same broker URL and restart what had the wrong one. To run what waits, \
+               start a worker with the other database's URL until the queue is empty.",
+        prevent: "Take the broker URL of every process from one setting, and always write the database number in it.",
+        references: &[
+            "https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html#configuration",
+        ],
+    },
+    needs: &[Source::Queues, Source::Clients, Source::OtherDatabases],
+    check: Check::Task(check),
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let mut findings = message_elsewhere(case);
+    findings.extend(workers_elsewhere(case));
+    findings
+}
+
+fn message_elsewhere(case: &Case<'_>) -> Vec<Finding> {
+    let ours = case.evidence.broker.database;
+    case.elsewhere()
+        .into_iter()
+        .filter_map(|copy| match &copy.place {
+            Place::OtherDatabase {
+                database,
+                key,
+                position,
+                of,
+            } => Some((*database, key, *position, *of)),
+            _ => None,
+        })
+        .map(|(database, key, position, of)| {
+            let workers = match case.evidence.workers_in(database) {
+                Some(0) => "no worker is connected there",
+                Some(_) => "workers are connected there",
+                None => "whether workers are connected there can't be told",
+            };
+            let shown = plain::key(key);
+            Finding::of(
+                &WRONG_DATABASE,
+                format!(
+                    "it waits in {shown} of database {database}, not {ours}, at place {position} of {of}; {workers}"
+                ),
+            )
+            .evidence("database", database)
+            .evidence("expected_database", ours)
+            .evidence("list", shown.as_str())
+            .evidence("messages", of)
+            .evidence("worker_connections", case.evidence.workers_in(database))
+            .confirm(format!("redis-cli -n {database} LLEN {shown}"))
+            .confirm("redis-cli CLIENT LIST")
+            .remedy(format!(
+                "give sender and workers the same database in their broker URL; a worker whose URL ends in \
+                 /{database} runs what waits there"
+            ))
+            .subject("database", database.to_string())
+            .task(case.id)
+        })
+        .collect()
+}
+
+/// Its copy is here, no worker is, and in other databases there are some.
+fn workers_elsewhere(case: &Case<'_>) -> Option<Finding> {
+    let evidence = case.evidence;
+    let ours = evidence.broker.database;
+    let queued = case.queued();
+    let list = queued.first()?.list?;
+    let nobody = evidence.all_workers_answered() && evidence.answered().is_empty();
+    if !nobody || evidence.workers_in(ours).is_some_and(|here| here > 0) {
+        return None;
+    }
+    let databases = databases_with_workers(case);
+    if databases.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = databases
+        .iter()
+        .map(|db| format!("database {db}"))
+        .collect();
+    let queue = &list.queue;
+    Some(
+        Finding::of(
+            &WRONG_DATABASE,
+            format!(
+                "queue {queue} of database {ours} holds {} and no worker is there, while workers are in {}",
+                plain::count(list.length, "message"),
+                plain::names(&named)
+            ),
+        )
+        .evidence("database", ours)
+        .evidence("worker_databases", databases)
+        .evidence("messages", list.length)
+        .confirm("redis-cli CLIENT LIST")
+        .remedy(format!(
+            "if they are this app's workers, give them a broker URL that ends in /{ours} and restart them; if they \
+             are another app's, start this app's workers"
+        ))
+        .subject("queue", queue.as_str())
+        .task(case.id),
+    )
+}
+
+/// Other databases to which workers are connected; where CLIENT LIST was refused, those that know workers' mailboxes.
+fn databases_with_workers(case: &Case<'_>) -> Vec<u32> {
+    let evidence = case.evidence;
+    let ours = evidence.broker.database;
+    let clients = evidence
+        .broker
+        .server
+        .seen()
+        .and_then(|server| server.clients.seen());
+    let mut databases: Vec<u32> = match clients {
+        Some(clients) => clients
+            .iter()
+            .map(|client| client.database)
+            .filter(|db| evidence.workers_in(*db).is_some_and(|n| n > 0))
+            .collect(),
+        None => evidence
+            .other_databases
+            .seen()
+            .into_iter()
+            .flatten()
+            .filter(|other| !other.mailboxes.is_empty())
+            .map(|other| other.database)
+            .collect(),
+    };
+    databases.retain(|db| *db != ours);
+    databases.sort_unstable();
+    databases.dedup();
+    databases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::{Lab, envelope, names};
+    use crate::evidence::{Copy, Observed, OtherDatabase, Reason};
+
+    fn elsewhere() -> Lab {
+        let mut lab = Lab::new().worker("w1", &["celery"]);
+        lab.task("t1").copies.push(Copy {
+            place: Place::OtherDatabase {
+                database: 3,
+                key: "celery".to_owned(),
+                position: 1,
+                of: 4,
+            },
+            envelope: envelope("t1"),
+        });
+        lab
+    }
+
+    fn mailbox_in_three(lab: &mut Lab) {
+        lab.evidence.other_databases = Observed::Seen(vec![OtherDatabase {
+            database: 3,
+            lists: Vec::new(),
+            mailboxes: vec!["celery@w9".to_owned()],
+        }]);
+    }
+
+    #[test]
+    fn a_message_in_another_database_is_found() {
+        let found = elsewhere().check(&WRONG_DATABASE, "t1");
+        assert_eq!(names(&found), ["wrong-database"]);
+        assert!(found[0].message.contains("database 3, not 0"));
+        assert!(found[0].message.contains("can't be told"));
+    }
+
+    #[test]
+    fn workers_in_another_database_are_found() {
+        let mut lab = Lab::new().queued("t1", "celery");
+        mailbox_in_three(&mut lab);
+        assert_eq!(names(&lab.check(&WRONG_DATABASE, "t1")), ["wrong-database"]);
+    }
+
+    #[test]
+    fn other_workers_do_not_matter_where_a_worker_is_here() {
+        let mut lab = Lab::new().worker("w1", &["celery"]).queued("t1", "celery");
+        mailbox_in_three(&mut lab);
+        assert!(lab.check(&WRONG_DATABASE, "t1").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_while_a_worker_is_silent_or_unasked() {
+        let mut lab = Lab::new().queued("t1", "celery").silent("w1");
+        mailbox_in_three(&mut lab);
+        assert!(lab.check(&WRONG_DATABASE, "t1").is_empty());
+        let mut lab = Lab::new()
+            .queued("t1", "celery")
+            .unread(Source::Workers, Reason::NotAsked);
+        mailbox_in_three(&mut lab);
+        assert!(lab.check(&WRONG_DATABASE, "t1").is_empty());
+    }
+}

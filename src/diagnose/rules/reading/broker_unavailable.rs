@@ -1,0 +1,91 @@
+//! CD801: the broker could not be read.
+
+use super::broker_is_away;
+use crate::diagnose::{Check, Finding, Page, Rule, Severity};
+use crate::evidence::{Evidence, Reason, Source};
+
+/// The rule.
+pub static BROKER_UNAVAILABLE: Rule = Rule {
+    code: "CD801",
+    name: "broker-unavailable",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "The broker could not be read, so nothing can be said about queues, unacknowledged messages and \
+                  workers. Workers and senders may have the same trouble.",
+        cause: "The server is down, the address or the port is wrong, a firewall or a missing TLS setting is in \
+                between, the password or the user is wrong, or the server is too busy to answer in time.",
+        read: "The connection to the broker, and its first answers.",
+        confirm: "Run `redis-cli -u URL PING` from the same machine, with the broker's URL.",
+        mend: "Correct --broker, or CELERY_BROKER_URL. If the server is down, start it; if it is busy, give more time \
+               with --timeout.",
+        prevent: "Watch the broker itself. Give this tool a user of its own that may read (see permission-denied, \
+                  CD805).",
+        references: &[
+            "https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html",
+        ],
+    },
+    needs: &[Source::Server],
+    check: Check::Deployment(check),
+};
+
+fn check(evidence: &Evidence) -> Vec<Finding> {
+    let Some(why) = evidence
+        .broker
+        .server
+        .unseen()
+        .filter(|_| broker_is_away(evidence))
+    else {
+        return Vec::new();
+    };
+    let url = &evidence.broker.url;
+    let remedy = match why.reason {
+        Reason::Refused => {
+            "give a user and a password that the broker accepts: --broker, or CELERY_BROKER_URL"
+        }
+        Reason::TimedOut => "look whether the server is busy, and give it more time with --timeout",
+        _ => {
+            "look whether the server runs and whether the URL is right: --broker, or CELERY_BROKER_URL"
+        }
+    };
+    vec![
+        Finding::of(
+            &BROKER_UNAVAILABLE,
+            format!("the broker {url} could not be read: {}", why.detail),
+        )
+        .evidence("broker", url.as_str())
+        .evidence("detail", why.detail.as_str())
+        .confirm("redis-cli -u URL PING, with the broker's URL and its password")
+        .remedy(remedy)
+        .subject("source", "broker"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::{Lab, names};
+    use crate::evidence::{Observed, Why};
+
+    fn unseen(reason: Reason) -> Vec<Finding> {
+        let mut lab = Lab::new();
+        lab.evidence.broker.server = Observed::Unseen(Why::new(reason, "connection refused"));
+        lab.check(&BROKER_UNAVAILABLE, "")
+    }
+
+    #[test]
+    fn a_broker_that_can_not_be_read_is_found() {
+        for reason in [Reason::Unreachable, Reason::TimedOut, Reason::Refused] {
+            assert_eq!(names(&unseen(reason)), ["broker-unavailable"]);
+        }
+        assert_eq!(
+            unseen(Reason::Unreachable)[0].message,
+            "the broker redis://localhost:6379/0 could not be read: connection refused"
+        );
+    }
+
+    #[test]
+    fn facts_that_were_left_out_are_clear() {
+        assert!(unseen(Reason::NotAsked).is_empty());
+        assert!(unseen(Reason::Unsupported).is_empty());
+    }
+}

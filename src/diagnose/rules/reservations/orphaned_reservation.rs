@@ -1,0 +1,284 @@
+//! CD401: a message is unacknowledged, and no live worker has it.
+
+use crate::diagnose::view::{Held, Holder};
+use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::{MutexTtl, Source};
+
+/// The rule.
+pub static ORPHANED_RESERVATION: Rule = Rule {
+    code: "CD401",
+    name: "orphaned-reservation",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "The message was delivered to a worker that is gone, and it is still unacknowledged. It stands in \
+                  the hash `unacked`, where no worker takes from. It comes back to its queue only when a live worker \
+                  restores it, after the visibility timeout: one hour by default.",
+        cause: "On Redis a worker moves each message that it takes into `unacked`, with the time of delivery in \
+                `unacked_index`, and removes it when it acknowledges. A worker that is killed (SIGKILL, the kernel's \
+                OOM killer, a container's end, a cold shutdown) leaves its messages there: those that it had \
+                prefetched, those that waited for their ETA, and with acks_late those that it ran. Live workers look \
+                about every 100 seconds for entries older than their own visibility_timeout, and put them back.",
+        read: "The hash `unacked`, its index, and the word of every live worker about this id. Nothing is said while \
+               a worker stays silent, or while the task is rate limited on a live worker, where it can wait in a \
+               bucket that no reply shows. A worker that shuts down warmly no longer answers while it finishes its \
+               last tasks: it looks as if it were gone.",
+        confirm: "Run `celery -A APP inspect --timeout 3 query_task ID`: no worker knows it. Run `redis-cli ZSCORE \
+                  unacked_index TAG`: the score is the time of delivery. Look whether the worker's process still \
+                  exists: one in a warm shutdown finishes its tasks without answering.",
+        mend: "Keep a worker running: it restores the message once the visibility timeout has passed. If that is too \
+               late and no process runs the task any more, put it back by hand in `celery -A APP shell`: `with \
+               app.connection_for_write() as c: c.default_channel.qos.restore_by_tag('TAG')`.",
+        prevent: "Give workers time to end: stop them with SIGTERM, let the supervisor wait for longer than the \
+                  longest task, and set worker_soft_shutdown_timeout (Celery 5.5 and later), which returns \
+                  unacknowledged messages to the queue. Keep visibility_timeout as short as the longest task and ETA \
+                  allow. Set worker_prefetch_multiplier to 1 where tasks are long.",
+        references: &[
+            "celery issues 3501, 4354, 4984, 7924",
+            "kombu issues 1444, 1805",
+            "https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html#visibility-timeout",
+        ],
+    },
+    needs: &[Source::Unacked, Source::Workers],
+    check: Check::Task(check),
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    // After a final result the question is whether it runs a second time: CD508.
+    if case.final_result().is_some() {
+        return Vec::new();
+    }
+    case.held()
+        .iter()
+        .filter(|held| case.holder(held) == Holder::Nobody)
+        .map(|held| finding(case, held))
+        .collect()
+}
+
+fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
+    let visibility = case.evidence.visibility(held.prefix);
+    let (prospect, remedy) = prospect(case, held);
+    let result = case.result().filter(|result| !result.doc.ready);
+    let by = result.and_then(|result| result.doc.worker.as_deref());
+    let whose = match by {
+        Some(node) if case.evidence.answers(node) => {
+            format!(" (its result names {node}, which answers and does not have it)")
+        }
+        Some(node) => format!(" (its result names {node}, which is not among the live workers)"),
+        None => String::new(),
+    };
+    let mut finding = Finding::of(
+        &ORPHANED_RESERVATION,
+        format!(
+            "{} {} is unacknowledged and no live worker has it{whose}; {prospect}",
+            case.called(),
+            case.id
+        ),
+    )
+    .evidence("delivery_tag", held.tag)
+    .evidence("visibility_timeout", visibility.seconds)
+    .evidence("visibility_timeout_source", visibility.source)
+    .evidence("live_workers", case.evidence.answered().len())
+    .confirm(format!(
+        "celery -A APP inspect --timeout 3 query_task {}",
+        case.id
+    ))
+    .confirm(format!(
+        "{} ZSCORE {}unacked_index {}",
+        case.evidence.broker_cli(),
+        held.prefix,
+        held.tag
+    ))
+    .remedy(remedy)
+    .task(case.id);
+    if let Some(at) = held.delivered_at {
+        finding = finding.evidence("delivered_seconds_ago", case.now() - at);
+    }
+    if let Some(node) = by {
+        finding = finding
+            .evidence("result_worker", node)
+            .subject("worker", node);
+    }
+    finding
+}
+
+/// What becomes of it, and what to do.
+fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
+    let by_hand = format!(
+        "in `celery -A APP shell`: `with app.connection_for_write() as c: \
+         c.default_channel.qos.restore_by_tag('{}')`, once you know that no process runs it any more",
+        held.tag
+    );
+    let Some(delivered_at) = held.delivered_at else {
+        return (
+            "nobody will restore it: unacked_index has no entry for it".to_owned(),
+            format!("put it back {by_hand}"),
+        );
+    };
+    let Some(period) = case.evidence.sweep_period(held.prefix) else {
+        return (
+            "nobody will restore it while no worker runs".to_owned(),
+            format!(
+                "start a worker, which restores it after the visibility timeout; or put it back {by_hand}"
+            ),
+        );
+    };
+    let mutex = case
+        .evidence
+        .reservations_of(held.prefix)
+        .and_then(|r| r.mutex);
+    if mutex == Some(MutexTtl::Never) {
+        let key = format!("{}unacked_mutex", held.prefix);
+        return (
+            format!("nobody will restore it: {key} never expires and keeps every worker from it"),
+            format!("{} DEL {key}", case.evidence.broker_cli()),
+        );
+    }
+    let due = delivered_at + case.evidence.visibility(held.prefix).seconds - case.now();
+    if due > 0.0 {
+        (
+            format!(
+                "live workers will restore it in about {}",
+                plain::duration(due + period)
+            ),
+            format!("wait, with a worker running; or put it back {by_hand}"),
+        )
+    } else if -due <= 2.0 * period {
+        (
+            format!(
+                "live workers will restore it within {}",
+                plain::duration(2.0 * period)
+            ),
+            "wait, with a worker running".to_owned(),
+        )
+    } else {
+        (
+            format!(
+                "the visibility timeout passed {} ago, and live workers have not restored it",
+                plain::duration(due)
+            ),
+            format!("restart the workers; or put it back {by_hand}"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::celery::control::{ClaimState, TaskTraits};
+    use crate::diagnose::testkit::{Lab, TASK, doc_of_state, envelope, names};
+    use crate::evidence::{Observed, Reason};
+
+    fn found(lab: &Lab) -> Vec<String> {
+        let findings = lab.check(&ORPHANED_RESERVATION, "t1");
+        findings
+            .into_iter()
+            .map(|finding| finding.message)
+            .collect()
+    }
+
+    #[test]
+    fn a_message_that_no_live_worker_has_is_found() {
+        let lab = Lab::new().worker("w1", &["celery"]).unacked("t1", 600.0);
+        let findings = lab.check(&ORPHANED_RESERVATION, "t1");
+        assert_eq!(names(&findings), ["orphaned-reservation"]);
+        assert!(
+            findings[0]
+                .message
+                .ends_with("live workers will restore it in about 51m 40s")
+        );
+    }
+
+    #[test]
+    fn without_workers_nobody_restores_it() {
+        let lab = Lab::new().unacked("t1", 600.0);
+        assert!(found(&lab)[0].ends_with("nobody will restore it while no worker runs"));
+    }
+
+    #[test]
+    fn without_an_index_entry_nobody_restores_it() {
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .unacked_as(envelope("t1"), None);
+        assert!(found(&lab)[0].contains("unacked_index has no entry"));
+    }
+
+    #[test]
+    fn the_worker_of_a_started_result_is_named() {
+        let mut doc = doc_of_state("STARTED");
+        doc.worker = Some("celery@gone".to_owned());
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .unacked("t1", 9_000.0)
+            .result_as("t1", doc);
+        let message = &found(&lab)[0];
+        assert!(
+            message.contains("celery@gone, which is not among the live workers"),
+            "{message}"
+        );
+        assert!(message.ends_with("have not restored it"), "{message}");
+    }
+
+    #[test]
+    fn a_message_that_a_worker_claims_is_clear() {
+        for state in [
+            ClaimState::Active,
+            ClaimState::Reserved,
+            ClaimState::Scheduled,
+        ] {
+            let lab = Lab::new()
+                .worker("w1", &["celery"])
+                .unacked("t1", 9.0)
+                .claimed("t1", "w1", state);
+            assert!(found(&lab).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_rate_limited_task_is_no_orphan() {
+        let limited = TaskTraits {
+            rate_limit: Some("1/m".to_owned()),
+            ..TaskTraits::default()
+        };
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .unacked("t1", 9.0)
+            .with_worker(|worker| {
+                let tasks = worker.registered.seen_mut().expect("seen");
+                tasks.insert(TASK.to_owned(), limited);
+            });
+        assert!(found(&lab).is_empty());
+    }
+
+    #[test]
+    fn a_finished_task_is_left_to_another_rule() {
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .unacked("t1", 9.0)
+            .result("t1", "SUCCESS");
+        assert!(found(&lab).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_while_a_worker_is_silent_or_unasked() {
+        let silent = Lab::new()
+            .worker("w1", &["celery"])
+            .silent("w2")
+            .unacked("t1", 600.0);
+        assert!(found(&silent).is_empty());
+        let unasked = Lab::new()
+            .unacked("t1", 600.0)
+            .unread(Source::Workers, Reason::NotAsked);
+        assert!(found(&unasked).is_empty());
+    }
+
+    #[test]
+    fn an_eta_needs_the_word_on_what_is_scheduled() {
+        let mut late = envelope("t1");
+        late.eta = crate::celery::when::When::from_epoch(crate::diagnose::testkit::NOW + 60.0);
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .with_worker(|worker| worker.scheduled = Observed::not_asked("a test"))
+            .unacked_as(late, Some(crate::diagnose::testkit::NOW - 5.0));
+        assert!(found(&lab).is_empty());
+    }
+}

@@ -1,0 +1,116 @@
+//! CD407: a task that most likely waits for its rate limit, where no reply shows it.
+
+use crate::diagnose::view::Holder;
+use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::Source;
+
+/// The rule.
+pub static RATE_LIMITED: Rule = Rule {
+    code: "CD407",
+    name: "rate-limited",
+    severity: Severity::Info,
+    page: Page {
+        meaning: "The message is unacknowledged and no worker says that it has it, but its task is rate limited on a \
+                  live worker. Most likely it waits there for its turn, and is not lost.",
+        cause: "A worker puts a task whose rate_limit is used up into a bucket in its memory, without reserving it. \
+                Such a task is in no reply to remote control: neither active, nor reserved, nor scheduled.",
+        read: "The hash `unacked`, the word of every live worker about this id, and the rate_limit of its task where \
+               it is registered. That it waits in a bucket can't be seen; it could also be a leftover of a worker \
+               that is gone.",
+        confirm: "Wait for a time that the rate limit makes likely, and trace it again. If it is still the same after \
+                  the visibility timeout, no worker has it.",
+        mend: "Nothing needs mending if the limit is meant. Else lift it at run time: `celery -A APP control \
+               rate_limit TASK 0`.",
+        prevent: "A rate limit holds for each worker by itself, and tasks that wait for it take up the prefetch of \
+                  other tasks: give rate-limited tasks a queue and workers of their own.",
+        references: &[
+            "celery pull request 10291",
+            "https://docs.celeryq.dev/en/stable/userguide/tasks.html#Task.rate_limit",
+        ],
+    },
+    needs: &[Source::Unacked, Source::Workers],
+    check: Check::Task(check),
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    if case.final_result().is_some() {
+        return Vec::new();
+    }
+    case.held()
+        .iter()
+        .filter_map(|held| match case.holder(held) {
+            Holder::MaybeRateLimited(nodes) => Some((held, nodes)),
+            _ => None,
+        })
+        .map(|(held, nodes)| {
+            let task = held.envelope.task.as_deref().unwrap_or_default();
+            let limits: Vec<&str> = case
+                .evidence
+                .answered()
+                .iter()
+                .filter(|worker| nodes.contains(&worker.node))
+                .filter_map(|worker| worker.rate_limit(task))
+                .collect();
+            let message = format!(
+                "{} is unacknowledged and most likely waits for its rate limit ({}) on {}",
+                case.called(),
+                limits.first().copied().unwrap_or_default(),
+                plain::names(&nodes)
+            );
+            Finding::of(&RATE_LIMITED, message)
+                .evidence("delivery_tag", held.tag)
+                .evidence("rate_limits", limits.clone())
+                .evidence("workers", nodes.clone())
+                .confirm("celery -A APP inspect --timeout 3 registered rate_limit")
+                .remedy(format!(
+                    "wait; or lift the limit: `celery -A APP control rate_limit {task} 0`"
+                ))
+                .task(case.id)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::celery::control::{ClaimState, TaskTraits};
+    use crate::diagnose::testkit::{Lab, TASK, names};
+
+    fn limited() -> Lab {
+        let traits = TaskTraits {
+            rate_limit: Some("10/m".to_owned()),
+            ..TaskTraits::default()
+        };
+        Lab::new().worker("w1", &["celery"]).with_worker(|worker| {
+            let tasks = worker.registered.seen_mut().expect("seen");
+            tasks.insert(TASK.to_owned(), traits);
+        })
+    }
+
+    #[test]
+    fn an_unclaimed_message_of_a_limited_task_is_found() {
+        let findings = limited().unacked("t1", 9.0).check(&RATE_LIMITED, "t1");
+        assert_eq!(names(&findings), ["rate-limited"]);
+        assert!(
+            findings[0]
+                .message
+                .ends_with("most likely waits for its rate limit (10/m) on w1")
+        );
+    }
+
+    #[test]
+    fn a_claimed_one_and_one_without_a_limit_are_clear() {
+        let claimed = limited()
+            .unacked("t1", 9.0)
+            .claimed("t1", "w1", ClaimState::Reserved);
+        assert!(claimed.check(&RATE_LIMITED, "t1").is_empty());
+        let free = Lab::new().worker("w1", &["celery"]).unacked("t1", 9.0);
+        assert!(free.check(&RATE_LIMITED, "t1").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_while_a_worker_is_silent() {
+        let lab = limited().silent("w2").unacked("t1", 9.0);
+        assert!(lab.check(&RATE_LIMITED, "t1").is_empty());
+    }
+}

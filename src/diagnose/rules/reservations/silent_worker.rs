@@ -1,0 +1,148 @@
+//! CD402: a worker is subscribed to remote control, and does not answer.
+
+use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::{Evidence, Silence, Source};
+
+/// The rule.
+pub static SILENT_WORKER: Rule = Rule {
+    code: "CD402",
+    name: "silent-worker",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "A worker is connected to the broker and listens to remote control, and does not answer it. Either \
+                  it hangs, and the tasks that it holds stay where they are; or it uses the solo pool and runs a task \
+                  at this moment. What it holds can't be known until it answers.",
+        cause: "The worker's main process answers remote control between other work. It can't while it is frozen \
+                (SIGSTOP, a paused container, a swapped-out machine), while it waits in a call that never returns, or \
+                while the solo pool runs a task in the same thread. With gevent and eventlet a task that never yields \
+                blocks it too.",
+        read: "PUBLISH on the pidbox channel returns how many subscribers received the request; fewer replies came \
+               within the time given. The names are those in `_kombu.binding.celery.pidbox` that did not answer. \
+               Dead workers stay in that set for a while, so that there can be more names than silent workers.",
+        confirm: "Run `celery -A APP inspect --timeout 10 ping -d NODE`. On the worker's machine look at its main \
+                  process: `ps -o pid,stat,etime,cmd` (state T is stopped, D waits for a disk), and `py-spy dump \
+                  --pid PID`, which shows where it stands.",
+        mend: "If a solo pool is at work, wait, or ask again with a longer --timeout. If it hangs, restart it: \
+               unacknowledged messages come back after the visibility timeout.",
+        prevent: "Use the prefork pool for tasks that take longer than a second. Give network calls in tasks a \
+                  timeout. Watch workers with a probe that asks them, not only for their process.",
+        references: &[
+            "celery issues 9245, 5685, 3430",
+            "https://docs.celeryq.dev/en/stable/userguide/workers.html#remote-control",
+        ],
+    },
+    needs: &[Source::Workers],
+    check: Check::Deployment(check),
+};
+
+fn check(evidence: &Evidence) -> Vec<Finding> {
+    let Some(workers) = evidence.workers.seen() else {
+        return Vec::new();
+    };
+    let within = plain::duration(workers.timeout_seconds);
+    let why = "it hangs, or a solo pool is at work";
+    match workers.silence() {
+        Silence::None => Vec::new(),
+        Silence::Named(nodes) => nodes
+            .iter()
+            .map(|node| {
+                let message = format!("worker {node} did not answer within {within}: {why}");
+                finding(message, node).subject("worker", node.as_str())
+            })
+            .collect(),
+        Silence::Among(silent, nodes) => {
+            let number = plain::count(silent, "worker");
+            let message = match nodes {
+                [] => format!(
+                    "{number} did not answer within {within}, and no name tells which: {why}"
+                ),
+                // Names without an answer can be fewer than the silent workers too: two workers under one name.
+                nodes => format!(
+                    "{number} did not answer within {within}, by these names: {}; {why}",
+                    plain::names(nodes)
+                ),
+            };
+            let node = if nodes.len() == 1 {
+                nodes[0].as_str()
+            } else {
+                "NODE"
+            };
+            let mut finding = finding(message, node).evidence("names", nodes.to_vec());
+            finding.count = silent;
+            vec![finding]
+        }
+    }
+    .into_iter()
+    .map(|found| {
+        found
+            .evidence("answered", workers.answered.len())
+            .evidence("silent", workers.silent)
+            .evidence("timeout_seconds", workers.timeout_seconds)
+    })
+    .collect()
+}
+
+fn finding(message: String, node: &str) -> Finding {
+    Finding::of(&SILENT_WORKER, message)
+        .confirm(format!("celery -A APP inspect --timeout 10 ping -d {node}"))
+        .confirm("py-spy dump --pid PID, on the worker's machine")
+        .remedy("ask again with a longer --timeout; restart the worker if it hangs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::Lab;
+    use crate::evidence::Reason;
+
+    fn messages(lab: &Lab) -> Vec<String> {
+        let findings = lab.check(&SILENT_WORKER, "");
+        findings
+            .into_iter()
+            .map(|finding| finding.message)
+            .collect()
+    }
+
+    #[test]
+    fn a_silent_worker_is_named() {
+        let lab = Lab::new().worker("w1", &["celery"]).silent("w2");
+        assert_eq!(
+            messages(&lab),
+            ["worker w2 did not answer within 2s: it hangs, or a solo pool is at work"]
+        );
+        assert_eq!(lab.check(&SILENT_WORKER, "")[0].subject["worker"], "w2");
+    }
+
+    #[test]
+    fn one_of_several_names_is_said_so() {
+        let mut lab = Lab::new().silent("w2");
+        lab.workers_mut().unanswered_names.push("w3".to_owned());
+        let said = messages(&lab);
+        assert_eq!(said.len(), 1);
+        assert!(
+            said[0].starts_with("1 worker did not answer within 2s, by these names: w2 and w3")
+        );
+    }
+
+    #[test]
+    fn a_worker_without_a_name_is_found() {
+        let mut lab = Lab::new().silent("w2");
+        lab.workers_mut().unanswered_names.clear();
+        assert!(messages(&lab)[0].contains("no name tells which"));
+    }
+
+    #[test]
+    fn dead_names_alone_are_clear() {
+        let mut lab = Lab::new().worker("w1", &["celery"]);
+        lab.workers_mut().unanswered_names.push("dead".to_owned());
+        assert!(messages(&lab).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_of_workers_that_were_not_asked() {
+        let lab = Lab::new()
+            .silent("w2")
+            .unread(Source::Workers, Reason::NotAsked);
+        assert!(messages(&lab).is_empty());
+    }
+}

@@ -1,0 +1,246 @@
+//! CD507: a chord waits for this task, and this task can no longer report to it.
+
+use crate::diagnose::view::{Fate, Holder, stored};
+use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
+use crate::evidence::{ChordParts, Source};
+
+/// The rule.
+pub static CHORD_STUCK: Rule = Rule {
+    code: "CD507",
+    name: "chord-stuck",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "The task belongs to the header of a chord. The chord's body is sent when every task of the header \
+                  has reported its end, and this one never will. The body does not run, and nothing says so: its \
+                  result stays PENDING.",
+        cause: "In Redis each header task adds its part to the list `.j` when it has ended, and the one that makes the \
+                parts as many as the size in `.s` sends the body. A task that fails or is revoked reports too, and the \
+                body then fails with ChordError. But a task that was lost reports nothing, nor does one that a worker \
+                threw away as not registered or could not decode, nor one whose worker died between storing the \
+                result and reporting it.",
+        read: "The chord's parts and its size in the result backend, the result of this task before the broker was \
+               read and after it, the queues, the hash `unacked`, and the word of every live worker. A task without a \
+               stored result counts in a chord on Redis all the same, so ignore_result is no reason.",
+        confirm: "In the result backend's database compare `redis-cli GET celery-taskset-meta-GROUP.s` with \
+                  `redis-cli ZCARD celery-taskset-meta-GROUP.j`. Run it twice: the count does not grow.",
+        mend: "Send the whole chord again. Or revoke the parts that are left and send the body by hand, with the \
+               results of the header tasks.",
+        prevent: "Set acks_late and reject_on_worker_lost on header tasks that can run twice without harm. Make sure \
+                  that every worker of the queue knows them. Keep result_expires longer than the longest chord takes, \
+                  because the parts expire with it; Celery 5.7 has chord_expires for that.",
+        references: &[
+            "celery issues 2952, 3363, 4207, 6220, 8786",
+            "https://docs.celeryq.dev/en/stable/userguide/canvas.html#chord-important-notes",
+        ],
+    },
+    needs: &[
+        Source::Queues,
+        Source::Unacked,
+        Source::Workers,
+        Source::Results,
+    ],
+    check: Check::Task(check),
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let Some(chord) = case.task.chord.seen().and_then(Option::as_ref) else {
+        return Vec::new();
+    };
+    let Some(size) = waits_for(chord, case.id) else {
+        return Vec::new();
+    };
+    let Some(why) = cannot_report(case) else {
+        return Vec::new();
+    };
+    let group = &chord.group_id;
+    let cli = case.evidence.results_cli();
+    let message = format!(
+        "the chord of group {group} waits for {} {}, which {why}: {} of {size} parts are in",
+        case.called(),
+        case.id,
+        chord.joined
+    );
+    vec![
+        Finding::of(&CHORD_STUCK, message)
+            .evidence("group", group.as_str())
+            .evidence("size", size)
+            .evidence("joined", chord.joined)
+            .confirm(format!("{cli} GET celery-taskset-meta-{group}.s"))
+            .confirm(format!("{cli} ZCARD celery-taskset-meta-{group}.j"))
+            .remedy("send the whole chord again; or send its body by hand with the results of the header")
+            .subject("group", group.as_str())
+            .task(case.id),
+    ]
+}
+
+/// The size of a chord that is not complete and has no part of this task yet.
+fn waits_for(chord: &ChordParts, id: &str) -> Option<u64> {
+    let size = chord.size.filter(|size| chord.joined < *size)?;
+    // Only where every part could be read is it certain that this task's is not among them.
+    let all_read = chord.members.len() as u64 == chord.joined;
+    let reported = chord.members.iter().any(|(member, _)| member == id);
+    (all_read && !reported).then_some(size)
+}
+
+/// Why this task will never report to its chord; none where it may (Celery 5.7 backends/base.py: `mark_as_done`,
+/// `mark_as_failure` and `mark_as_revoked` all call `on_chord_part_return`, whether the result is stored or not;
+/// worker/consumer/consumer.py: `on_unknown_task` calls it for no chord, `on_decode_error` not at all).
+fn cannot_report(case: &Case<'_>) -> Option<String> {
+    // Final before the broker was read: the report follows the result at once, and would be in by now.
+    if let Some(result) = stored(&case.task.first_result).filter(|result| result.doc.ready) {
+        if !case.is_nowhere() || case.final_result()?.doc.state != result.doc.state {
+            return None;
+        }
+        return Some(match result.doc.exc_type.as_deref() {
+            Some("NotRegistered") => {
+                "was thrown away as not registered, and such a task does not report".to_owned()
+            }
+            _ => format!("ended with {} and did not report it", result.doc.state),
+        });
+    }
+    if case.is_nowhere() {
+        let result = case.unfinished_result()?;
+        return Some(format!("is lost in state {}", result.doc.state));
+    }
+    if !case.task.claims.is_empty() || case.final_result().is_some() {
+        return None;
+    }
+    let (queued, held) = (case.queued(), case.held());
+    if queued.len() + held.len() < case.task.copies.len() {
+        return None;
+    }
+    let thrown_away = |fate: Fate| matches!(fate, Fate::NotRegistered | Fate::ContentRefused);
+    let queued_in_vain = queued.iter().all(|copy| thrown_away(case.fate(copy)));
+    // Without an entry in the index no worker ever restores it.
+    let held_for_ever = held
+        .iter()
+        .all(|held| held.delivered_at.is_none() && case.holder(held) == Holder::Nobody);
+    match (queued_in_vain && held_for_ever, queued.is_empty()) {
+        (true, false) => Some("will be thrown away by the workers of its queue".to_owned()),
+        (true, true) => Some("nobody holds and nobody will restore".to_owned()),
+        (false, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::celery::control::ClaimState;
+    use crate::celery::result::ResultDoc;
+    use crate::diagnose::testkit::{Lab, doc_of_state, envelope, names};
+    use crate::evidence::{Observed, Reason};
+
+    /// Makes the traced task part of a chord of three, of which one part is in.
+    fn in_chord(mut lab: Lab) -> Lab {
+        lab.task("t1").chord = Observed::Seen(Some(ChordParts {
+            group_id: "g1".to_owned(),
+            size: Some(3),
+            joined: 1,
+            members: vec![("t0".to_owned(), "SUCCESS".to_owned())],
+        }));
+        lab
+    }
+
+    fn lab() -> Lab {
+        Lab::new().worker("w1", &["celery"])
+    }
+
+    fn chord(lab: &mut Lab) -> &mut ChordParts {
+        lab.task("t1")
+            .chord
+            .seen_mut()
+            .expect("seen")
+            .as_mut()
+            .expect("a chord")
+    }
+
+    #[test]
+    fn a_lost_part_is_found() {
+        let lab = in_chord(lab().result("t1", "STARTED"));
+        let findings = lab.check(&CHORD_STUCK, "t1");
+        assert_eq!(names(&findings), ["chord-stuck"]);
+        assert!(
+            findings[0]
+                .message
+                .ends_with("which is lost in state STARTED: 1 of 3 parts are in")
+        );
+    }
+
+    #[test]
+    fn a_discarded_part_is_found() {
+        let doc = ResultDoc {
+            exc_type: Some("NotRegistered".to_owned()),
+            ..doc_of_state("FAILURE")
+        };
+        let discarded = in_chord(lab().result_as("t1", doc));
+        assert_eq!(discarded.check(&CHORD_STUCK, "t1").len(), 1);
+        let mut unknown = envelope("t1");
+        unknown.task = Some("shop.unknown".to_owned());
+        let doomed = in_chord(lab().queued_as("celery", unknown));
+        assert_eq!(doomed.check(&CHORD_STUCK, "t1").len(), 1);
+    }
+
+    #[test]
+    fn a_part_that_is_never_restored_is_found() {
+        let lab = in_chord(lab().unacked_as(envelope("t1"), None));
+        assert_eq!(lab.check(&CHORD_STUCK, "t1").len(), 1);
+    }
+
+    #[test]
+    fn a_part_on_its_way_is_clear() {
+        let running = in_chord(lab().result("t1", "STARTED").claimed(
+            "t1",
+            "w1",
+            ClaimState::Active,
+        ));
+        assert!(running.check(&CHORD_STUCK, "t1").is_empty());
+        assert!(
+            in_chord(lab().queued("t1", "celery"))
+                .check(&CHORD_STUCK, "t1")
+                .is_empty()
+        );
+        let to_be_restored = in_chord(lab().unacked("t1", 60.0));
+        assert!(to_be_restored.check(&CHORD_STUCK, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_part_that_reported_is_clear_even_after_a_failure() {
+        for state in ["SUCCESS", "FAILURE", "REVOKED"] {
+            let mut lab = in_chord(lab().result("t1", state));
+            let parts = chord(&mut lab);
+            parts.joined = 2;
+            parts.members.push(("t1".to_owned(), state.to_owned()));
+            assert!(lab.check(&CHORD_STUCK, "t1").is_empty(), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_part_that_ends_while_we_look_is_clear() {
+        let mut lab = in_chord(lab().result("t1", "SUCCESS"));
+        lab.task("t1").first_result = Observed::Seen(None);
+        assert!(lab.check(&CHORD_STUCK, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_complete_chord_and_a_plain_group_are_clear() {
+        let mut complete = in_chord(lab().result("t1", "STARTED"));
+        chord(&mut complete).size = Some(1);
+        assert!(complete.check(&CHORD_STUCK, "t1").is_empty());
+        let mut group = in_chord(lab().result("t1", "STARTED"));
+        chord(&mut group).size = None;
+        assert!(group.check(&CHORD_STUCK, "t1").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_where_a_place_was_not_read_whole() {
+        let lab = || in_chord(lab().result("t1", "STARTED"));
+        assert!(lab().silent("w2").check(&CHORD_STUCK, "t1").is_empty());
+        for source in CHORD_STUCK.needs {
+            let part = lab().unread(*source, Reason::Refused);
+            assert!(part.check(&CHORD_STUCK, "t1").is_empty(), "{source:?}");
+        }
+        let mut unread_part = lab();
+        chord(&mut unread_part).joined = 2;
+        assert!(unread_part.check(&CHORD_STUCK, "t1").is_empty());
+    }
+}

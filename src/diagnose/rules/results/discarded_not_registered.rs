@@ -1,0 +1,117 @@
+//! CD506: a worker that does not know the task threw it away.
+
+use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::Source;
+
+/// The rule.
+pub static DISCARDED_NOT_REGISTERED: Rule = Rule {
+    code: "CD506",
+    name: "discarded-not-registered",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "A worker took the message, did not know a task of that name, threw the message away and stored \
+                  FAILURE with NotRegistered. The task never ran, and will not.",
+        cause: "The worker runs code without the task: an older or newer deployment, a module missing from imports or \
+                autodiscover_tasks, a relative import that gives the task another name, or another application that \
+                consumes the same queue of the same broker.",
+        read: "The task's result in the result backend: its state and the class of its exception. Which live workers \
+               know the task is told as far as its name is known.",
+        confirm: "Run `celery -A APP inspect --timeout 3 registered`, and look for the task at every worker of the \
+                  queue. Look in the workers' logs for `Received unregistered task of type`.",
+        mend: "Bring the workers of the queue to the same code, then send the task again.",
+        prevent: "Deploy workers before the code that sends new tasks. Name tasks explicitly. Give each application \
+                  queues of its own, or a broker database of its own.",
+        references: &[
+            "sentry issue 1665",
+            "https://docs.celeryq.dev/en/stable/userguide/tasks.html#automatic-naming-and-relative-imports",
+        ],
+    },
+    needs: &[Source::Results],
+    check: Check::Task(check),
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let failed = case
+        .final_result()
+        .filter(|result| result.doc.state == "FAILURE");
+    let Some(result) =
+        failed.filter(|result| result.doc.exc_type.as_deref() == Some("NotRegistered"))
+    else {
+        return Vec::new();
+    };
+    let strangers: Vec<&str> = case
+        .evidence
+        .answered()
+        .iter()
+        .filter(|worker| case.name().and_then(|task| worker.knows(task)) == Some(false))
+        .map(|worker| worker.node.as_str())
+        .collect();
+    let who = if strangers.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "; live workers that do not know it: {}",
+            plain::names(&strangers)
+        )
+    };
+    let message = format!(
+        "{} {} was thrown away by a worker that does not know it{who}",
+        case.called(),
+        case.id
+    );
+    let mut finding = Finding::of(&DISCARDED_NOT_REGISTERED, message)
+        .evidence("state", result.doc.state.as_str())
+        .evidence("exception", "NotRegistered")
+        .evidence("workers_without_it", strangers)
+        .confirm("celery -A APP inspect --timeout 3 registered")
+        .confirm("look for `Received unregistered task of type` in the workers' logs")
+        .remedy("bring every worker of the queue to the same code, then send it again")
+        .task(case.id);
+    if let Some(done) = result.doc.date_done {
+        finding = finding.evidence("date_done", done.to_string());
+    }
+    vec![finding]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::celery::result::ResultDoc;
+    use crate::diagnose::testkit::{Lab, doc_of_state, names};
+    use crate::evidence::Reason;
+
+    fn failed(exception: &str) -> Lab {
+        let doc = ResultDoc {
+            exc_type: Some(exception.to_owned()),
+            name: Some("shop.new".to_owned()),
+            ..doc_of_state("FAILURE")
+        };
+        Lab::new().worker("w1", &["celery"]).result_as("t1", doc)
+    }
+
+    #[test]
+    fn a_discarded_task_is_found() {
+        let findings = failed("NotRegistered").check(&DISCARDED_NOT_REGISTERED, "t1");
+        assert_eq!(names(&findings), ["discarded-not-registered"]);
+        assert!(
+            findings[0]
+                .message
+                .ends_with("live workers that do not know it: w1")
+        );
+    }
+
+    #[test]
+    fn another_failure_is_clear() {
+        assert!(
+            failed("ValueError")
+                .check(&DISCARDED_NOT_REGISTERED, "t1")
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_without_a_result() {
+        let lab = failed("NotRegistered").unread(Source::Results, Reason::Unreachable);
+        assert!(lab.check(&DISCARDED_NOT_REGISTERED, "t1").is_empty());
+    }
+}

@@ -1,0 +1,166 @@
+//! CD501: the result says that the task has begun, and nothing runs it.
+
+use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
+use crate::evidence::Source;
+
+/// The rule.
+pub static VANISHED_WHILE_RUNNING: Rule = Rule {
+    code: "CD501",
+    name: "vanished-while-running",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "The result backend says that the task has begun (STARTED, RECEIVED, or a state of its own such as \
+                  PROGRESS), no copy of its message is left, and no live worker runs it. Its worker died, and nobody \
+                  will run it again. The result stays as it is until it expires.",
+        cause: "By default a worker acknowledges a message before it runs the task. If its main process is then \
+                killed (SIGKILL, the kernel's OOM killer, a container's end, a lost machine), the message is gone \
+                from the broker and nobody is left to store a failure.",
+        read: "The queues, the hash `unacked`, the word of every live worker about this id, and the result before and \
+               after them. It is said only when all of these were read whole. A worker that shuts down warmly no \
+               longer answers while it finishes its last tasks: it looks as if it were gone.",
+        confirm: "Look on the machine of the worker that the result names whether its process still exists. Look in \
+                  its log for `received` with this id and no `succeeded` or `failed` after it, and in the kernel's \
+                  log for `Out of memory`.",
+        mend: "If its process is gone, send the task again. If it is still there and shuts down, wait until it has \
+               ended, and trace the task once more.",
+        prevent: "Set acks_late on tasks that can run twice without harm, and reject_on_worker_lost with it: then the \
+                  message outlives the worker. Stop workers with SIGTERM and let the supervisor wait for longer than \
+                  the longest task. Limit memory for each child: worker_max_memory_per_child.",
+        references: &[
+            "celery issues 14, 3057",
+            "https://docs.celeryq.dev/en/stable/userguide/tasks.html#Task.acks_late",
+        ],
+    },
+    needs: &[
+        Source::Queues,
+        Source::Unacked,
+        Source::Workers,
+        Source::Results,
+    ],
+    check: Check::Task(check),
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let result = case.unfinished_result().filter(|_| case.is_nowhere());
+    // A retry that vanished is CD502.
+    let Some(result) = result.filter(|result| result.doc.state != "RETRY") else {
+        return Vec::new();
+    };
+    let state = &result.doc.state;
+    let worker = result.doc.worker.as_deref();
+    let whose = match worker {
+        Some(node) if case.evidence.answers(node) => {
+            format!(" on {node}, which has lost it: it answers, and does not run it")
+        }
+        Some(node) => format!(" on {node}, which is not among the live workers"),
+        None => String::new(),
+    };
+    let mut finding = Finding::of(
+        &VANISHED_WHILE_RUNNING,
+        format!(
+            "{} {} is {state}{whose}; no copy is left, and no live worker has it",
+            case.called(),
+            case.id
+        ),
+    )
+    .evidence("state", state.as_str())
+    .evidence("live_workers", case.evidence.answered().len())
+    .confirm(format!("celery -A APP inspect --timeout 3 query_task {}", case.id))
+    .confirm("look for the id in the worker's log, and for `Out of memory` in the kernel's")
+    .remedy("send it again once you know that no process runs it any more; set acks_late and reject_on_worker_lost")
+    .task(case.id);
+    if let Some(node) = worker {
+        finding = finding
+            .evidence("result_worker", node)
+            .evidence("result_worker_answers", case.evidence.answers(node))
+            .subject("worker", node);
+    }
+    vec![finding]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::celery::control::ClaimState;
+    use crate::celery::result::ResultDoc;
+    use crate::diagnose::testkit::{Lab, doc_of_state, names};
+    use crate::evidence::{Observed, Reason};
+
+    fn started_by(node: &str) -> Lab {
+        let doc = ResultDoc {
+            worker: Some(node.to_owned()),
+            ..doc_of_state("STARTED")
+        };
+        Lab::new().worker("w1", &["celery"]).result_as("t1", doc)
+    }
+
+    #[test]
+    fn a_started_task_that_nobody_runs_is_found() {
+        let findings = started_by("w2").check(&VANISHED_WHILE_RUNNING, "t1");
+        assert_eq!(names(&findings), ["vanished-while-running"]);
+        assert!(
+            findings[0]
+                .message
+                .contains("STARTED on w2, which is not among the live workers")
+        );
+        let findings = started_by("w1").check(&VANISHED_WHILE_RUNNING, "t1");
+        assert!(
+            findings[0]
+                .message
+                .contains("it answers, and does not run it")
+        );
+    }
+
+    #[test]
+    fn a_state_of_its_own_is_found_too() {
+        let lab = Lab::new().result("t1", "PROGRESS");
+        assert_eq!(lab.check(&VANISHED_WHILE_RUNNING, "t1").len(), 1);
+    }
+
+    #[test]
+    fn a_running_one_and_one_with_a_copy_are_clear() {
+        let running = started_by("w1").claimed("t1", "w1", ClaimState::Active);
+        assert!(running.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+        let late = started_by("w2").unacked("t1", 9.0);
+        assert!(late.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+        let queued = started_by("w2").queued("t1", "celery");
+        assert!(queued.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_final_state_and_a_retry_are_clear() {
+        for state in ["SUCCESS", "FAILURE", "REVOKED", "RETRY"] {
+            let lab = Lab::new().worker("w1", &["celery"]).result("t1", state);
+            assert!(
+                lab.check(&VANISHED_WHILE_RUNNING, "t1").is_empty(),
+                "{state}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_state_that_is_new_was_moving_while_we_looked() {
+        let mut lab = started_by("w2");
+        lab.task("t1").first_result = Observed::Seen(None);
+        assert!(lab.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_where_a_place_was_not_read_whole() {
+        assert!(
+            started_by("w2")
+                .silent("w2")
+                .check(&VANISHED_WHILE_RUNNING, "t1")
+                .is_empty()
+        );
+        for source in VANISHED_WHILE_RUNNING.needs {
+            let part = started_by("w2").unread(*source, Reason::Refused);
+            assert!(
+                part.check(&VANISHED_WHILE_RUNNING, "t1").is_empty(),
+                "{source:?}"
+            );
+        }
+        let cut = started_by("w2").read_only_part(Source::Queues, Reason::Truncated);
+        assert!(cut.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+    }
+}

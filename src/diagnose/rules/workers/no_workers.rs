@@ -1,0 +1,151 @@
+//! CD701: no worker is there.
+
+use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::{Evidence, Source};
+
+/// The rule.
+pub static NO_WORKERS: Rule = Rule {
+    code: "CD701",
+    name: "no-workers",
+    severity: Severity::Error,
+    page: Page {
+        meaning: "No worker is connected to this broker: nobody answered, and nobody is subscribed to remote control. \
+                  What is sent waits, and what was unacknowledged is not restored.",
+        cause: "The workers are stopped or crashed, or they are connected to another broker, another database of it, \
+                or with another global_keyprefix. Workers with worker_enable_remote_control off are not subscribed \
+                either, and can't be seen this way.",
+        read: "PUBLISH on the pidbox channel returned 0 receivers. Where CLIENT LIST was read, connections that wait \
+               in BRPOP on this database are counted: they may be workers without remote control, and then this is \
+               no error.",
+        confirm: "Run `celery -A APP status`. Run `redis-cli PUBSUB NUMPAT` and `redis-cli CLIENT LIST`, and look for \
+                  connections with cmd=brpop.",
+        mend: "Start the workers: `celery -A APP worker`. If they run, compare their broker URL, as `celery -A APP \
+               report` prints it, with the one traced here.",
+        prevent: "Let a supervisor restart workers, and let a probe ask whether any worker answers.",
+        references: &[
+            "https://docs.celeryq.dev/en/stable/userguide/workers.html#starting-the-worker",
+        ],
+    },
+    needs: &[Source::Workers],
+    check: Check::Deployment(check),
+};
+
+fn check(evidence: &Evidence) -> Vec<Finding> {
+    let Some(workers) = evidence.workers.seen() else {
+        return Vec::new();
+    };
+    if !workers.answered.is_empty() || workers.silent > 0 {
+        return Vec::new();
+    }
+    let database = evidence.broker.database;
+    let waiting = waiting_in_brpop(evidence);
+    let message = match waiting {
+        0 => format!(
+            "no worker is connected to database {database}: nobody is subscribed to remote control"
+        ),
+        number => format!(
+            "nobody is subscribed to remote control, but {} in BRPOP on database {database}: these may be workers \
+             without it",
+            if number == 1 {
+                "1 connection waits".to_owned()
+            } else {
+                format!("{number} connections wait")
+            }
+        ),
+    };
+    let mut finding = Finding::of(&NO_WORKERS, message)
+        .evidence("answered", 0)
+        .evidence("subscribed", 0)
+        .evidence("waiting_in_brpop", waiting)
+        .evidence("names_without_an_answer", workers.unanswered_names.len())
+        .confirm("celery -A APP status")
+        .confirm("redis-cli CLIENT LIST | grep cmd=brpop")
+        .remedy("start the workers; if they run, compare their broker URL with this one");
+    if let [_, ..] = workers.unanswered_names.as_slice() {
+        finding = finding.evidence("last_seen", plain::names(&workers.unanswered_names));
+    }
+    if waiting > 0 {
+        finding.severity = Severity::Info;
+    }
+    vec![finding]
+}
+
+/// Connections that wait for messages on the broker's database, as far as CLIENT LIST was read.
+fn waiting_in_brpop(evidence: &Evidence) -> usize {
+    let server = evidence.broker.server.seen();
+    let clients = server.and_then(|server| server.clients.seen());
+    clients.map_or(0, |clients| {
+        let here = clients
+            .iter()
+            .filter(|client| client.database == evidence.broker.database);
+        here.filter(|client| client.command == "brpop").count()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::{Lab, names};
+    use crate::evidence::{ClientFacts, Observed, Reason, ServerFacts};
+
+    fn with_clients(mut lab: Lab, commands: &[&str]) -> Lab {
+        let clients = commands.iter().map(|command| ClientFacts {
+            host: "10.0.0.1".to_owned(),
+            database: 0,
+            command: (*command).to_owned(),
+            pattern_subscriptions: 0,
+        });
+        lab.evidence.broker.server = Observed::Seen(ServerFacts {
+            version: Observed::not_asked("a test"),
+            uptime_seconds: Observed::not_asked("a test"),
+            role: Observed::not_asked("a test"),
+            connected_replicas: Observed::not_asked("a test"),
+            append_only: Observed::not_asked("a test"),
+            rdb_saves: Observed::not_asked("a test"),
+            maxmemory: Observed::not_asked("a test"),
+            maxmemory_policy: Observed::not_asked("a test"),
+            used_memory: Observed::not_asked("a test"),
+            evicted_keys: Observed::not_asked("a test"),
+            clock_ahead_seconds: 0.0,
+            clients: Observed::Seen(clients.collect()),
+        });
+        lab
+    }
+
+    #[test]
+    fn a_broker_without_workers_is_found() {
+        let findings = Lab::new().check(&NO_WORKERS, "");
+        assert_eq!(names(&findings), ["no-workers"]);
+        assert_eq!(findings[0].severity, Severity::Error);
+        let others = with_clients(Lab::new(), &["get", "ping"]).check(&NO_WORKERS, "");
+        assert_eq!(others[0].severity, Severity::Error);
+    }
+
+    #[test]
+    fn workers_without_remote_control_are_thought_of() {
+        let findings = with_clients(Lab::new(), &["brpop"]).check(&NO_WORKERS, "");
+        assert_eq!(findings[0].severity, Severity::Info);
+        assert!(findings[0].message.contains("1 connection waits in BRPOP"));
+    }
+
+    #[test]
+    fn a_worker_that_answers_or_is_silent_is_clear() {
+        assert!(
+            Lab::new()
+                .worker("w1", &["celery"])
+                .check(&NO_WORKERS, "")
+                .is_empty()
+        );
+        assert!(Lab::new().silent("w1").check(&NO_WORKERS, "").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_where_nobody_was_asked() {
+        assert!(
+            Lab::new()
+                .unread(Source::Workers, Reason::NotAsked)
+                .check(&NO_WORKERS, "")
+                .is_empty()
+        );
+    }
+}

@@ -1,0 +1,462 @@
+//! The report for people: the answer first, then what it rests on.
+
+use std::io::{self, Write};
+
+use anstyle::Style as Paint;
+use jiff::Timestamp;
+use serde_json::Value;
+use unicode_width::UnicodeWidthStr as _;
+
+use super::plain::{escape, readable};
+use super::text::{self, BOLD, DIM, Page};
+use crate::cli::exit::{self, Outcome};
+use crate::diagnose::{
+    Cause, CheckStatus, Diagnosis, Finding, Severity, Stage, StageStatus, Trace, Verdict,
+};
+use crate::evidence::{Evidence, Place, ReadStatus, TaskEvidence};
+
+/// How the report is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// Columns of the terminal.
+    pub width: usize,
+    /// Whether there are colours.
+    pub color: bool,
+    /// How much is said.
+    pub verbosity: Verbosity,
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Tasks in trouble, and findings that are more than information. Nothing at all where all is well.
+    Quiet,
+    /// Everything about the tasks that were asked for; of many, about those not accounted for.
+    Normal,
+    /// Everything about every task, all that was read and every rule; so many times `-v`.
+    Verbose(u8),
+}
+
+/// More ids than this begin with an overview.
+const MANY: usize = 5;
+/// Of more tasks in trouble than this the others stand in the overview alone.
+const DETAILED: usize = 20;
+/// Of longer lists in a finding's evidence the rest is counted.
+const LISTED: usize = 10;
+
+/// Writes the report of a trace.
+pub fn trace(
+    evidence: &Evidence,
+    diagnosis: &Diagnosis,
+    outcome: &Outcome,
+    style: &Style,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let quiet = style.verbosity == Verbosity::Quiet;
+    let verbose = matches!(style.verbosity, Verbosity::Verbose(_));
+    let mut report = Report {
+        page: Page::new(style.width, style.color, out),
+        evidence,
+        quiet,
+        verbose,
+        empty: true,
+    };
+    let many = diagnosis.traces.len() > MANY;
+    let detailed: Vec<&Trace> = diagnosis
+        .traces
+        .iter()
+        .filter(|trace| verbose || !(many || quiet) || exit::code_of(trace) != 0)
+        .collect();
+    let shown = if many && !verbose {
+        DETAILED
+    } else {
+        usize::MAX
+    };
+    if many {
+        report.overview(&diagnosis.traces)?;
+    }
+    for trace in detailed.iter().take(shown) {
+        report.trace(trace)?;
+    }
+    if let Some(left @ 1..) = detailed.len().checked_sub(shown) {
+        report.section("and more")?;
+        let text = format!("{left} more are not accounted for: see above, or use -v");
+        report.page.paragraph(2, &text)?;
+    }
+    if verbose {
+        report.all_reads()?;
+    } else if !quiet || !detailed.is_empty() {
+        report.not_read_whole()?;
+    }
+    report.deployment(&diagnosis.findings)?;
+    if verbose {
+        report.checks(diagnosis)?;
+    }
+    if !quiet {
+        report.footer(diagnosis, outcome)?;
+    }
+    Ok(())
+}
+
+/// A report in the making.
+struct Report<'a> {
+    page: Page<'a>,
+    evidence: &'a Evidence,
+    quiet: bool,
+    verbose: bool,
+    empty: bool,
+}
+
+impl Report<'_> {
+    /// An empty line between two parts.
+    fn part(&mut self) -> io::Result<()> {
+        if self.empty {
+            self.empty = false;
+            return Ok(());
+        }
+        self.page.gap()
+    }
+
+    fn section(&mut self, title: &str) -> io::Result<()> {
+        self.part()?;
+        self.page.head(BOLD, title, "")
+    }
+
+    /// One line for each id, and how many there are of each verdict.
+    fn overview(&mut self, traces: &[Trace]) -> io::Result<()> {
+        let troubled = |trace: &&Trace| !self.quiet || exit::code_of(trace) != 0;
+        let listed: Vec<&Trace> = traces.iter().filter(troubled).collect();
+        if listed.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<&Trace> = traces.iter().collect();
+        self.part()?;
+        let title = format!("{} tasks", all.len());
+        let counts = vec![title, exit::verdicts(&all)];
+        self.page.columns(0, Some(BOLD), &[counts])?;
+        // "undetermined", the longest verdict, has 12 columns, a UUID 36. A longer id is shown whole all the same.
+        let ids = listed.iter().map(|trace| readable(&trace.id).width());
+        let (word, id) = (12, ids.max().unwrap_or(0).min(36));
+        let left = self.page.width().saturating_sub(2 + word + 2 + id + 2);
+        for trace in listed {
+            let verdict = text::pad(&mark(trace), word);
+            let task = trace.task.as_deref().unwrap_or("-");
+            let what = format!("{}: {}", readable(task), readable(&trace.summary));
+            let rest = format!(
+                "  {}  {}",
+                text::pad(&readable(&trace.id), id),
+                text::cut(&what, left)
+            );
+            self.page
+                .head(paint(trace), &format!("  {verdict}"), &rest)?;
+        }
+        Ok(())
+    }
+
+    /// One task: the answer, its path, what was found, and what remains possible.
+    fn trace(&mut self, trace: &Trace) -> io::Result<()> {
+        self.part()?;
+        let verdict = trace.verdict.name().to_uppercase();
+        let task = trace.task.as_deref().map(readable).unwrap_or_default();
+        let name = format!("{}  {task}", readable(&trace.id));
+        self.page
+            .columns(0, Some(paint(trace)), &[vec![verdict, name]])?;
+        self.page.paragraph(2, &readable(&trace.summary))?;
+        self.path(&trace.stages)?;
+        if let Some(task) = self.evidence.tasks.get(&trace.id) {
+            self.copies(task)?;
+            self.details(task)?;
+        }
+        for finding in &trace.findings {
+            self.finding(finding)?;
+        }
+        self.causes(&trace.causes)
+    }
+
+    fn path(&mut self, stages: &[Stage]) -> io::Result<()> {
+        if stages.is_empty() {
+            return Ok(());
+        }
+        self.page.gap()?;
+        let rows: Vec<Vec<String>> = stages.iter().map(path_row).collect();
+        self.page.columns(2, None, &rows)
+    }
+
+    /// Every copy and every claim, where the path does not show them all. A message in `unacked` and the word of the
+    /// worker that holds it are one copy.
+    fn copies(&mut self, task: &TaskEvidence) -> io::Result<()> {
+        let messages = task.copies.iter().map(|copy| place(&copy.place));
+        let claims = task
+            .claims
+            .iter()
+            .map(|claim| format!("worker {}, {}", claim.node, claim.claim.state.name()));
+        if task.copies.len() < 2 && task.claims.len() < 2 {
+            return Ok(());
+        }
+        let all: Vec<String> = messages.chain(claims).collect();
+        self.page.gap()?;
+        self.page.head(BOLD, "  Everywhere it was seen", "")?;
+        let rows: Vec<Vec<String>> = all.iter().map(|copy| vec![readable(copy).into()]).collect();
+        self.page.columns(4, None, &rows)
+    }
+
+    /// What the message says, with `-v`; its arguments, where they were asked for.
+    fn details(&mut self, task: &TaskEvidence) -> io::Result<()> {
+        let Some(envelope) = task.copies.first().map(|copy| &copy.envelope) else {
+            return Ok(());
+        };
+        let mut facts = vec![("arguments", envelope.args.clone())];
+        if self.verbose {
+            facts.extend([
+                ("eta", envelope.eta.map(|eta| eta.to_string())),
+                ("expires", envelope.expires.map(|at| at.to_string())),
+                ("retries", envelope.retries.map(|n| n.to_string())),
+                ("priority", envelope.priority.map(|n| n.to_string())),
+                ("parent", envelope.parent_id.clone()),
+                ("root", envelope.root_id.clone()),
+                ("group", envelope.group.clone()),
+                ("content type", envelope.content_type.clone()),
+            ]);
+        }
+        let rows: Vec<Vec<String>> = facts
+            .iter()
+            .filter_map(|(name, fact)| {
+                Some(vec![(*name).into(), readable(fact.as_deref()?).into()])
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.page.gap()?;
+        self.page.columns(2, None, &rows)
+    }
+
+    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        self.part()?;
+        let title = format!(" {} {}", finding.code, finding.name);
+        let style = text::of_severity(finding.severity);
+        self.page.head(style, finding.severity.name(), &title)?;
+        self.page.paragraph(2, &readable(&finding.message))?;
+        let facts: Vec<String> = finding
+            .evidence
+            .iter()
+            .map(|(name, value)| format!("{}: {}", name.replace('_', " "), fact(value)))
+            .collect();
+        let mut rows = Vec::new();
+        for (label, text) in [
+            ("seen", facts.join("; ")),
+            ("remedy", finding.remedy.clone()),
+        ] {
+            if !text.is_empty() {
+                rows.push(vec![pad_label(label), readable(&text).into()]);
+            }
+        }
+        self.page.columns(2, Some(DIM), &rows)?;
+        self.commands(&finding.confirm)
+    }
+
+    /// Commands are not wrapped: they are there to be copied.
+    fn commands(&mut self, commands: &[String]) -> io::Result<()> {
+        for (n, command) in commands.iter().enumerate() {
+            let label = pad_label(if n == 0 { "confirm" } else { "" });
+            let line = format!("  {}", escape(command));
+            self.page.head(DIM, &format!("  {label}"), &line)?;
+        }
+        Ok(())
+    }
+
+    fn causes(&mut self, causes: &[Cause]) -> io::Result<()> {
+        if causes.is_empty() {
+            return Ok(());
+        }
+        self.section("What may have happened, the likeliest first")?;
+        for (n, cause) in causes.iter().enumerate() {
+            let number = format!("{}.", n + 1);
+            let rows = [
+                vec![number, readable(&cause.text).into()],
+                vec![
+                    String::new(),
+                    format!("to tell: {}", readable(&cause.confirm)),
+                ],
+            ];
+            self.page.columns(2, None, &rows)?;
+        }
+        Ok(())
+    }
+
+    fn not_read_whole(&mut self) -> io::Result<()> {
+        let rows: Vec<Vec<String>> = self
+            .evidence
+            .reads
+            .iter()
+            .filter(|read| read.status != ReadStatus::Complete)
+            .map(|read| {
+                let source = read.source.name().replace('_', " ");
+                vec![
+                    source,
+                    read.status.name().into(),
+                    readable(&read.detail).into(),
+                ]
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.section("Not read, or not whole")?;
+        self.page.columns(2, None, &rows)
+    }
+
+    fn all_reads(&mut self) -> io::Result<()> {
+        let reads = &self.evidence.reads;
+        let row = |read: &crate::evidence::Read| {
+            vec![
+                read.source.name().replace('_', " "),
+                read.status.name().into(),
+                format!("{} ms", read.elapsed_ms),
+                readable(&read.detail).into(),
+            ]
+        };
+        let rows: Vec<Vec<String>> = reads.iter().map(row).collect();
+        self.section("What was read")?;
+        self.page.columns(2, None, &rows)
+    }
+
+    fn deployment(&mut self, findings: &[Finding]) -> io::Result<()> {
+        let least = if self.quiet {
+            Severity::Warning
+        } else {
+            Severity::Info
+        };
+        let shown: Vec<&Finding> = findings.iter().filter(|f| f.severity >= least).collect();
+        if shown.is_empty() {
+            return Ok(());
+        }
+        self.section("The deployment")?;
+        shown.into_iter().try_for_each(|f| self.finding(f))
+    }
+
+    fn checks(&mut self, diagnosis: &Diagnosis) -> io::Result<()> {
+        self.section("Every rule that was asked")?;
+        let row = |check: &crate::diagnose::Checked| {
+            vec![
+                check.code.clone(),
+                check.name.clone(),
+                check.status.name().replace('_', " "),
+                readable(&check.missing.join("; ")).into(),
+            ]
+        };
+        let rows: Vec<Vec<String>> = diagnosis.checks.iter().map(row).collect();
+        self.page.columns(2, None, &rows)
+    }
+
+    fn footer(&mut self, diagnosis: &Diagnosis, outcome: &Outcome) -> io::Result<()> {
+        self.part()?;
+        let broker = &self.evidence.broker;
+        let version = broker.server.seen().and_then(|s| s.version.seen());
+        let version = version.map_or(String::new(), |version| format!(" ({version})"));
+        let results = self.evidence.result_backend.url.as_deref();
+        let read = format!(
+            "Read at {:.0} from {}{version}; results from {}.",
+            self.evidence.taken_at,
+            broker.url,
+            results.unwrap_or("nowhere")
+        );
+        let count = |status| {
+            diagnosis
+                .checks
+                .iter()
+                .filter(|c| c.status == status)
+                .count()
+        };
+        let asked = format!(
+            "{} rules asked: {} found something, {} are clear, {} could not be judged.",
+            diagnosis.checks.len(),
+            count(CheckStatus::Found),
+            count(CheckStatus::Clear),
+            count(CheckStatus::NotJudged)
+        );
+        let exit = format!("Exit code {}: {}.", outcome.code, outcome.reason);
+        for line in [read, asked, exit] {
+            self.page.paragraph(0, &readable(&line))?;
+        }
+        Ok(())
+    }
+}
+
+/// The verdict, with a mark where a finding makes trouble of what is accounted for.
+fn mark(trace: &Trace) -> String {
+    let fine = matches!(
+        trace.verdict,
+        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued
+    );
+    let name = trace.verdict.name();
+    if fine && exit::code_of(trace) != 0 {
+        format!("{name} !")
+    } else {
+        name.to_owned()
+    }
+}
+
+fn paint(trace: &Trace) -> Paint {
+    match exit::code_of(trace) {
+        0 => text::GREEN,
+        1 => text::RED,
+        _ => text::YELLOW,
+    }
+}
+
+fn path_row(stage: &Stage) -> Vec<String> {
+    let status = match stage.status {
+        StageStatus::Seen => "seen",
+        StageStatus::Absent => "absent",
+        StageStatus::NotRead => "not read",
+    };
+    let at = stage
+        .at
+        .as_deref()
+        .and_then(|at| at.parse::<Timestamp>().ok());
+    let at = at.map_or(String::new(), |at| format!(" ({at:.0})"));
+    vec![
+        stage.stage.name().into(),
+        status.into(),
+        format!("{}{at}", readable(&stage.detail)),
+    ]
+}
+
+fn place(place: &Place) -> String {
+    match place {
+        Place::Queue { key, position, of } => format!("queue {key}, place {position} of {of}"),
+        Place::Unacked { tag, .. } => format!("unacked, delivery tag {tag}"),
+        Place::OtherDatabase {
+            database,
+            key,
+            position,
+            of,
+        } => format!("database {database}, queue {key}, place {position} of {of}"),
+    }
+}
+
+/// Labels of a finding stand in a column as wide as the widest.
+fn pad_label(label: &str) -> String {
+    text::pad(label, "confirm".len())
+}
+
+/// A fact in words.
+fn fact(value: &Value) -> String {
+    match value {
+        Value::Null => "unknown".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) if text.is_empty() => "''".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(all) if all.is_empty() => "none".to_owned(),
+        Value::Array(all) => {
+            let mut shown: Vec<String> = all.iter().take(LISTED).map(fact).collect();
+            if let Some(more @ 1..) = all.len().checked_sub(LISTED) {
+                shown.push(format!("{more} more"));
+            }
+            shown.join(", ")
+        }
+        Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
