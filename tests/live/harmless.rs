@@ -237,7 +237,6 @@ impl Deployment {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn a_trace_only_reads_and_takes_its_reply_address_away() {
     let deployment = Deployment::new();
     let before = Keyspace::of(&deployment.server);
@@ -260,7 +259,6 @@ fn a_trace_only_reads_and_takes_its_reply_address_away() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn without_workers_it_writes_nothing_at_all() {
     let deployment = Deployment::new();
     let before = Keyspace::of(&deployment.server);
@@ -280,7 +278,6 @@ fn without_workers_it_writes_nothing_at_all() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn silent_workers_leave_nothing_behind() {
     let deployment = Deployment::new();
     deployment.worker.freeze();
@@ -306,7 +303,6 @@ fn silent_workers_leave_nothing_behind() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn stopped_while_it_waits_for_workers_it_cleans_up() {
     let deployment = Deployment::new();
     deployment.worker.freeze();
@@ -325,7 +321,6 @@ fn stopped_while_it_waits_for_workers_it_cleans_up() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn stopped_in_the_middle_of_a_scan_it_cleans_up() {
     let deployment = Deployment::new();
     let items = vec!["x".repeat(900); 1000];
@@ -346,7 +341,6 @@ fn stopped_in_the_middle_of_a_scan_it_cleans_up() {
 
 /// C66: kombu's own clients put this task back, and it runs twice (`facts::reservations` shows it).
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn a_long_reservation_is_received_once() {
     let lab = Lab::new();
     let server = lab.redis();
@@ -381,7 +375,6 @@ fn a_long_reservation_is_received_once() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn nothing_private_is_printed() {
     let lab = Lab::new();
     let server = lab.redis_with(&["--requirepass", "open/sesame"]);

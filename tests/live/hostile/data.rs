@@ -114,7 +114,6 @@ fn with_one_good(lab: &Lab) -> (RedisServer, String) {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn rubbish_in_a_queue_hides_nothing() {
     let lab = Lab::new();
     let (server, id) = with_one_good(&lab);
@@ -135,7 +134,6 @@ fn rubbish_in_a_queue_hides_nothing() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn huge_messages_are_passed_over() {
     let lab = Lab::new();
     let (server, id) = with_one_good(&lab);
@@ -151,7 +149,6 @@ fn huge_messages_are_passed_over() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn rubbish_in_the_reservations_hides_nothing() {
     let lab = Lab::new();
     let (server, id) = with_one_good(&lab);
@@ -186,7 +183,6 @@ fn rubbish_in_the_reservations_hides_nothing() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn rubbish_as_a_result_is_said_to_be_unreadable() {
     let lab = Lab::new();
     let (server, id) = with_one_good(&lab);
@@ -220,7 +216,6 @@ fn rubbish_as_a_result_is_said_to_be_unreadable() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn keys_of_the_wrong_type_are_told() {
     let lab = Lab::new();
     let (server, id) = with_one_good(&lab);
@@ -249,29 +244,31 @@ fn keys_of_the_wrong_type_are_told() {
 }
 
 #[test]
-#[ignore = "the binary does not trace yet"]
-fn odd_ids_are_taken_as_they_are() {
+fn odd_ids_are_taken_as_they_are_or_refused() {
     let lab = Lab::new();
     let (server, _) = with_one_good(&lab);
+    let long = "x".repeat(10_000);
     for id in [
         "x",
         "läden-№-7",
         "a\"b\\c",
-        "\u{1b}[31mred",
         "*",
         "celery-task-meta-",
         "..",
-        "a b",
-        &"x".repeat(100_000),
+        "\u{202e}x",
     ] {
         let done = trace(&lab, id, &["--broker", &server.db(0)]);
         assert_eq!(done.json()["traces"][0]["task_id"], *id);
+    }
+    for id in ["\u{1b}[31mred", "a\nb", "", &long] {
+        let done = lab.run_doctor(&["trace", id, "--broker", &server.db(0)]);
+        done.assert_decent(&["\u{1b}"]);
+        assert_eq!(done.code, Some(2), "{done:#?}");
     }
 }
 
 /// A worker that answers remote control with rubbish.
 #[test]
-#[ignore = "the binary does not trace yet"]
 fn rubbish_as_a_reply_is_passed_over() {
     let lab = Lab::new();
     let (server, id) = with_one_good(&lab);
