@@ -2,3 +2,62 @@
 
 pub mod args;
 pub mod exit;
+mod explain;
+mod output;
+mod progress;
+mod reading;
+mod snapshot;
+mod trace;
+
+use std::io::{self, Write};
+
+use clap::Parser;
+
+use self::args::{Cli, Command};
+use self::reading::Interrupted;
+
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+
+/// Runs the command that the arguments of this process name; returns the exit code.
+pub fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output and are no mistakes; where nobody reads them, nothing is lost.
+            let _ = error.print();
+            return if error.use_stderr() { USAGE } else { 0 };
+        }
+    };
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<u8> {
+    match &cli.command {
+        Command::Trace(args) => trace::run(args, &cli.global),
+        Command::Snapshot(args) => snapshot::run(args, &cli.global),
+        Command::Explain(args) => explain::run(args, &cli.global),
+        Command::Completions(args) => output::completions(args.shell),
+        Command::Man => output::man(),
+    }
+}
+
+/// Prints an error and says which exit code it means.
+fn report(error: &anyhow::Error) -> u8 {
+    let pipe_closed = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<io::Error>();
+        io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(pipe_closed) {
+        return 0;
+    }
+    // Where standard error is closed there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+    match error.downcast_ref::<Interrupted>() {
+        Some(interrupted) => interrupted.exit_code(),
+        None => USAGE,
+    }
+}

@@ -190,4 +190,18 @@ impl Evidence {
             .seen()
             .is_some_and(|workers| workers.silent == 0)
     }
+
+    /// Notes that a reading of every message did not meet this id. Its result was not looked up.
+    pub fn note_absent(&mut self, id: &str) {
+        let unread = "the snapshot looked up the results of the tasks that it met only";
+        self.tasks.entry(id.to_owned()).or_insert_with(|| TaskEvidence {
+            copies: Vec::new(),
+            claims: Vec::new(),
+            revoked_by: Vec::new(),
+            first_result: Observed::not_asked(unread),
+            result: Observed::not_asked(unread),
+            chord: Observed::not_asked(unread),
+            children: Vec::new(),
+        });
+    }
 }

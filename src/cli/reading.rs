@@ -1,0 +1,104 @@
+//! From settings to evidence: one reading of a live deployment, which leaves nothing behind on any way out.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::ConnectionArgs;
+use super::progress::Bar;
+use crate::celery::message::Keep;
+use crate::collect::cleanup::Cleanup;
+use crate::collect::{Plan, Question, collect};
+use crate::config::settings::{self, Settings};
+use crate::config::url::Broker;
+use crate::evidence::Evidence;
+
+/// How long the removal of a reply address may take at most.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The user ended the reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted; nothing was left behind")]
+pub(super) struct Interrupted {
+    signal: u8,
+}
+
+impl Interrupted {
+    /// 128 and the signal's number, as shells have it.
+    pub(super) fn exit_code(self) -> u8 {
+        128 + self.signal
+    }
+}
+
+/// The settings of this run.
+pub(super) fn settings(connection: &ConnectionArgs) -> anyhow::Result<Settings> {
+    let env = |name: &str| std::env::var(name).ok();
+    let here = std::env::current_dir().context("the current directory can't be read")?;
+    let file = settings::find_file(connection, &env, &here)?;
+    Ok(settings::resolve(connection, &env, file)?)
+}
+
+/// The settings that matter where a snapshot takes the place of a broker.
+pub(super) fn offline_settings(connection: &ConnectionArgs) -> anyhow::Result<Settings> {
+    let env = |name: &str| std::env::var(name).ok();
+    let here = std::env::current_dir().context("the current directory can't be read")?;
+    let file = settings::find_file(connection, &env, &here)?;
+    Ok(settings::resolve_offline(connection, &env, file)?)
+}
+
+/// Reads the deployment that the settings name.
+pub(super) fn read(settings: &Settings, question: Question) -> anyhow::Result<Evidence> {
+    let plan = plan(settings, question)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")?;
+    runtime.block_on(read_and_clean_up(&plan))
+}
+
+fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
+    let broker = settings.broker.as_ref().context("no broker given")?;
+    let Broker::Redis(server) = &broker.value;
+    Ok(Plan {
+        broker: server.clone(),
+        broker_url: broker.masked.clone(),
+        result_backend: settings.result_backend.as_ref().map(|given| given.value.clone()),
+        result_backend_url: settings.result_backend.as_ref().map(|given| given.masked.clone()),
+        question,
+        key_prefix: settings.key_prefix.clone(),
+        result_key_prefix: settings.result_key_prefix.clone(),
+        queues: settings.queues.clone(),
+        timeout: settings.timeout,
+        ask_workers: !settings.no_workers,
+        visibility_timeout: settings.visibility_timeout,
+        keep: if settings.show_args { Keep::Args } else { Keep::Envelope },
+    })
+}
+
+async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be received")?;
+    let mut terminate = signal(SignalKind::terminate()).context("signals can't be received")?;
+    let cleanup = Cleanup::default();
+    let bar = Bar::default();
+    let progress = |what: &str, done: u64, of: u64| bar.show(what, done, of);
+    let read = tokio::select! {
+        evidence = collect(plan, &cleanup, &progress) => Ok(evidence),
+        _ = interrupt.recv() => Err(Interrupted { signal: 2 }),
+        _ = terminate.recv() => Err(Interrupted { signal: 15 }),
+    };
+    bar.clear();
+    // A worker that has not answered may be about to.
+    let late = read.as_ref().map_or(true, |evidence| !evidence.all_workers_answered());
+    let leftover = match tokio::time::timeout(CLEANUP_TIMEOUT, cleanup.run(late)).await {
+        Ok(Ok(())) => None,
+        Ok(Err(leftover)) => Some(leftover.to_string()),
+        Err(_) => Some("the reply address could not be removed: the broker fell silent".to_owned()),
+    };
+    if let Some(leftover) = leftover {
+        // Where standard error is closed there is nobody left to tell.
+        let _ = writeln!(io::stderr(), "warning: {leftover}");
+    }
+    Ok(read?)
+}
