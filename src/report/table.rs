@@ -284,26 +284,28 @@ impl Report<'_> {
         Ok(())
     }
 
+    /// What was not read, or not whole: places with the same obstacle share a line.
     fn not_read_whole(&mut self) -> io::Result<()> {
-        let rows: Vec<Vec<String>> = self
-            .evidence
-            .reads
-            .iter()
-            .filter(|read| read.status != ReadStatus::Complete)
-            .map(|read| {
-                let source = read.source.name().replace('_', " ");
-                vec![
-                    source,
-                    read.status.name().into(),
-                    readable(&read.detail).into(),
-                ]
-            })
-            .collect();
-        if rows.is_empty() {
+        let mut obstacles: Vec<(String, String)> = Vec::new();
+        for read in &self.evidence.reads {
+            if read.status == ReadStatus::Complete {
+                continue;
+            }
+            let source = read.source.name().replace('_', " ");
+            let why = format!("{}: {}", read.status.name(), readable(&read.detail));
+            match obstacles.iter_mut().find(|(_, same)| *same == why) {
+                Some((sources, _)) => *sources = format!("{sources}, {source}"),
+                None => obstacles.push((source, why)),
+            }
+        }
+        if obstacles.is_empty() {
             return Ok(());
         }
         self.section("Not read, or not whole")?;
-        self.page.columns(2, None, &rows)
+        for (sources, why) in obstacles {
+            self.page.paragraph(2, &format!("{sources} {why}"))?;
+        }
+        Ok(())
     }
 
     fn all_reads(&mut self) -> io::Result<()> {
