@@ -15,7 +15,7 @@ fn envelope(id: &str) -> Value {
     })
 }
 
-fn task(copies: Value, result: Value) -> Value {
+fn task(copies: &Value, result: &Value) -> Value {
     json!({
         "copies": copies,
         "claims": [],
@@ -97,9 +97,9 @@ pub fn evidence() -> Evidence {
             "answered": [worker], "silent": 0, "unanswered_names": [], "timeout_seconds": 2.0,
         }},
         "tasks": {
-            "stuck": task(stuck, Value::Null),
-            "ended": task(json!([]), ended),
-            "nowhere": task(json!([]), Value::Null),
+            "stuck": task(&stuck, &Value::Null),
+            "ended": task(&json!([]), &ended),
+            "nowhere": task(&json!([]), &Value::Null),
         },
         "reads": [
             read("bindings"), read("queues"), read("unacked"), read("workers"), read("results"),

@@ -50,10 +50,10 @@ fn an_unreachable_broker_is_three() {
 
 #[test]
 fn an_unreachable_broker_is_three_however_many_ids() {
-    let ids: String = (0..1_000).map(|n| format!("id-{n}\n")).collect();
+    let ids: Vec<String> = (0..1_000).map(|n| format!("id-{n}")).collect();
     let ran = Test::new()
         .args(["trace", "-", "--broker", NOBODY])
-        .stdin(&ids)
+        .stdin(&ids.join("\n"))
         .code(3);
     ran.says("1000 tasks").says("1000 undetermined");
 }
