@@ -38,9 +38,11 @@ pub fn channel(db: i64) -> String {
     format!("/{db}.celery.pidbox")
 }
 
-/// The member of [`REPLY_BINDINGS`] that makes workers' replies reach the list [`reply_list`].
-pub fn reply_binding(oid: &str) -> String {
-    format!("{oid}{DEFAULT_SEP}{DEFAULT_SEP}{}", reply_list(oid))
+/// The member of [`REPLY_BINDINGS`] that makes workers' replies reach the list [`reply_list`]. A worker splits it by its
+/// own transport option `sep`, and fails to reply where that gives no three parts (kombu 5.7 transport/redis.py,
+/// `get_table`).
+pub fn reply_binding(oid: &str, sep: &str) -> String {
+    format!("{oid}{sep}{sep}{}", reply_list(oid))
 }
 
 /// The list that workers push their replies to.
