@@ -31,13 +31,7 @@ pub(crate) struct Address {
 
 impl Cleanup {
     /// Notes an address that is about to be announced.
-    pub(crate) fn announce(
-        &self,
-        client: &Arc<Client>,
-        prefix: &str,
-        oid: &str,
-        binding: &str,
-    ) {
+    pub(crate) fn announce(&self, client: &Arc<Client>, prefix: &str, oid: &str, binding: &str) {
         let address = Address {
             client: Arc::clone(client),
             prefix: prefix.to_owned(),

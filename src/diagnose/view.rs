@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::celery::control::ClaimState;
+use crate::celery::control::{ClaimState, STARRED};
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
 use crate::evidence::{
@@ -22,6 +22,10 @@ const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
+
+/// Why nothing can be said of what workers do not have.
+pub(super) const UNHEARD: &str =
+    "something that takes no remote control waits for messages in this database";
 
 /// One traced task, with the evidence around it.
 #[derive(Clone, Copy)]
@@ -286,10 +290,7 @@ impl<'e> Case<'e> {
             return Fate::Undecided("a worker that may take it did not answer".to_owned());
         }
         if self.evidence.unheard_consumers() > 0 {
-            return Fate::Undecided(
-                "something that takes no remote control waits for messages in this database"
-                    .to_owned(),
-            );
+            return Fate::Undecided(UNHEARD.to_owned());
         }
         fate
     }
@@ -304,6 +305,9 @@ impl<'e> Case<'e> {
         };
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
+        }
+        if self.evidence.unheard_consumers() > 0 {
+            return Holder::Undecided(UNHEARD.to_owned());
         }
         // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
         let unsaid = |w: &Worker| w.scheduled.seen().is_none();
@@ -342,7 +346,25 @@ impl<'e> Case<'e> {
         let places = [Source::Queues, Source::Unacked, Source::Workers];
         let whole = places.iter().all(|place| self.evidence.complete(*place));
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
-        whole && self.evidence.all_workers_answered() && !found
+        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
+        whole && heard && !found && self.worker_elsewhere().is_none()
+    }
+
+    /// The worker that its unfinished result names and its database, where the worker is connected to another database
+    /// of the server and has no mailbox here.
+    pub fn worker_elsewhere(&self) -> Option<(&'e str, u32)> {
+        let result = self.result().filter(|result| !result.doc.ready)?;
+        let node = result.doc.worker.as_deref()?;
+        let workers = self.evidence.workers.seen()?;
+        if self.evidence.answers(node) || workers.unanswered_names.iter().any(|name| name == node) {
+            return None;
+        }
+        let others = self.evidence.other_databases.seen()?;
+        let home = others.iter().find(|other| {
+            let there = self.evidence.workers_in(other.database) != Some(0);
+            there && other.mailboxes.iter().any(|name| name == node)
+        })?;
+        Some((node, home.database))
     }
 
     /// The stored result, where it is not final and said the same before the broker was read and after it.
@@ -466,6 +488,12 @@ impl Evidence {
             .map_or(&[], |table| table.bindings.as_slice());
         if let Some(queue) = self.dead_letter_queue(prefix) {
             return Route::Queues(BTreeSet::from([queue.to_owned()]));
+        }
+        // Of a starred key no more can be said than of the exchange: bound to nothing, it takes no key.
+        if routing_key == STARRED && !table.is_empty() {
+            return Route::Unknown(
+                "workers do not tell the routing keys of their routes".to_owned(),
+            );
         }
         let kinds: &[ExchangeType] = match self.exchange_type(prefix, exchange) {
             Some(kind) => &[kind],

@@ -55,7 +55,8 @@ impl Names {
     pub(crate) fn mailboxes(tables: &[BindingTable], prefix: &str) -> Vec<String> {
         let suffix = format!(".{}", mailbox_exchange());
         let nodes = mailbox_table(tables, prefix)
-            .into_iter().flat_map(|table| &table.bindings);
+            .into_iter()
+            .flat_map(|table| &table.bindings);
         nodes
             .filter_map(|binding| binding.queue.strip_suffix(&suffix).map(str::to_owned))
             .collect()
@@ -162,14 +163,14 @@ pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> 
         let members = members(client, &key).await?;
         sets.push((prefix.to_owned(), exchange.to_owned(), members));
     }
-    let seps: BTreeSet<&str> = sets
+    let known: BTreeSet<&str> = sets
         .iter()
         .flat_map(|(_, exchange, members)| members.iter().map(move |m| (m, exchange)))
         .filter_map(|(member, exchange)| exchange::separator(member, exchange))
         .collect();
     let mut tables: Vec<BindingTable> = sets
         .iter()
-        .map(|(prefix, exchange, members)| table(prefix, exchange, members, &seps))
+        .map(|(prefix, exchange, members)| table(prefix, exchange, members, &known))
         .collect();
     tables.sort_by(|a, b| (&a.prefix, &a.exchange).cmp(&(&b.prefix, &b.exchange)));
     Ok(tables)
@@ -181,7 +182,7 @@ fn table(
     prefix: &str,
     exchange: &str,
     members: &[Vec<u8>],
-    seps: &BTreeSet<&str>,
+    known: &BTreeSet<&str>,
 ) -> BindingTable {
     let own = members
         .iter()
@@ -189,13 +190,9 @@ fn table(
     let tried: Vec<&str> = own
         .into_iter()
         .chain([DEFAULT_SEP])
-        .chain(seps.iter().copied())
+        .chain(known.iter().copied())
         .collect();
-    let parse = |member: &Vec<u8>| {
-        tried
-            .iter()
-            .find_map(|sep| Binding::parse(member, sep))
-    };
+    let parse = |member: &Vec<u8>| tried.iter().find_map(|sep| Binding::parse(member, sep));
     BindingTable {
         prefix: prefix.to_owned(),
         exchange: exchange.to_owned(),

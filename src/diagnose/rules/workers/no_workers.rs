@@ -38,25 +38,16 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let database = evidence.broker.database;
-    let waiting = waiting_in_brpop(evidence);
-    let message = match waiting {
-        0 => format!(
-            "no worker is connected to database {database}: nobody is subscribed to remote control"
-        ),
-        number => format!(
-            "nobody is subscribed to remote control, but {} in BRPOP on database {database}: these may be workers \
-             without it",
-            if number == 1 {
-                "1 connection waits".to_owned()
-            } else {
-                format!("{number} connections wait")
-            }
-        ),
-    };
+    // Who waits for messages and takes no remote control is most likely a worker.
+    if evidence.unheard_consumers() > 0 {
+        return Vec::new();
+    }
+    let message = format!(
+        "no worker is connected to database {database}: nobody is subscribed to remote control"
+    );
     let mut finding = Finding::of(&NO_WORKERS, message)
         .evidence("answered", 0)
         .evidence("subscribed", 0)
-        .evidence("waiting_in_brpop", waiting)
         .evidence("names_without_an_answer", workers.unanswered_names.len())
         .confirm("celery -A APP status")
         .confirm("redis-cli CLIENT LIST | grep cmd=brpop")
@@ -64,22 +55,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     if let [_, ..] = workers.unanswered_names.as_slice() {
         finding = finding.evidence("last_seen", plain::names(&workers.unanswered_names));
     }
-    if waiting > 0 {
-        finding.severity = Severity::Info;
-    }
     vec![finding]
-}
-
-/// Connections that wait for messages on the broker's database, as far as CLIENT LIST was read.
-fn waiting_in_brpop(evidence: &Evidence) -> usize {
-    let server = evidence.broker.server.seen();
-    let clients = server.and_then(|server| server.clients.seen());
-    clients.map_or(0, |clients| {
-        let here = clients
-            .iter()
-            .filter(|client| client.database == evidence.broker.database);
-        here.filter(|client| client.command == "brpop").count()
-    })
 }
 
 #[cfg(test)]
@@ -122,10 +98,12 @@ mod tests {
     }
 
     #[test]
-    fn workers_without_remote_control_are_thought_of() {
-        let findings = with_clients(Lab::new(), &["brpop"]).check(&NO_WORKERS, "");
-        assert_eq!(findings[0].severity, Severity::Info);
-        assert!(findings[0].message.contains("1 connection waits in BRPOP"));
+    fn what_may_be_a_worker_without_remote_control_is_clear() {
+        assert!(
+            with_clients(Lab::new(), &["brpop"])
+                .check(&NO_WORKERS, "")
+                .is_empty()
+        );
     }
 
     #[test]
