@@ -6,8 +6,8 @@ use crate::celery::control::{ClaimState, STARRED};
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult, TaskEvidence,
-    Worker, WorkerClaim,
+    ClientFacts, Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult,
+    TaskEvidence, Worker, WorkerClaim,
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
@@ -336,6 +336,28 @@ impl<'e> Case<'e> {
             .any(|claim| claim.claim.state == ClaimState::Active)
     }
 
+    /// Whether every worker that holds it looks at `expires` once more before it runs it. A task that waits for its
+    /// ETA is looked at then. One that waits for a free process is looked at only in the prefork pool: other pools
+    /// have taken it over already (Celery 5.7 worker/worker.py, `_process_task_sem`).
+    pub fn expires_in_worker(&self) -> bool {
+        let prefork = |node: &str| {
+            self.evidence
+                .answered()
+                .iter()
+                .filter(|w| w.node == node)
+                .filter_map(|w| w.stats.seen()?.pool.as_deref())
+                .any(|pool| pool.contains("prefork"))
+        };
+        self.task
+            .claims
+            .iter()
+            .all(|holder| match holder.claim.state {
+                ClaimState::Scheduled => true,
+                ClaimState::Reserved => prefork(&holder.node),
+                ClaimState::Active | ClaimState::Ready => false,
+            })
+    }
+
     /// Whether nothing of it was found: no copy, no claim, no result.
     pub fn is_unheard_of(&self) -> bool {
         self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
@@ -517,7 +539,7 @@ impl Evidence {
     /// a pattern. None where CLIENT LIST was not read.
     pub fn workers_in(&self, database: u32) -> Option<u64> {
         let clients = self.broker.server.seen()?.clients.seen()?;
-        let of_worker = |client: &&crate::evidence::ClientFacts| {
+        let of_worker = |client: &&ClientFacts| {
             client.database == database
                 && (client.command == "brpop" || client.pattern_subscriptions > 0)
         };
@@ -557,16 +579,35 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
-    /// How many more connections wait in BRPOP in the broker's database than workers answered. A worker waits in one;
-    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read.
+    /// How many more consumers there seem to be in the broker's database than workers answered: with
+    /// `worker_enable_remote_control` off a worker is never heard. It blocks in BRPOP while it has room. A busy one keeps
+    /// BRPOP as its last command, as a client that has asked the workers something does; but it listens to the other
+    /// workers' events too, in a pattern subscription beside the two of each worker that answers (Celery 5.7
+    /// worker/consumer/gossip.py). Zero where CLIENT LIST was not read, and where workers of one name answered as one, so
+    /// that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
+        let (answered, silent) = self
+            .workers
+            .seen()
+            .map_or((0, 0), |w| (w.answered.len(), w.silent));
+        if self.answered().iter().any(|w| w.twins) {
+            return 0;
+        }
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
-        let waiting = clients
-            .into_iter()
-            .flatten()
-            .filter(|c| c.database == self.broker.database && c.command == "brpop")
-            .count();
-        waiting.saturating_sub(self.answered().len())
+        let here = |wanted: fn(&&ClientFacts) -> bool| {
+            clients
+                .into_iter()
+                .flatten()
+                .filter(|c| c.database == self.broker.database)
+                .filter(wanted)
+                .count()
+        };
+        let blocked = here(|c| c.command == "brpop" && c.blocked);
+        let busy = here(|c| c.command == "brpop").saturating_sub(answered);
+        let known = answered.saturating_add(usize::try_from(silent).unwrap_or(usize::MAX));
+        let listeners =
+            here(|c| c.pattern_subscriptions > 0).saturating_sub(known.saturating_mul(2));
+        blocked.saturating_sub(answered).max(busy.min(listeners))
     }
 
     /// Whether it is sure that no live worker works under this key prefix, while some do under others.
@@ -586,6 +627,21 @@ impl Evidence {
     /// Whether a worker of this name answered.
     pub fn answers(&self, node: &str) -> bool {
         self.answered().iter().any(|worker| worker.node == node)
+    }
+
+    /// What the workers' answers say of a worker that a result names, to stand after its name. A killed worker leaves its
+    /// mailbox behind; one that shuts down in order takes it away first, and then ends its tasks or is killed too
+    /// (tried with Celery 5.7 and Redis 7).
+    pub fn whereabouts(&self, node: &str) -> &'static str {
+        let workers = self.workers.seen();
+        let left = workers.is_some_and(|w| w.unanswered_names.iter().any(|name| name == node));
+        if self.answers(node) {
+            "which answers and does not have it"
+        } else if left {
+            "which is not among the live workers"
+        } else {
+            "which has signed off, and may be finishing it if its process is still there"
+        }
     }
 
     /// Seconds for which results are kept: the shortest of the live workers' settings, else Celery's default of a day

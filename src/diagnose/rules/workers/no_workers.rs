@@ -69,6 +69,7 @@ mod tests {
             host: "10.0.0.1".to_owned(),
             database: 0,
             command: (*command).to_owned(),
+            blocked: true,
             pattern_subscriptions: 0,
         });
         lab.evidence.broker.server = Observed::Seen(ServerFacts {
@@ -104,6 +105,24 @@ mod tests {
                 .check(&NO_WORKERS, "")
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_busy_worker_without_remote_control_is_told_from_a_client_that_asked() {
+        let idle = |subscriptions| {
+            let mut lab = with_clients(Lab::new(), &["brpop", "psubscribe"]);
+            let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+            for client in facts.clients.seen_mut().expect("seen") {
+                client.blocked = false;
+                if client.command == "psubscribe" {
+                    client.pattern_subscriptions = subscriptions;
+                }
+            }
+            lab
+        };
+        assert!(idle(1).check(&NO_WORKERS, "").is_empty());
+        let client = idle(0).check(&NO_WORKERS, "");
+        assert_eq!(names(&client), ["no-workers"]);
     }
 
     #[test]
