@@ -1,6 +1,6 @@
 //! The result backend: states, chords.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redis::{Cmd, Value, cmd};
 
@@ -13,6 +13,9 @@ use crate::evidence::{ChordParts, Observed, Reason, StoredResult, Why};
 const PAGE: usize = 100;
 /// How many parts of a chord are looked at.
 const PARTS: i64 = 1_000;
+/// How many pages of keys are looked at for a prefix, and how many prefixes are tried.
+const SCANS: u32 = 100;
+const PREFIXES: usize = 20;
 
 /// A way to the results, or why there is none.
 pub(crate) struct Results {
@@ -52,6 +55,20 @@ impl Results {
         prefix.clone_into(&mut self.prefix);
     }
 
+    /// Looks what stands before the keys of results, where nobody tells it: the prefix under which one of these ids has
+    /// a result, else any that results have.
+    pub(crate) async fn find_prefix(&mut self, ids: &[String]) {
+        let Ok(client) = &self.client else {
+            return;
+        };
+        match find_prefix(client, ids).await {
+            Ok(prefix) => self.prefix = prefix,
+            // Without SCAN the prefix stays empty, as it is by default.
+            Err(why) if why.reason == Reason::Refused => {}
+            Err(why) => self.client = Err(why),
+        }
+    }
+
     /// Whether it can be read.
     pub(crate) fn readable(&self) -> Observed<()> {
         match &self.client {
@@ -89,6 +106,37 @@ impl Results {
         };
         outcome.map_or_else(Observed::Unseen, Observed::Seen)
     }
+}
+
+async fn find_prefix(client: &Client, ids: &[String]) -> Result<String, Why> {
+    let name = key_for_task("", "");
+    let mut prefixes: BTreeSet<String> = BTreeSet::new();
+    let mut cursor = 0_u64;
+    for _ in 0..SCANS {
+        let mut command = cmd("SCAN");
+        command.arg(cursor).arg("COUNT").arg(1_000);
+        command.arg("MATCH").arg(format!("*{name}*"));
+        let (next, keys): (u64, Vec<Vec<u8>>) = client.ask(&command).await?;
+        for key in keys {
+            let key = String::from_utf8_lossy(&key);
+            prefixes.extend(key.split_once(&name).map(|(prefix, _)| prefix.to_owned()));
+        }
+        cursor = next;
+        if cursor == 0 || prefixes.len() > PREFIXES {
+            break;
+        }
+    }
+    for prefix in &prefixes {
+        let mut command = cmd("EXISTS");
+        let keys = ids.iter().map(|id| format!("{prefix}{name}{id}"));
+        keys.take(PAGE).for_each(|key| {
+            command.arg(key);
+        });
+        if !ids.is_empty() && client.ask::<u64>(&command).await? > 0 {
+            return Ok(prefix.clone());
+        }
+    }
+    Ok(prefixes.pop_first().unwrap_or_default())
 }
 
 async fn read_page(

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::celery::control::ClaimState;
+use crate::celery::control::{ClaimState, STARRED};
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult, TaskEvidence,
-    Worker, WorkerClaim,
+    ClientFacts, Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult,
+    TaskEvidence, Worker, WorkerClaim,
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
@@ -22,6 +22,10 @@ const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
+
+/// Why nothing can be said of what workers do not have.
+pub(super) const UNHEARD: &str =
+    "something that takes no remote control waits for messages in this database";
 
 /// One traced task, with the evidence around it.
 #[derive(Clone, Copy)]
@@ -286,10 +290,7 @@ impl<'e> Case<'e> {
             return Fate::Undecided("a worker that may take it did not answer".to_owned());
         }
         if self.evidence.unheard_consumers() > 0 {
-            return Fate::Undecided(
-                "something that takes no remote control waits for messages in this database"
-                    .to_owned(),
-            );
+            return Fate::Undecided(UNHEARD.to_owned());
         }
         fate
     }
@@ -304,6 +305,9 @@ impl<'e> Case<'e> {
         };
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
+        }
+        if self.evidence.unheard_consumers() > 0 {
+            return Holder::Undecided(UNHEARD.to_owned());
         }
         // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
         let unsaid = |w: &Worker| w.scheduled.seen().is_none();
@@ -364,7 +368,25 @@ impl<'e> Case<'e> {
         let places = [Source::Queues, Source::Unacked, Source::Workers];
         let whole = places.iter().all(|place| self.evidence.complete(*place));
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
-        whole && self.evidence.all_workers_answered() && !found
+        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
+        whole && heard && !found && self.worker_elsewhere().is_none()
+    }
+
+    /// The worker that its unfinished result names and its database, where the worker is connected to another database
+    /// of the server and has no mailbox here.
+    pub fn worker_elsewhere(&self) -> Option<(&'e str, u32)> {
+        let result = self.result().filter(|result| !result.doc.ready)?;
+        let node = result.doc.worker.as_deref()?;
+        let workers = self.evidence.workers.seen()?;
+        if self.evidence.answers(node) || workers.unanswered_names.iter().any(|name| name == node) {
+            return None;
+        }
+        let others = self.evidence.other_databases.seen()?;
+        let home = others.iter().find(|other| {
+            let there = self.evidence.workers_in(other.database) != Some(0);
+            there && other.mailboxes.iter().any(|name| name == node)
+        })?;
+        Some((node, home.database))
     }
 
     /// The stored result, where it is not final and said the same before the broker was read and after it.
@@ -489,6 +511,12 @@ impl Evidence {
         if let Some(queue) = self.dead_letter_queue(prefix) {
             return Route::Queues(BTreeSet::from([queue.to_owned()]));
         }
+        // Of a starred key no more can be said than of the exchange: bound to nothing, it takes no key.
+        if routing_key == STARRED && !table.is_empty() {
+            return Route::Unknown(
+                "workers do not tell the routing keys of their routes".to_owned(),
+            );
+        }
         let kinds: &[ExchangeType] = match self.exchange_type(prefix, exchange) {
             Some(kind) => &[kind],
             None => &[ExchangeType::Direct, ExchangeType::Topic],
@@ -511,7 +539,7 @@ impl Evidence {
     /// a pattern. None where CLIENT LIST was not read.
     pub fn workers_in(&self, database: u32) -> Option<u64> {
         let clients = self.broker.server.seen()?.clients.seen()?;
-        let of_worker = |client: &&crate::evidence::ClientFacts| {
+        let of_worker = |client: &&ClientFacts| {
             client.database == database
                 && (client.command == "brpop" || client.pattern_subscriptions > 0)
         };
@@ -551,20 +579,35 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
-    /// How many more connections block in BRPOP in the broker's database than workers answered. A worker waits in one;
-    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read, and
-    /// where workers of one name answered as one, so that they cannot be counted.
+    /// How many more consumers there seem to be in the broker's database than workers answered: with
+    /// `worker_enable_remote_control` off a worker is never heard. It blocks in BRPOP while it has room. A busy one keeps
+    /// BRPOP as its last command, as a client that has asked the workers something does; but it listens to the other
+    /// workers' events too, in a pattern subscription beside the two of each worker that answers (Celery 5.7
+    /// worker/consumer/gossip.py). Zero where CLIENT LIST was not read, and where workers of one name answered as one, so
+    /// that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
+        let (answered, silent) = self
+            .workers
+            .seen()
+            .map_or((0, 0), |w| (w.answered.len(), w.silent));
         if self.answered().iter().any(|w| w.twins) {
             return 0;
         }
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
-        let waiting = clients
-            .into_iter()
-            .flatten()
-            .filter(|c| c.database == self.broker.database && c.command == "brpop" && c.blocked)
-            .count();
-        waiting.saturating_sub(self.answered().len())
+        let here = |wanted: fn(&&ClientFacts) -> bool| {
+            clients
+                .into_iter()
+                .flatten()
+                .filter(|c| c.database == self.broker.database)
+                .filter(wanted)
+                .count()
+        };
+        let blocked = here(|c| c.command == "brpop" && c.blocked);
+        let busy = here(|c| c.command == "brpop").saturating_sub(answered);
+        let known = answered.saturating_add(usize::try_from(silent).unwrap_or(usize::MAX));
+        let listeners =
+            here(|c| c.pattern_subscriptions > 0).saturating_sub(known.saturating_mul(2));
+        blocked.saturating_sub(answered).max(busy.min(listeners))
     }
 
     /// Whether it is sure that no live worker works under this key prefix, while some do under others.

@@ -38,34 +38,22 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let database = evidence.broker.database;
-    let waiting = evidence.unheard_consumers();
-    let message = match waiting {
-        0 => format!(
-            "no worker is connected to database {database}: nobody is subscribed to remote control"
-        ),
-        number => format!(
-            "nobody is subscribed to remote control, but {} in BRPOP on database {database}: these may be workers \
-             without it",
-            if number == 1 {
-                "1 connection waits".to_owned()
-            } else {
-                format!("{number} connections wait")
-            }
-        ),
-    };
+    // Who waits for messages and takes no remote control is most likely a worker.
+    if evidence.unheard_consumers() > 0 {
+        return Vec::new();
+    }
+    let message = format!(
+        "no worker is connected to database {database}: nobody is subscribed to remote control"
+    );
     let mut finding = Finding::of(&NO_WORKERS, message)
         .evidence("answered", 0)
         .evidence("subscribed", 0)
-        .evidence("waiting_in_brpop", waiting)
         .evidence("names_without_an_answer", workers.unanswered_names.len())
         .confirm("celery -A APP status")
         .confirm("redis-cli CLIENT LIST | grep cmd=brpop")
         .remedy("start the workers; if they run, compare their broker URL with this one");
     if let [_, ..] = workers.unanswered_names.as_slice() {
         finding = finding.evidence("last_seen", plain::names(&workers.unanswered_names));
-    }
-    if waiting > 0 {
-        finding.severity = Severity::Info;
     }
     vec![finding]
 }
@@ -111,10 +99,30 @@ mod tests {
     }
 
     #[test]
-    fn workers_without_remote_control_are_thought_of() {
-        let findings = with_clients(Lab::new(), &["brpop"]).check(&NO_WORKERS, "");
-        assert_eq!(findings[0].severity, Severity::Info);
-        assert!(findings[0].message.contains("1 connection waits in BRPOP"));
+    fn what_may_be_a_worker_without_remote_control_is_clear() {
+        assert!(
+            with_clients(Lab::new(), &["brpop"])
+                .check(&NO_WORKERS, "")
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_busy_worker_without_remote_control_is_told_from_a_client_that_asked() {
+        let idle = |subscriptions| {
+            let mut lab = with_clients(Lab::new(), &["brpop", "psubscribe"]);
+            let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+            for client in facts.clients.seen_mut().expect("seen") {
+                client.blocked = false;
+                if client.command == "psubscribe" {
+                    client.pattern_subscriptions = subscriptions;
+                }
+            }
+            lab
+        };
+        assert!(idle(1).check(&NO_WORKERS, "").is_empty());
+        let client = idle(0).check(&NO_WORKERS, "");
+        assert_eq!(names(&client), ["no-workers"]);
     }
 
     #[test]
