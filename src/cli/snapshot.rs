@@ -27,7 +27,7 @@ pub(super) fn run(args: &SnapshotArgs, global: &GlobalArgs) -> anyhow::Result<u8
         file::write(&evidence, settings.show_args, out).map_err(io::Error::other)
     })?;
     if !global.quiet {
-        let written = format!("{}: {} tasks", args.output.display(), evidence.tasks.len());
+        let written = format!("{}: tasks: {}", args.output.display(), evidence.tasks.len());
         let unread = unread(&evidence);
         writeln!(io::stderr(), "{written}{unread}").context("standard error can't be written")?;
     }

@@ -8,6 +8,7 @@
 mod evidence;
 mod run;
 
+mod readme;
 mod snapshot_files;
 mod trace_of_a_snapshot;
 mod usage;
