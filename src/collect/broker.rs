@@ -141,7 +141,7 @@ impl<'p> BrokerReader<'p> {
         let mut lists = Vec::new();
         for (keys, commands) in found.chunks(1_000).zip(lengths.chunks(1_000)) {
             for (key, answer) in keys.iter().zip(self.client.ask_all(commands).await?) {
-                let mut list = names.list(key.clone());
+                let mut list = names.list(key);
                 match answer.and_then(|length| decode(length, "LLEN")) {
                     Ok(length) => list.length = length,
                     Err(why) => list.read = Observed::Unseen(why),

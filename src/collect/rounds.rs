@@ -209,12 +209,12 @@ impl Reading<'_> {
                     self.evidence.reads.push(read);
                     match source {
                         Source::Server => {
-                            self.evidence.broker.server = Observed::Unseen(why.clone())
+                            self.evidence.broker.server = Observed::Unseen(why.clone());
                         }
                         Source::Bindings => self.evidence.bindings = Observed::Unseen(why.clone()),
                         Source::Queues => self.evidence.lists = Observed::Unseen(why.clone()),
                         Source::Unacked => {
-                            self.evidence.reservations = Observed::Unseen(why.clone())
+                            self.evidence.reservations = Observed::Unseen(why.clone());
                         }
                         _ => {}
                     }
@@ -356,14 +356,12 @@ impl Reading<'_> {
         }
         let keys = |prefix: &String| Keys::of(prefix, options.get(prefix));
         self.keys = self.names.prefixes.iter().map(keys).collect();
-        let learned = self
+        let mut learned = self
             .evidence
             .answered()
             .iter()
             .filter_map(|w| w.conf.seen());
-        let learned = learned
-            .filter_map(|conf| conf.result_key_prefix.clone())
-            .next();
+        let learned = learned.find_map(|conf| conf.result_key_prefix.clone());
         match (&self.plan.result_key_prefix, learned) {
             (Some(given), _) => self.results.set_prefix(given),
             (None, Some(told)) if told != STARRED => self.results.set_prefix(&told),

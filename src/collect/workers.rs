@@ -171,7 +171,7 @@ impl Panel {
 }
 
 /// The nodes that answered anything, and with how many voices each.
-fn nodes(answers: &HashMap<&'static str, Answers>) -> BTreeMap<String, u64> {
+fn nodes(answers: &BTreeMap<&'static str, Answers>) -> BTreeMap<String, u64> {
     let mut nodes = BTreeMap::new();
     for answers in answers.values() {
         for (node, given) in &answers.by_node {
@@ -184,7 +184,7 @@ fn nodes(answers: &HashMap<&'static str, Answers>) -> BTreeMap<String, u64> {
 
 /// What a node answered to a question, where it did and did not fail.
 fn said<'a>(
-    answers: &'a HashMap<&'static str, Answers>,
+    answers: &'a BTreeMap<&'static str, Answers>,
     method: &str,
     node: &str,
 ) -> Observed<Vec<&'a Value>> {
@@ -208,7 +208,7 @@ fn worker(
     prefix: &str,
     node: &str,
     twins: bool,
-    answers: &HashMap<&'static str, Answers>,
+    answers: &BTreeMap<&'static str, Answers>,
 ) -> Worker {
     let first = |method: &str| said(answers, method, node).map(|given| given[0].clone());
     let queues = said(answers, "active_queues", node).map(|given| {
@@ -240,7 +240,7 @@ fn worker(
 /// Notes what a worker runs and holds, and which of the ids it claims.
 fn note_work(
     worker: &mut Worker,
-    answers: &HashMap<&'static str, Answers>,
+    answers: &BTreeMap<&'static str, Answers>,
     ids: Option<&BTreeSet<String>>,
     claims: &mut Claims,
 ) {

@@ -25,7 +25,7 @@ pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
         broker_forgot(case),
         early_acknowledgement(case),
         restore_dropped(case),
-        delivery_cut_off(),
+        Some(delivery_cut_off()),
     ]
     .into_iter()
     .flatten()
@@ -43,7 +43,7 @@ fn never_known(case: &Case<'_>) -> Vec<Cause> {
     [
         result_not_stored(case),
         result_gone(case),
-        unroutable(case),
+        Some(unroutable(case)),
         content_refused(case),
         Some(Cause {
             name: "other-address",
@@ -172,15 +172,15 @@ fn restore_dropped(case: &Case<'_>) -> Option<Cause> {
     })
 }
 
-fn delivery_cut_off() -> Option<Cause> {
-    Some(Cause {
+fn delivery_cut_off() -> Cause {
+    Cause {
         name: "cut-off-delivery",
         text: "a worker's connection broke in the moment between BRPOP and the entry in `unacked`, when a message \
                is in no key at all"
             .to_owned(),
         confirm: "look for `Connection to broker lost` in the workers' logs at the time of sending".to_owned(),
         weight: 8,
-    })
+    }
 }
 
 fn result_not_stored(case: &Case<'_>) -> Option<Cause> {
@@ -233,7 +233,7 @@ fn result_gone(case: &Case<'_>) -> Option<Cause> {
     })
 }
 
-fn unroutable(case: &Case<'_>) -> Option<Cause> {
+fn unroutable(case: &Case<'_>) -> Cause {
     let routes: Vec<String> = case
         .evidence
         .answered()
@@ -254,13 +254,13 @@ fn unroutable(case: &Case<'_>) -> Option<Cause> {
     } else {
         format!("the route {} matches no binding", plain::names(&routes))
     };
-    Some(Cause {
+    Cause {
         name: "unroutable",
         text: format!("{which}: kombu drops such a message in silence"),
         confirm: "look at the exchange and the routing key where it is sent; redis-cli SMEMBERS _kombu.binding.EXCHANGE"
             .to_owned(),
         weight,
-    })
+    }
 }
 
 fn content_refused(case: &Case<'_>) -> Option<Cause> {

@@ -84,7 +84,7 @@ pub fn evidence() -> Evidence {
         "result_backend": {"url": null, "kind": "redis", "readable": {"seen": null}},
         "bindings": {"seen": [{
             "prefix": "",
-            "exchange": "celery",
+            "exchange": "celery", "sep": "\u{6}\u{16}",
             "bindings": [{"routing_key": "celery", "pattern": "", "queue": "celery"}],
         }]},
         "lists": {"seen": [{

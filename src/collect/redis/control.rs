@@ -20,6 +20,9 @@ use crate::evidence::{Reason, Why};
 /// How long one BRPOP waits. Well below the time after which a server counts as gone.
 const WAIT: Duration = Duration::from_millis(500);
 
+/// What BRPOP answers: the key and the item, or nothing within its time.
+type Popped = Option<(Vec<u8>, Vec<u8>)>;
+
 /// A reply queue under one key prefix, and the connections to use it.
 pub(crate) struct Mailbox {
     /// For the announcement, the requests, and the removal of the address: in this order.
@@ -84,12 +87,12 @@ impl Mailbox {
         requests: &[(&'static str, Value)],
         patience: Duration,
         enough: Option<u64>,
-    ) -> Result<HashMap<&'static str, Answers>, Why> {
+    ) -> Result<BTreeMap<&'static str, Answers>, Why> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let expires = (now + patience).as_secs_f64();
-        let mut answers = HashMap::new();
+        let mut answers = BTreeMap::new();
         let mut methods = HashMap::new();
         for (method, arguments) in requests {
             let ticket = Uuid::new_v4().to_string();
@@ -149,7 +152,7 @@ impl Mailbox {
     }
 
     async fn next(&self, wait: Duration) -> Result<Option<Reply>, Why> {
-        let pop = async |seconds: f64| -> Result<Option<(Vec<u8>, Vec<u8>)>, Why> {
+        let pop = async |seconds: f64| -> Result<Popped, Why> {
             let mut command = cmd("BRPOP");
             command
                 .arg(format!("{}{}", self.prefix, reply_list(&self.oid)))

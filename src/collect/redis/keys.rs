@@ -68,7 +68,7 @@ impl Names {
     }
 
     /// Reads a list's key: its prefix, its queue, its priority.
-    pub(crate) fn list(&self, key: String) -> List {
+    pub(crate) fn list(&self, key: &str) -> List {
         let under = |prefix: &String| Some((prefix.clone(), key.strip_prefix(prefix.as_str())?));
         // The longest prefix first, so that the empty one does not swallow the others' queues.
         let mut readings: Vec<(String, &str)> = self.prefixes.iter().filter_map(under).collect();
@@ -76,22 +76,22 @@ impl Names {
         for (prefix, rest) in &readings {
             let known = |queue: &str| self.queues.contains(&(prefix.clone(), queue.to_owned()));
             if known(rest) {
-                return list(&key, prefix, rest, None, true);
+                return list(key, prefix, rest, None, true);
             }
             if let Some((queue, sep, priority)) = split_priority(rest, &self.seps)
                 && known(queue)
             {
-                return list(&key, prefix, queue, Some((sep, priority)), true);
+                return list(key, prefix, queue, Some((sep, priority)), true);
             }
         }
         // No name fits: a queue whose bindings are gone, or another program's list.
-        let (prefix, rest) = readings.pop().unwrap_or((String::new(), key.as_str()));
+        let (prefix, rest) = readings.pop().unwrap_or((String::new(), key));
         let by_default = BTreeSet::from([DEFAULT_SEP.to_owned()]);
         match split_priority(rest, &by_default) {
             Some((queue, sep, priority)) if sep == DEFAULT_SEP => {
-                list(&key, &prefix, queue, Some((sep, priority)), false)
+                list(key, &prefix, queue, Some((sep, priority)), false)
             }
-            _ => list(&key, &prefix, rest, None, false),
+            _ => list(key, &prefix, rest, None, false),
         }
     }
 }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     fn read(key: &str) -> (String, String, Option<i64>, bool) {
-        let list = names().list(key.to_owned());
+        let list = names().list(key);
         (
             list.prefix,
             list.queue,

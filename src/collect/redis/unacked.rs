@@ -78,6 +78,9 @@ pub(crate) async fn summary(client: &Client, keys: &Keys) -> Result<Reservations
     })
 }
 
+/// Fields and values of a hash.
+type Page = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What one pass over `unacked` found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -103,7 +106,7 @@ pub(crate) async fn search(
     loop {
         let mut command = cmd("HSCAN");
         command.arg(&keys.unacked).arg(cursor).arg("COUNT").arg(200);
-        let (next, page): (u64, Vec<(Vec<u8>, Vec<u8>)>) = client.ask(&command).await?;
+        let (next, page): (u64, Page) = client.ask(&command).await?;
         for (tag, value) in page {
             found.read += 1;
             match parse_unacked(&value, keep) {
@@ -151,10 +154,6 @@ pub(crate) async fn search(
 }
 
 /// Whether an entry of `unacked` stands there still: none where it is gone, else its score, if the index has one.
-#[expect(
-    clippy::option_option,
-    reason = "gone, and there without a score, are two different things"
-)]
 pub(crate) async fn standing(
     client: &Client,
     keys: &Keys,
