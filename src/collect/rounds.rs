@@ -223,6 +223,9 @@ impl Reading<'_> {
             let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
             let found = self.results.read(&ids).await;
             self.note_last_results(found);
+            self.note_workers(started);
+            // Its clock is not worth a further wait.
+            return;
         }
         self.note_workers(started);
         if let Ok((now, ahead)) = server::clock(&self.broker.client).await {
@@ -273,9 +276,13 @@ impl Reading<'_> {
             None => Ok((ReadStatus::Complete, detail)),
             Some(why) => Err(why),
         };
-        self.evidence
-            .reads
-            .push(line(Source::Server, started, status));
+        let mut read = line(Source::Server, started, status);
+        if let (ReadStatus::Complete, Some(why)) = (read.status, facts.rdb_saves.unseen()) {
+            read.status = ReadStatus::Partial;
+            read.detail = format!("{}; {}", read.detail, why.detail);
+            read.reason = Some(why.reason);
+        }
+        self.evidence.reads.push(read);
         let clients = match &facts.clients {
             Observed::Seen(clients) => Ok((
                 ReadStatus::Complete,
