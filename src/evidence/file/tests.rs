@@ -151,6 +151,7 @@ fn complete(evidence: &mut Evidence) {
         evicted_keys: Observed::Unseen(Why::new(Reason::Refused, "no permission")),
         clock_ahead_seconds: -0.25,
         clients: Observed::Seen(vec![ClientFacts {
+            blocked: true,
             host: "127.0.0.1".to_owned(),
             database: 3,
             command: "brpop".to_owned(),
