@@ -363,14 +363,12 @@ impl Reading<'_> {
         }
         let keys = |prefix: &String| Keys::of(prefix, options.get(prefix));
         self.keys = self.names.prefixes.iter().map(keys).collect();
-        let learned = self
+        let mut told = self
             .evidence
             .answered()
             .iter()
             .filter_map(|w| w.conf.seen());
-        let learned = learned
-            .filter_map(|conf| conf.result_key_prefix.clone())
-            .next();
+        let learned = told.find_map(|conf| conf.result_key_prefix.clone());
         match (&self.plan.result_key_prefix, learned) {
             (Some(given), _) => self.results.set_prefix(given),
             (None, Some(told)) if told != STARRED => self.results.set_prefix(&told),
