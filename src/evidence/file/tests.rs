@@ -155,7 +155,6 @@ fn complete(evidence: &mut Evidence) {
             host: "127.0.0.1".to_owned(),
             database: 3,
             command: "brpop".to_owned(),
-            blocked: true,
             pattern_subscriptions: 1,
         }]),
     });
