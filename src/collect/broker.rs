@@ -392,9 +392,12 @@ impl<'p> BrokerReader<'p> {
             } = &mut copy.place
                 && let Some(keys) = keys.iter().find(|keys| keys.prefix() == prefix)
             {
-                match unacked::standing(&self.client, keys, tag).await? {
-                    Some(score) => *delivered_at = score,
-                    None => continue,
+                match unacked::standing(&self.client, keys, tag).await {
+                    Ok(Some(score)) => *delivered_at = score,
+                    Ok(None) => continue,
+                    // Without the right to look again it counts as it was seen.
+                    Err(why) if why.reason == Reason::Refused => {}
+                    Err(why) => return Err(why),
                 }
             }
             kept.push(copy);

@@ -41,6 +41,11 @@ impl Cleanup {
         self.addresses().push(address);
     }
 
+    /// Forgets an address whose announcement the server refused: there is nothing to take away.
+    pub(crate) fn withdraw(&self, oid: &str) {
+        self.addresses().retain(|address| address.oid != oid);
+    }
+
     /// Takes every address away: first the binding, so that no worker finds it any more, then what has come in.
     ///
     /// `late` says that answers may still be on their way.

@@ -223,6 +223,9 @@ impl Reading<'_> {
             let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
             let found = self.results.read(&ids).await;
             self.note_last_results(found);
+            self.note_workers(started);
+            // Its clock is not worth a further wait.
+            return;
         }
         self.note_workers(started);
         if let Ok((now, ahead)) = server::clock(&self.broker.client).await {
@@ -273,9 +276,13 @@ impl Reading<'_> {
             None => Ok((ReadStatus::Complete, detail)),
             Some(why) => Err(why),
         };
-        self.evidence
-            .reads
-            .push(line(Source::Server, started, status));
+        let mut read = line(Source::Server, started, status);
+        if let (ReadStatus::Complete, Some(why)) = (read.status, facts.rdb_saves.unseen()) {
+            read.status = ReadStatus::Partial;
+            read.detail = format!("{}; {}", read.detail, why.detail);
+            read.reason = Some(why.reason);
+        }
+        self.evidence.reads.push(read);
         let clients = match &facts.clients {
             Observed::Seen(clients) => Ok((
                 ReadStatus::Complete,
@@ -356,12 +363,12 @@ impl Reading<'_> {
         }
         let keys = |prefix: &String| Keys::of(prefix, options.get(prefix));
         self.keys = self.names.prefixes.iter().map(keys).collect();
-        let mut learned = self
+        let mut told = self
             .evidence
             .answered()
             .iter()
             .filter_map(|w| w.conf.seen());
-        let learned = learned.find_map(|conf| conf.result_key_prefix.clone());
+        let learned = told.find_map(|conf| conf.result_key_prefix.clone());
         match (&self.plan.result_key_prefix, learned) {
             (Some(given), _) => self.results.set_prefix(given),
             (None, Some(told)) if told != STARRED => self.results.set_prefix(&told),

@@ -13,6 +13,9 @@ use crate::collect::connect::{self, Stream};
 use crate::config::url::{RedisServer, Secret};
 use crate::evidence::{Reason, Why};
 
+/// AUTH and SELECT, in place of a command's name.
+const LOGIN: &str = "the login";
+
 /// A connection for ordinary commands. It is closed when dropped.
 pub(crate) struct Client {
     connection: MultiplexedConnection,
@@ -66,7 +69,7 @@ impl Client {
                 "the server accepted the connection and says nothing",
             )
         })?;
-        let (connection, driver) = greeted.map_err(|error| why(&error, "the login"))?;
+        let (connection, driver) = greeted.map_err(|error| why(&error, LOGIN))?;
         Ok(Self {
             connection,
             driver: tokio::spawn(driver),
@@ -131,7 +134,11 @@ fn why(error: &RedisError, command: &str) -> Why {
             Reason::Refused,
             format!("this user may not run {command} here"),
         ),
-        (_, "NOAUTH") => (Reason::Refused, "the server asks for a password".to_owned()),
+        // Nothing at all can be read then, as when nobody is there.
+        (_, "NOAUTH") => (
+            Reason::Unreachable,
+            "the server asks for a password, and the URL has none".to_owned(),
+        ),
         (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS") => (
             Reason::Refused,
             "the server refused the user or the password".to_owned(),
@@ -178,6 +185,12 @@ fn why(error: &RedisError, command: &str) -> Why {
         _ if error.is_io_error() || error.is_connection_dropped() => (
             Reason::Unreachable,
             format!("the connection was lost at {command}"),
+        ),
+        // All else that a login consists of is AUTH, whose errors have codes of their own.
+        (ErrorKind::Server(_), _) if command == LOGIN => (
+            Reason::Refused,
+            "the server refused to select the database: it has none of this number, or this user may not run SELECT"
+                .to_owned(),
         ),
         (ErrorKind::Server(_) | ErrorKind::Extension, _) => (
             Reason::Unsupported,

@@ -70,7 +70,12 @@ impl Mailbox {
         announce
             .arg(format!("{prefix}{REPLY_BINDINGS}"))
             .arg(&binding);
-        control.ask::<u64>(&announce).await?;
+        if let Err(why) = control.ask::<u64>(&announce).await {
+            if why.reason == Reason::Refused {
+                cleanup.withdraw(&oid);
+            }
+            return Err(why);
+        }
         Ok(Self {
             control,
             replies,
