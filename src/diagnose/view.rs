@@ -1,6 +1,7 @@
 //! Questions that several rules and the verdict ask of the evidence, answered in one place.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::celery::control::ClaimState;
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
@@ -19,6 +20,10 @@ pub(super) const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
 
 /// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
 const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
+
+/// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
+/// worker/worker.py, `WorkController.stats`), and clocks differ a little.
+const UPTIME_MARGIN: f64 = 1.0;
 
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
@@ -315,12 +320,25 @@ impl<'e> Case<'e> {
             .answered
             .iter()
             .filter(|w| w.prefix == held.prefix && w.rate_limit(task).is_some())
+            .filter(|w| !self.came_after(w, held))
             .map(|w| w.node.clone())
             .collect();
         if limited.is_empty() {
             Holder::Nobody
         } else {
             Holder::MaybeRateLimited(limited)
+        }
+    }
+
+    /// Whether a worker was started after a message had been delivered: then it was delivered to another.
+    fn came_after(&self, worker: &Worker, held: &Held<'_>) -> bool {
+        let uptime = worker.stats.seen().and_then(|stats| stats.uptime);
+        // It told its uptime early in the reading, whose moment is its end.
+        let read = self.evidence.read(Source::Workers);
+        let length = Duration::from_millis(read.map_or(0, |read| read.elapsed_ms)).as_secs_f64();
+        match (uptime, held.delivered_at) {
+            (Some(uptime), Some(at)) => at + UPTIME_MARGIN < self.now() - length - uptime,
+            _ => false,
         }
     }
 
