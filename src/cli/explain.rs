@@ -20,7 +20,12 @@ pub(super) fn run(args: &ExplainArgs, global: &GlobalArgs) -> anyhow::Result<u8>
     let Some(rule) = registry::find(wanted) else {
         let near = registry::ALL
             .iter()
-            .map(|rule| (strsim::jaro_winkler(&wanted.to_lowercase(), rule.name), rule.name))
+            .map(|rule| {
+                (
+                    strsim::jaro_winkler(&wanted.to_lowercase(), rule.name),
+                    rule.name,
+                )
+            })
             .filter(|(alike, _)| *alike > ALIKE)
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let hint = near.map_or(String::new(), |(_, name)| format!(" Did you mean {name}?"));

@@ -32,9 +32,13 @@ pub(super) fn colors(choice: ColorChoice) -> bool {
 }
 
 /// Writes to standard output.
-pub(super) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+pub(super) fn to_stdout(
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
-    write(&mut out).and_then(|()| out.flush()).context("standard output can't be written")
+    write(&mut out)
+        .and_then(|()| out.flush())
+        .context("standard output can't be written")
 }
 
 /// Writes a file beside its place and moves it there, so that nobody ever reads half of it.
@@ -74,7 +78,11 @@ pub(super) fn man() -> anyhow::Result<u8> {
         clap_mangen::Man::new(command.clone()).render(out)?;
         for subcommand in command.get_subcommands().filter(|c| c.get_name() != "help") {
             let page = clap_mangen::Man::new(subcommand.clone());
-            writeln!(out, ".SH \"CELERY-DOCTOR {}\"", subcommand.get_name().to_uppercase())?;
+            writeln!(
+                out,
+                ".SH \"CELERY-DOCTOR {}\"",
+                subcommand.get_name().to_uppercase()
+            )?;
             page.render_synopsis_section(out)?;
             page.render_description_section(out)?;
             page.render_options_section(out)?;

@@ -16,7 +16,10 @@ pub(super) struct Bar {
 
 impl Default for Bar {
     fn default() -> Self {
-        Self { started: Instant::now(), bar: Mutex::new(None) }
+        Self {
+            started: Instant::now(),
+            bar: Mutex::new(None),
+        }
     }
 }
 
@@ -40,7 +43,12 @@ impl Bar {
 
     /// Takes the bar away.
     pub(super) fn clear(&self) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(bar) = self
+            .bar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             bar.finish_and_clear();
         }
     }

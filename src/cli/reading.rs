@@ -64,8 +64,14 @@ fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
     Ok(Plan {
         broker: server.clone(),
         broker_url: broker.masked.clone(),
-        result_backend: settings.result_backend.as_ref().map(|given| given.value.clone()),
-        result_backend_url: settings.result_backend.as_ref().map(|given| given.masked.clone()),
+        result_backend: settings
+            .result_backend
+            .as_ref()
+            .map(|given| given.value.clone()),
+        result_backend_url: settings
+            .result_backend
+            .as_ref()
+            .map(|given| given.masked.clone()),
         question,
         key_prefix: settings.key_prefix.clone(),
         result_key_prefix: settings.result_key_prefix.clone(),
@@ -73,7 +79,11 @@ fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
         timeout: settings.timeout,
         ask_workers: !settings.no_workers,
         visibility_timeout: settings.visibility_timeout,
-        keep: if settings.show_args { Keep::Args } else { Keep::Envelope },
+        keep: if settings.show_args {
+            Keep::Args
+        } else {
+            Keep::Envelope
+        },
     })
 }
 
@@ -90,7 +100,9 @@ async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
     };
     bar.clear();
     // A worker that has not answered may be about to.
-    let late = read.as_ref().map_or(true, |evidence| !evidence.all_workers_answered());
+    let late = read
+        .as_ref()
+        .map_or(true, |evidence| !evidence.all_workers_answered());
     let leftover = match tokio::time::timeout(CLEANUP_TIMEOUT, cleanup.run(late)).await {
         Ok(Ok(())) => None,
         Ok(Err(leftover)) => Some(leftover.to_string()),

@@ -15,7 +15,9 @@ const MOST_MESSAGES: u64 = 100_000;
 /// Runs the command; returns the exit code: 3 where something could not be read.
 pub(super) fn run(args: &SnapshotArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     let question = if args.ids.is_empty() {
-        Question::Everything { limit: MOST_MESSAGES }
+        Question::Everything {
+            limit: MOST_MESSAGES,
+        }
     } else {
         Question::Ids(args::parse_ids(&args.ids, BufReader::new(io::stdin()))?)
     };

@@ -21,7 +21,10 @@ pub(super) fn run(args: &TraceArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     let ids = args::parse_ids(&args.ids, BufReader::new(io::stdin()))?;
     let evidence = match &args.snapshot {
         Some(path) => from_snapshot(path, args, &ids)?,
-        None => reading::read(&reading::settings(&args.connection)?, Question::Ids(ids.clone()))?,
+        None => reading::read(
+            &reading::settings(&args.connection)?,
+            Question::Ids(ids.clone()),
+        )?,
     };
     let diagnosis = diagnose::judge(&evidence, &ids);
     let outcome =
@@ -73,7 +76,11 @@ fn write(
                 (false, 0) => Verbosity::Normal,
                 (false, more) => Verbosity::Verbose(more),
             };
-            let style = Style { width, color, verbosity };
+            let style = Style {
+                width,
+                color,
+                verbosity,
+            };
             report::table::trace(evidence, diagnosis, outcome, &style, out)
         }
     };

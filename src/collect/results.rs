@@ -1,6 +1,6 @@
 //! The result backend: states, chords.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redis::{Cmd, Value, cmd};
 
@@ -11,6 +11,8 @@ use crate::evidence::{ChordParts, Observed, Reason, StoredResult, Why};
 
 /// How many results are asked for in one go.
 const PAGE: usize = 100;
+/// How many steps of a thousand keys are taken to find out a prefix.
+const SCANS: u32 = 2_000;
 /// How many parts of a chord are looked at.
 const PARTS: i64 = 1_000;
 
@@ -52,6 +54,27 @@ impl Results {
         prefix.clone_into(&mut self.prefix);
     }
 
+    /// Finds out the prefix from the keys that are there, for workers that keep it to themselves: Celery stars every
+    /// setting with KEY in its name in its answer to `conf` (Celery 5.7 app/utils.py, `HIDDEN_SETTINGS`).
+    pub(crate) async fn guess_prefix(&mut self) {
+        let Ok(client) = &self.client else { return };
+        let outcome = prefixes(client).await.and_then(|found| {
+            let mut found = found.into_iter();
+            match (found.next(), found.next()) {
+                (only, None) => Ok(only.unwrap_or_default()),
+                (_, Some(_)) => Err(Why::new(
+                    Reason::Unsupported,
+                    "the workers store results under a key prefix that they do not tell, and there are several; give \
+                     it with --result-key-prefix",
+                )),
+            }
+        });
+        match outcome {
+            Ok(prefix) => self.prefix = prefix,
+            Err(why) => self.client = Err(why),
+        }
+    }
+
     /// Whether it can be read.
     pub(crate) fn readable(&self) -> Observed<()> {
         match &self.client {
@@ -89,6 +112,33 @@ impl Results {
         };
         outcome.map_or_else(Observed::Unseen, Observed::Seen)
     }
+}
+
+/// What stands before the results' keys.
+async fn prefixes(client: &Client) -> Result<BTreeSet<String>, Why> {
+    let mut found = BTreeSet::new();
+    let mut cursor = 0_u64;
+    for _ in 0..SCANS {
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg("*celery-task-meta-*");
+        scan.arg("COUNT").arg(1_000);
+        let (next, keys): (u64, Vec<Vec<u8>>) = client.ask(&scan).await?;
+        for key in keys {
+            let key = String::from_utf8_lossy(&key);
+            found.extend(
+                key.split_once("celery-task-meta-")
+                    .map(|(before, _)| before.to_owned()),
+            );
+        }
+        if next == 0 || found.len() > 1 {
+            return Ok(found);
+        }
+        cursor = next;
+    }
+    Err(Why::new(
+        Reason::Truncated,
+        "the workers store results under a key prefix that they do not tell; give it with --result-key-prefix",
+    ))
 }
 
 async fn read_page(

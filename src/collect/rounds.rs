@@ -365,8 +365,10 @@ impl Reading<'_> {
             .filter_map(|conf| conf.result_key_prefix.clone())
             .next();
         let prefix = self.plan.result_key_prefix.clone().or(learned);
-        self.results
-            .set_prefix(prefix.as_deref().unwrap_or_default());
+        match prefix.as_deref() {
+            Some(starred) if starred.contains("****") => self.results.guess_prefix().await,
+            prefix => self.results.set_prefix(prefix.unwrap_or_default()),
+        }
         Ok(())
     }
 

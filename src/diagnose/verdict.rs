@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::causes;
 use super::finding::Finding;
 use super::plain;
-use super::view::{Case, Fate, Holder};
+use super::view::{Case, Fate, Holder, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
 use crate::celery::when::When;
@@ -392,6 +392,12 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
                 "it was not found;{state} not read whole: {}",
                 unread.join(", ")
             ),
+        );
+    }
+    if case.evidence.unheard_consumers() > 0 {
+        return (
+            Verdict::Undetermined,
+            format!("it was not found; {UNHEARD}"),
         );
     }
     match result {

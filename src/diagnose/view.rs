@@ -25,6 +25,10 @@ const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 /// worker/worker.py, `WorkController.stats`), and clocks differ a little.
 const UPTIME_MARGIN: f64 = 1.0;
 
+/// Why nothing can be said while [`Evidence::unheard_consumers`] finds any.
+pub(super) const UNHEARD: &str = "something takes messages from this database and answers no remote control: a worker \
+                                  that shuts down warmly, or has remote control switched off";
+
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
 
@@ -291,10 +295,7 @@ impl<'e> Case<'e> {
             return Fate::Undecided("a worker that may take it did not answer".to_owned());
         }
         if self.evidence.unheard_consumers() > 0 {
-            return Fate::Undecided(
-                "something that takes no remote control waits for messages in this database"
-                    .to_owned(),
-            );
+            return Fate::Undecided(UNHEARD.to_owned());
         }
         fate
     }
@@ -314,6 +315,9 @@ impl<'e> Case<'e> {
         let unsaid = |w: &Worker| w.scheduled.seen().is_none();
         if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
             return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
+        }
+        if self.evidence.unheard_consumers() > 0 {
+            return Holder::Undecided(UNHEARD.to_owned());
         }
         let task = held.envelope.task.as_deref().unwrap_or_default();
         let limited: Vec<String> = workers
@@ -360,7 +364,8 @@ impl<'e> Case<'e> {
         let places = [Source::Queues, Source::Unacked, Source::Workers];
         let whole = places.iter().all(|place| self.evidence.complete(*place));
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
-        whole && self.evidence.all_workers_answered() && !found
+        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
+        whole && heard && !found
     }
 
     /// The stored result, where it is not final and said the same before the broker was read and after it.
@@ -547,9 +552,14 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
-    /// How many more connections wait in BRPOP in the broker's database than workers answered. A worker waits in one;
-    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read.
+    /// How many more connections take messages with BRPOP in the broker's database than workers answered. A worker has
+    /// one; with `worker_enable_remote_control` off it does so and is never heard, and one that shuts down warmly keeps
+    /// the connection and is no longer heard, while it finishes its tasks. Zero where CLIENT LIST was not read, and
+    /// where several workers answer to one name, because then their number is not known.
     pub fn unheard_consumers(&self) -> usize {
+        if self.answered().iter().any(|worker| worker.twins) {
+            return 0;
+        }
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
         let waiting = clients
             .into_iter()
@@ -566,6 +576,22 @@ impl Evidence {
             && self.unheard_consumers() == 0
             && !workers.is_empty()
             && workers.iter().all(|w| w.prefix != prefix)
+    }
+
+    /// Whether no message is in a queue or unacknowledged, and no worker has anything to do: then nothing is left
+    /// that could still send a task, or report an end.
+    pub fn nothing_in_flight(&self) -> bool {
+        let queues = self.lists.seen();
+        let empty = queues.is_some_and(|lists| {
+            let mut named = lists.iter().filter(|list| list.named);
+            named.all(|list| list.length == 0)
+        });
+        let held = self.reservations.seen();
+        let released = held.is_some_and(|all| all.iter().all(|entry| entry.unacked == 0));
+        let idle = self.answered().iter().all(|worker| {
+            worker.active.seen().is_some_and(Vec::is_empty) && worker.reserved.seen() == Some(&0)
+        });
+        empty && released && idle && self.unheard_consumers() == 0
     }
 
     /// A command for `redis-cli` in the broker's database.

@@ -194,14 +194,16 @@ impl Evidence {
     /// Notes that a reading of every message did not meet this id. Its result was not looked up.
     pub fn note_absent(&mut self, id: &str) {
         let unread = "the snapshot looked up the results of the tasks that it met only";
-        self.tasks.entry(id.to_owned()).or_insert_with(|| TaskEvidence {
-            copies: Vec::new(),
-            claims: Vec::new(),
-            revoked_by: Vec::new(),
-            first_result: Observed::not_asked(unread),
-            result: Observed::not_asked(unread),
-            chord: Observed::not_asked(unread),
-            children: Vec::new(),
-        });
+        self.tasks
+            .entry(id.to_owned())
+            .or_insert_with(|| TaskEvidence {
+                copies: Vec::new(),
+                claims: Vec::new(),
+                revoked_by: Vec::new(),
+                first_result: Observed::not_asked(unread),
+                result: Observed::not_asked(unread),
+                chord: Observed::not_asked(unread),
+                children: Vec::new(),
+            });
     }
 }
