@@ -24,18 +24,16 @@ pub fn code_of(trace: &Trace) -> u8 {
         .findings
         .iter()
         .any(|finding| finding.severity == Severity::Error);
-    match (trace.verdict, error) {
-        (Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued, false) => 0,
-        (Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued, true) => 1,
-        (
-            Verdict::Stuck
-            | Verdict::Doomed
-            | Verdict::DeadLettered
-            | Verdict::Lost
-            | Verdict::Unknown,
-            _,
-        ) => 1,
-        (Verdict::Undetermined, _) => 3,
+    match trace.verdict {
+        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued => {
+            u8::from(error)
+        }
+        Verdict::Stuck
+        | Verdict::Doomed
+        | Verdict::DeadLettered
+        | Verdict::Lost
+        | Verdict::Unknown => 1,
+        Verdict::Undetermined => 3,
     }
 }
 

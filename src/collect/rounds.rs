@@ -590,6 +590,14 @@ impl Reading<'_> {
             .map(|(id, _)| id.clone())
             .collect();
         if ids.is_empty() && !nobody {
+            // No obstacle, hence no reason.
+            self.replace_read(Read {
+                source: Source::OtherDatabases,
+                status: ReadStatus::Skipped,
+                detail: "not needed: every id was found without them".to_owned(),
+                elapsed_ms: 0,
+                reason: None,
+            });
             return;
         }
         let started = Instant::now();

@@ -18,7 +18,7 @@ pub use self::causes::Cause;
 pub use self::finding::{Finding, Severity};
 pub use self::verdict::{Stage, StageName, StageStatus, Verdict};
 pub use self::view::{Case, Fate, Visibility};
-use crate::evidence::{Evidence, ReadStatus, Source};
+use crate::evidence::{Evidence, Source};
 
 /// A rule: one kind of finding. Each lives in a file of its own and stands in [`registry::ALL`].
 pub struct Rule {
@@ -196,7 +196,7 @@ fn checked(rule: &Rule, evidence: &Evidence, found: bool) -> Checked {
 /// What of a place was not read, as "place: detail"; none where it was read whole.
 fn missing(evidence: &Evidence, source: Source) -> Option<String> {
     match evidence.read(source) {
-        Some(read) if read.status == ReadStatus::Complete => None,
+        Some(read) if !read.falls_short() => None,
         Some(read) => Some(format!("{}: {}", source.name(), read.detail)),
         None => Some(format!("{}: not read", source.name())),
     }

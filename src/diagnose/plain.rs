@@ -1,5 +1,6 @@
 //! Words for people: durations, lists of names.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// A length of time as people say it, two units at most: `2h 5m`, `40s`, `now`.
@@ -67,8 +68,8 @@ pub(crate) fn key(key: &str) -> String {
     for c in key.chars() {
         match c {
             '\'' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if c.is_ascii_control() => drop(write!(quoted, "\\x{:02x}", u32::from(c))),
+            c if c.is_control() => drop(write!(quoted, "\\u{:04x}", u32::from(c))),
             c => quoted.push(c),
         }
     }

@@ -198,10 +198,10 @@ fn in_worker(case: &Case<'_>) -> Option<(Verdict, String)> {
         ));
     }
     let holder = case.task.claims.first()?;
-    if case
+    let expired = case
         .envelope()
-        .is_some_and(|envelope| case.expired(envelope))
-    {
+        .is_some_and(|envelope| case.expired(envelope));
+    if expired && case.expires_in_worker() {
         return Some((
             Verdict::Doomed,
             format!(
@@ -394,7 +394,7 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             ),
         );
     }
-    if case.evidence.unheard_consumers() > 0 {
+    if case.evidence.unheard_holders() > 0 {
         return (
             Verdict::Undetermined,
             format!("it was not found; {UNHEARD}"),

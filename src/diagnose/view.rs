@@ -25,7 +25,7 @@ const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 /// worker/worker.py, `WorkController.stats`), and clocks differ a little.
 const UPTIME_MARGIN: f64 = 1.0;
 
-/// Why nothing can be said while [`Evidence::unheard_consumers`] finds any.
+/// Why nothing can be said while [`Evidence::unheard_consumers`] or [`Evidence::unheard_holders`] finds any.
 pub(super) const UNHEARD: &str = "something takes messages from this database and answers no remote control: a worker \
                                   that shuts down warmly, or has remote control switched off";
 
@@ -316,7 +316,7 @@ impl<'e> Case<'e> {
         if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
             return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
         }
-        if self.evidence.unheard_consumers() > 0 {
+        if self.evidence.unheard_holders() > 0 {
             return Holder::Undecided(UNHEARD.to_owned());
         }
         let task = held.envelope.task.as_deref().unwrap_or_default();
@@ -354,6 +354,28 @@ impl<'e> Case<'e> {
             .any(|claim| claim.claim.state == ClaimState::Active)
     }
 
+    /// Whether every worker that holds it looks at `expires` once more before it runs it. A task that waits for its
+    /// ETA is looked at then. One that waits for a free process is looked at only in the prefork pool: other pools
+    /// have taken it over already (Celery 5.7 worker/worker.py, `_process_task_sem`).
+    pub fn expires_in_worker(&self) -> bool {
+        let prefork = |node: &str| {
+            self.evidence
+                .answered()
+                .iter()
+                .filter(|w| w.node == node)
+                .filter_map(|w| w.stats.seen()?.pool.as_deref())
+                .any(|pool| pool.contains("prefork"))
+        };
+        self.task
+            .claims
+            .iter()
+            .all(|holder| match holder.claim.state {
+                ClaimState::Scheduled => true,
+                ClaimState::Reserved => prefork(&holder.node),
+                ClaimState::Active | ClaimState::Ready => false,
+            })
+    }
+
     /// Whether nothing of it was found: no copy, no claim, no result.
     pub fn is_unheard_of(&self) -> bool {
         self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
@@ -364,7 +386,7 @@ impl<'e> Case<'e> {
         let places = [Source::Queues, Source::Unacked, Source::Workers];
         let whole = places.iter().all(|place| self.evidence.complete(*place));
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
-        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
+        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_holders() == 0;
         whole && heard && !found
     }
 
@@ -552,21 +574,36 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
-    /// How many more connections take messages with BRPOP in the broker's database than workers answered. A worker has
-    /// one; with `worker_enable_remote_control` off it does so and is never heard, and one that shuts down warmly keeps
-    /// the connection and is no longer heard, while it finishes its tasks. Zero where CLIENT LIST was not read, and
-    /// where several workers answer to one name, because then their number is not known.
+    /// How many more connections block in BRPOP in the broker's database than workers answered. A worker waits in one;
+    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read, and
+    /// where workers of one name answered as one, so that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
-        if self.answered().iter().any(|worker| worker.twins) {
+        if self.answered().iter().any(|w| w.twins) {
             return 0;
         }
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
         let waiting = clients
             .into_iter()
             .flatten()
-            .filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .filter(|c| c.database == self.broker.database && c.command == "brpop" && c.blocked)
             .count();
         waiting.saturating_sub(self.answered().len())
+    }
+
+    /// How many more connections last took a message with BRPOP than workers answered, whether they wait for another or
+    /// not. A worker that shuts down warmly keeps its own and is no longer heard while it finishes its tasks; one
+    /// without remote control does not wait while it has enough to do. Zero where it can't be told, as above.
+    pub fn unheard_holders(&self) -> usize {
+        if self.answered().iter().any(|w| w.twins) {
+            return 0;
+        }
+        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
+        let taking = clients
+            .into_iter()
+            .flatten()
+            .filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .count();
+        taking.saturating_sub(self.answered().len())
     }
 
     /// Whether it is sure that no live worker works under this key prefix, while some do under others.
@@ -591,7 +628,7 @@ impl Evidence {
         let idle = self.answered().iter().all(|worker| {
             worker.active.seen().is_some_and(Vec::is_empty) && worker.reserved.seen() == Some(&0)
         });
-        empty && released && idle && self.unheard_consumers() == 0
+        empty && released && idle && self.unheard_holders() == 0
     }
 
     /// A command for `redis-cli` in the broker's database.
@@ -602,6 +639,21 @@ impl Evidence {
     /// Whether a worker of this name answered.
     pub fn answers(&self, node: &str) -> bool {
         self.answered().iter().any(|worker| worker.node == node)
+    }
+
+    /// What the workers' answers say of a worker that a result names, to stand after its name. A killed worker leaves its
+    /// mailbox behind; one that shuts down in order takes it away first, and then ends its tasks or is killed too
+    /// (tried with Celery 5.7 and Redis 7).
+    pub fn whereabouts(&self, node: &str) -> &'static str {
+        let workers = self.workers.seen();
+        let left = workers.is_some_and(|w| w.unanswered_names.iter().any(|name| name == node));
+        if self.answers(node) {
+            "which answers and does not have it"
+        } else if left {
+            "which is not among the live workers"
+        } else {
+            "which has signed off, and may be finishing it if its process is still there"
+        }
     }
 
     /// Seconds for which results are kept: the shortest of the live workers' settings, else Celery's default of a day

@@ -44,6 +44,8 @@ pub struct ClientFacts {
     pub database: u32,
     /// The last command.
     pub command: String,
+    /// Whether it is still in that command, waiting for an answer (`flags` has `b`).
+    pub blocked: bool,
     /// Number of pattern subscriptions.
     pub pattern_subscriptions: u64,
 }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Evidence, Scope};
 
+#[cfg(test)]
+mod tests;
+
 /// The name in the header.
 const FORMAT: &str = "celery-doctor-snapshot";
 /// The version that is written, and the only one that is read. It changes whenever [`Evidence`] does.

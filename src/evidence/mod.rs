@@ -101,6 +101,15 @@ pub struct Read {
     pub reason: Option<Reason>,
 }
 
+impl Read {
+    /// Whether something is missing that could be wanted. What was left out because there was no need is not: no
+    /// obstacle is named then, while what a flag left out has one.
+    pub fn falls_short(&self) -> bool {
+        let needless = self.status == ReadStatus::Skipped && self.reason.is_none();
+        self.status != ReadStatus::Complete && !needless
+    }
+}
+
 /// The places that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -7,3 +7,4 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 mod text;
+mod words;

@@ -3,17 +3,14 @@
 use std::io::{self, Write};
 
 use anstyle::Style as Paint;
-use jiff::Timestamp;
-use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::plain::{escape, readable};
 use super::text::{self, BOLD, DIM, Page};
+use super::words;
 use crate::cli::exit::{self, Outcome};
-use crate::diagnose::{
-    Cause, CheckStatus, Diagnosis, Finding, Severity, Stage, StageStatus, Trace, Verdict,
-};
-use crate::evidence::{Evidence, Place, ReadStatus, TaskEvidence};
+use crate::diagnose::{Cause, Checked, Diagnosis, Finding, Severity, Stage, Trace};
+use crate::evidence::{Evidence, Read, TaskEvidence};
 
 /// How the report is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +38,6 @@ pub enum Verbosity {
 const MANY: usize = 5;
 /// Of more tasks in trouble than this the others stand in the overview alone.
 const DETAILED: usize = 20;
-/// Of longer lists in a finding's evidence the rest is counted.
-const LISTED: usize = 10;
 
 /// Writes the report of a trace.
 pub fn trace(
@@ -139,7 +134,7 @@ impl Report<'_> {
         let (word, id) = (12, ids.max().unwrap_or(0).min(36));
         let left = self.page.width().saturating_sub(2 + word + 2 + id + 2);
         for trace in listed {
-            let verdict = text::pad(&mark(trace), word);
+            let verdict = text::pad(&words::mark(trace), word);
             let task = trace.task.as_deref().unwrap_or("-");
             let what = format!("{}: {}", readable(task), readable(&trace.summary));
             let rest = format!(
@@ -178,14 +173,14 @@ impl Report<'_> {
             return Ok(());
         }
         self.page.gap()?;
-        let rows: Vec<Vec<String>> = stages.iter().map(path_row).collect();
+        let rows: Vec<Vec<String>> = stages.iter().map(words::path_row).collect();
         self.page.columns(2, None, &rows)
     }
 
     /// Every copy and every claim, where the path does not show them all. A message in `unacked` and the word of the
     /// worker that holds it are one copy.
     fn copies(&mut self, task: &TaskEvidence) -> io::Result<()> {
-        let messages = task.copies.iter().map(|copy| place(&copy.place));
+        let messages = task.copies.iter().map(|copy| words::place(&copy.place));
         let claims = task
             .claims
             .iter()
@@ -240,7 +235,7 @@ impl Report<'_> {
         let facts: Vec<String> = finding
             .evidence
             .iter()
-            .map(|(name, value)| format!("{}: {}", name.replace('_', " "), fact(value)))
+            .map(|(name, value)| format!("{}: {}", name.replace('_', " "), words::fact(value)))
             .collect();
         let mut rows = Vec::new();
         for (label, text) in [
@@ -284,31 +279,33 @@ impl Report<'_> {
         Ok(())
     }
 
+    /// What was not read, or not whole: places with the same obstacle share a line.
     fn not_read_whole(&mut self) -> io::Result<()> {
-        let rows: Vec<Vec<String>> = self
-            .evidence
-            .reads
-            .iter()
-            .filter(|read| read.status != ReadStatus::Complete)
-            .map(|read| {
-                let source = read.source.name().replace('_', " ");
-                vec![
-                    source,
-                    read.status.name().into(),
-                    readable(&read.detail).into(),
-                ]
-            })
-            .collect();
-        if rows.is_empty() {
+        let mut obstacles: Vec<(String, String)> = Vec::new();
+        for read in &self.evidence.reads {
+            if !read.falls_short() {
+                continue;
+            }
+            let source = read.source.name().replace('_', " ");
+            let why = format!("{}: {}", read.status.name(), readable(&read.detail));
+            match obstacles.iter_mut().find(|(_, same)| *same == why) {
+                Some((sources, _)) => *sources = format!("{sources}, {source}"),
+                None => obstacles.push((source, why)),
+            }
+        }
+        if obstacles.is_empty() {
             return Ok(());
         }
         self.section("Not read, or not whole")?;
-        self.page.columns(2, None, &rows)
+        for (sources, why) in obstacles {
+            self.page.paragraph(2, &format!("{sources} {why}"))?;
+        }
+        Ok(())
     }
 
     fn all_reads(&mut self) -> io::Result<()> {
         let reads = &self.evidence.reads;
-        let row = |read: &crate::evidence::Read| {
+        let row = |read: &Read| {
             vec![
                 read.source.name().replace('_', " "),
                 read.status.name().into(),
@@ -337,7 +334,7 @@ impl Report<'_> {
 
     fn checks(&mut self, diagnosis: &Diagnosis) -> io::Result<()> {
         self.section("Every rule that was asked")?;
-        let row = |check: &crate::diagnose::Checked| {
+        let row = |check: &Checked| {
             vec![
                 check.code.clone(),
                 check.name.clone(),
@@ -361,39 +358,12 @@ impl Report<'_> {
             broker.url,
             results.unwrap_or("nowhere")
         );
-        let count = |status| {
-            diagnosis
-                .checks
-                .iter()
-                .filter(|c| c.status == status)
-                .count()
-        };
-        let asked = format!(
-            "{} rules asked: {} found something, {} are clear, {} could not be judged.",
-            diagnosis.checks.len(),
-            count(CheckStatus::Found),
-            count(CheckStatus::Clear),
-            count(CheckStatus::NotJudged)
-        );
+        let asked = words::rules_asked(&diagnosis.checks);
         let exit = format!("Exit code {}: {}.", outcome.code, outcome.reason);
         for line in [read, asked, exit] {
             self.page.paragraph(0, &readable(&line))?;
         }
         Ok(())
-    }
-}
-
-/// The verdict, with a mark where a finding makes trouble of what is accounted for.
-fn mark(trace: &Trace) -> String {
-    let fine = matches!(
-        trace.verdict,
-        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued
-    );
-    let name = trace.verdict.name();
-    if fine && exit::code_of(trace) != 0 {
-        format!("{name} !")
-    } else {
-        name.to_owned()
     }
 }
 
@@ -405,58 +375,7 @@ fn paint(trace: &Trace) -> Paint {
     }
 }
 
-fn path_row(stage: &Stage) -> Vec<String> {
-    let status = match stage.status {
-        StageStatus::Seen => "seen",
-        StageStatus::Absent => "absent",
-        StageStatus::NotRead => "not read",
-    };
-    let at = stage
-        .at
-        .as_deref()
-        .and_then(|at| at.parse::<Timestamp>().ok());
-    let at = at.map_or(String::new(), |at| format!(" ({at:.0})"));
-    vec![
-        stage.stage.name().into(),
-        status.into(),
-        format!("{}{at}", readable(&stage.detail)),
-    ]
-}
-
-fn place(place: &Place) -> String {
-    match place {
-        Place::Queue { key, position, of } => format!("queue {key}, place {position} of {of}"),
-        Place::Unacked { tag, .. } => format!("unacked, delivery tag {tag}"),
-        Place::OtherDatabase {
-            database,
-            key,
-            position,
-            of,
-        } => format!("database {database}, queue {key}, place {position} of {of}"),
-    }
-}
-
 /// Labels of a finding stand in a column as wide as the widest.
 fn pad_label(label: &str) -> String {
     text::pad(label, "confirm".len())
-}
-
-/// A fact in words.
-fn fact(value: &Value) -> String {
-    match value {
-        Value::Null => "unknown".to_owned(),
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
-        Value::String(text) if text.is_empty() => "''".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(all) if all.is_empty() => "none".to_owned(),
-        Value::Array(all) => {
-            let mut shown: Vec<String> = all.iter().take(LISTED).map(fact).collect();
-            if let Some(more @ 1..) = all.len().checked_sub(LISTED) {
-                shown.push(format!("{more} more"));
-            }
-            shown.join(", ")
-        }
-        Value::Number(_) | Value::Object(_) => value.to_string(),
-    }
 }

@@ -55,3 +55,13 @@ fn assert_incomplete(done: &Outcome) {
         .count();
     assert!(gaps > 0, "{done:#?}");
 }
+
+/// The server let the tool in.
+fn assert_read(done: &Outcome) {
+    let report = done.json();
+    let evidence = report["evidence"].as_array().cloned().unwrap_or_default();
+    let read = evidence
+        .iter()
+        .any(|one| one["source"] == "server" && one["status"] == "complete");
+    assert!(read, "{done:#?}");
+}

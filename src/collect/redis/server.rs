@@ -103,6 +103,7 @@ fn client_facts(line: &str) -> ClientFacts {
             .to_owned(),
         database: field("db").parse().unwrap_or_default(),
         command: field("cmd").to_owned(),
+        blocked: field("flags").contains('b'),
         pattern_subscriptions: field("psub").parse().unwrap_or_default(),
     }
 }
@@ -140,13 +141,14 @@ mod tests {
 
     #[test]
     fn a_line_of_client_list_tells_of_a_worker() {
-        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= db=3 sub=0 psub=1 cmd=brpop user=default";
+        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= flags=b db=3 sub=0 psub=1 cmd=brpop user=default";
         assert_eq!(
             client_facts(line),
             ClientFacts {
                 host: "[::1]".to_owned(),
                 database: 3,
                 command: "brpop".to_owned(),
+                blocked: true,
                 pattern_subscriptions: 1
             }
         );

@@ -7,3 +7,6 @@ pub mod results;
 pub mod visibility;
 pub mod waiting;
 pub mod workers;
+
+#[cfg(test)]
+mod healthy;

@@ -1,7 +1,7 @@
 //! Real servers and real Celery workers, private to one test and gone after it.
 //!
 //! Whatever happens to the test (it passes, panics, or is killed), nothing stays behind: a small shell, the reaper,
-//! holds the reading end of a pipe and kills every process group it was told of when the pipe closes.
+//! holds the reading end of a pipe and kills every process group it was told of when the pipe closes, and removes the folder.
 
 mod doctor;
 mod redis_server;
@@ -47,7 +47,8 @@ impl Lab {
             .expect("a temporary folder can be made");
         let mut reaper = Command::new("sh")
             .arg("-c")
-            .arg("while read -r group; do set -- \"$@\" \"-$group\"; done; [ $# = 0 ] || kill -s KILL -- \"$@\" 2>/dev/null; :")
+            .arg("while read -r group; do set -- \"$@\" \"-$group\"; done; [ $# = 0 ] || kill -s KILL -- \"$@\" 2>/dev/null; rm -rf -- \"$0\"")
+            .arg(folder.path()) // the script's $0
             .stdin(Stdio::piped())
             // A group of its own: Ctrl-C or a test runner's kill must not take the reaper before its work.
             .process_group(0)

@@ -1,4 +1,4 @@
-//! The CD1xx rules: publishing and routing.
+//! The `CD1xx` rules: publishing and routing.
 
 pub mod key_prefix_mismatch;
 pub mod no_consumer;

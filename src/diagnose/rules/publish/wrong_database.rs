@@ -26,7 +26,7 @@ pub static WRONG_DATABASE: Rule = Rule {
             "https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html#configuration",
         ],
     },
-    needs: &[Source::Queues, Source::Clients, Source::OtherDatabases],
+    needs: &[Source::Queues, Source::OtherDatabases],
     check: Check::Task(check),
 };
 

@@ -2,7 +2,7 @@
 
 use super::broker_is_away;
 use crate::diagnose::{Check, Finding, Page, Rule, Severity};
-use crate::evidence::{Evidence, Reason, Source};
+use crate::evidence::{Evidence, ReadStatus, Reason, Source};
 
 /// The rule.
 pub static BROKER_UNAVAILABLE: Rule = Rule {
@@ -24,21 +24,16 @@ pub static BROKER_UNAVAILABLE: Rule = Rule {
             "https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html",
         ],
     },
-    needs: &[Source::Server],
+    needs: &[Source::Queues, Source::Unacked],
     check: Check::Deployment(check),
 };
 
 fn check(evidence: &Evidence) -> Vec<Finding> {
-    let Some(why) = evidence
-        .broker
-        .server
-        .unseen()
-        .filter(|_| broker_is_away(evidence))
-    else {
+    let Some((reason, detail)) = obstacle(evidence) else {
         return Vec::new();
     };
     let url = &evidence.broker.url;
-    let remedy = match why.reason {
+    let remedy = match reason {
         Reason::Refused => {
             "give a user and a password that the broker accepts: --broker, or CELERY_BROKER_URL"
         }
@@ -50,14 +45,38 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     vec![
         Finding::of(
             &BROKER_UNAVAILABLE,
-            format!("the broker {url} could not be read: {}", why.detail),
+            format!("the broker {url} could not be read: {detail}"),
         )
         .evidence("broker", url.as_str())
-        .evidence("detail", why.detail.as_str())
+        .evidence("detail", detail)
         .confirm("redis-cli -u URL PING, with the broker's URL and its password")
         .remedy(remedy)
         .subject("source", "broker"),
     ]
+}
+
+/// Why it could not be read from the start, or where it went away in the middle.
+fn obstacle(evidence: &Evidence) -> Option<(Reason, &str)> {
+    if broker_is_away(evidence) {
+        let why = evidence.broker.server.unseen()?;
+        return Some((why.reason, &why.detail));
+    }
+    let places = [
+        Source::Bindings,
+        Source::Queues,
+        Source::Unacked,
+        Source::Workers,
+    ];
+    places
+        .into_iter()
+        .filter_map(|place| evidence.read(place))
+        .filter(|read| read.status == ReadStatus::Unavailable)
+        .find_map(|read| match read.reason? {
+            reason @ (Reason::Unreachable | Reason::TimedOut) => {
+                Some((reason, read.detail.as_str()))
+            }
+            _ => None,
+        })
 }
 
 #[cfg(test)]
@@ -81,6 +100,17 @@ mod tests {
             unseen(Reason::Unreachable)[0].message,
             "the broker redis://localhost:6379/0 could not be read: connection refused"
         );
+    }
+
+    #[test]
+    fn a_broker_that_went_away_in_the_middle_is_found() {
+        let lab = Lab::new().unread(Source::Unacked, Reason::Unreachable);
+        assert_eq!(
+            names(&lab.check(&BROKER_UNAVAILABLE, "")),
+            ["broker-unavailable"]
+        );
+        let silent = Lab::new().silent("w1");
+        assert!(silent.check(&BROKER_UNAVAILABLE, "").is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The CD8xx rules: what could not be read.
+//! The `CD8xx` rules: what could not be read.
 
 pub mod broker_unavailable;
 pub mod permission_denied;

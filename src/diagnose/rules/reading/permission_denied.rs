@@ -17,9 +17,9 @@ pub static PERMISSION_DENIED: Rule = Rule {
         read: "The server's answers: NOPERM, NOAUTH, or that the command is unknown or forbidden.",
         confirm: "Run `redis-cli ACL WHOAMI`, and `redis-cli ACL GETUSER NAME` as an administrator. `redis-cli ACL \
                   LOG` shows what was refused.",
-        mend: "Give the user the right to read: `redis-cli ACL SETUSER doctor on '>PASSWORD' '~*' '&*' +@read \
-               +info +time '+config|get' '+client|list' +select +ping +publish +sadd +srem +brpop +rpop +del`. All of \
-               it only reads, but for the last six, which Celery's remote control needs.",
+        mend: "Give the user the right to read: `redis-cli ACL SETUSER doctor on '>PASSWORD' '~*' '&*' +@read +info \
+               +time +ping +select '+config|get' '+client|list' +publish +sadd +srem +brpop +del`. All of these only \
+               read, but for the last five, which Celery's remote control needs.",
         prevent: "Keep such a user for this tool, and test it while all is well.",
         references: &[
             "https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/",

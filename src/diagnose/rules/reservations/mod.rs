@@ -1,4 +1,4 @@
-//! The CD4xx rules: messages that workers hold.
+//! The `CD4xx` rules: messages that workers hold.
 
 pub mod eta_flood;
 pub mod orphaned_reservation;

@@ -59,13 +59,12 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
     let (prospect, remedy) = prospect(case, held);
     let result = case.result().filter(|result| !result.doc.ready);
     let by = result.and_then(|result| result.doc.worker.as_deref());
-    let whose = match by {
-        Some(node) if case.evidence.answers(node) => {
-            format!(" (its result names {node}, which answers and does not have it)")
-        }
-        Some(node) => format!(" (its result names {node}, which is not among the live workers)"),
-        None => String::new(),
-    };
+    let whose = by.map_or(String::new(), |node| {
+        format!(
+            " (its result names {node}, {})",
+            case.evidence.whereabouts(node)
+        )
+    });
     let mut finding = Finding::of(
         &ORPHANED_RESERVATION,
         format!(
@@ -212,7 +211,7 @@ mod tests {
             .result_as("t1", doc);
         let message = &found(&lab)[0];
         assert!(
-            message.contains("celery@gone, which is not among the live workers"),
+            message.contains("celery@gone, which has signed off"),
             "{message}"
         );
         assert!(message.ends_with("have not restored it"), "{message}");

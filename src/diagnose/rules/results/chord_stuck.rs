@@ -124,7 +124,9 @@ fn cannot_report(case: &Case<'_>) -> Option<String> {
         return None;
     }
     let (queued, held) = (case.queued(), case.held());
-    if queued.len() + held.len() < case.task.copies.len() {
+    // Without a copy it may be where nobody looked: a place was not read whole.
+    let copies = queued.len() + held.len();
+    if copies == 0 || copies < case.task.copies.len() {
         return None;
     }
     let thrown_away = |fate: Fate| matches!(fate, Fate::NotRegistered | Fate::ContentRefused);

@@ -10,7 +10,8 @@ pub static DISCARDED_NOT_REGISTERED: Rule = Rule {
     severity: Severity::Error,
     page: Page {
         meaning: "A worker took the message, did not know a task of that name, threw the message away and stored \
-                  FAILURE with NotRegistered. The task never ran, and will not.",
+                  FAILURE with NotRegistered. The task never ran, and will not. If it belonged to the header of a \
+                  chord, the chord is not told, and waits for ever.",
         cause: "The worker runs code without the task: an older or newer deployment, a module missing from imports or \
                 autodiscover_tasks, a relative import that gives the task another name, or another application that \
                 consumes the same queue of the same broker.",

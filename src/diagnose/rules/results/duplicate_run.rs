@@ -1,5 +1,7 @@
 //! CD508: one task runs, or will run, twice.
 
+use std::collections::BTreeSet;
+
 use crate::celery::control::ClaimState;
 use crate::diagnose::view::{Holder, stored};
 use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
@@ -15,7 +17,7 @@ pub static DUPLICATE_RUN: Rule = Rule {
     name: "duplicate-run",
     severity: Severity::Error,
     page: Page {
-        meaning: "The same task is in the hands of two workers, or has ended and is about to run again: a copy of its \
+        meaning: "The same task is in the hands of two workers, or of two processes of one, or has ended and is about to run again: a copy of its \
                   message is still there, or a worker has begun anew. What it does is done twice.",
         cause: "On Redis a message that is not acknowledged within the visibility timeout (one hour by default) is \
                 delivered again, whether its worker lives or not: tasks with acks_late that run for longer, and tasks \
@@ -49,7 +51,9 @@ pub static DUPLICATE_RUN: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    let found = two_workers(case).or_else(|| runs_again(case));
+    let found = two_workers(case)
+        .or_else(|| two_processes(case))
+        .or_else(|| runs_again(case));
     found.into_iter().collect()
 }
 
@@ -97,6 +101,29 @@ fn two_workers(case: &Case<'_>) -> Option<Finding> {
         case.called(),
         case.id,
         plain::names(&who)
+    );
+    Some(finding(case, message))
+}
+
+/// A worker that was given it a second time runs it in another of its processes.
+fn two_processes(case: &Case<'_>) -> Option<Finding> {
+    let workers = case.evidence.answered().iter();
+    let (node, processes) = workers
+        .map(|worker| {
+            let active = worker.active.seen().into_iter().flatten();
+            let of_it = active.filter(|claim| claim.id == case.id);
+            let pids: BTreeSet<i64> = of_it.filter_map(|claim| claim.pid).collect();
+            (&worker.node, pids)
+        })
+        .find(|(_, pids)| pids.len() > 1)?;
+    if is_retried(case) {
+        return None;
+    }
+    let message = format!(
+        "{node} runs {} {} in {} processes at once",
+        case.called(),
+        case.id,
+        processes.len()
     );
     Some(finding(case, message))
 }
@@ -250,6 +277,26 @@ mod tests {
                 .claimed("t1", "w1", ClaimState::Active)
                 .claimed("t1", "w1", ClaimState::Active);
         assert!(lab.check(&DUPLICATE_RUN, "t1").is_empty());
+    }
+
+    #[test]
+    fn one_worker_that_runs_it_in_two_processes_is_found() {
+        let mut lab =
+            lab()
+                .claimed("t1", "w1", ClaimState::Active)
+                .claimed("t1", "w1", ClaimState::Active);
+        let active = lab.workers_mut().answered[0]
+            .active
+            .seen_mut()
+            .expect("seen");
+        active[0].pid = Some(101);
+        active[1].pid = Some(102);
+        let findings = lab.check(&DUPLICATE_RUN, "t1");
+        assert!(
+            findings[0]
+                .message
+                .starts_with("w1 runs shop.send_mail t1 in 2 processes")
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The CD5xx rules: results.
+//! The `CD5xx` rules: results.
 
 pub mod chain_broken;
 pub mod chord_stuck;

@@ -52,26 +52,20 @@ fn why(case: &Case<'_>) -> Option<String> {
     if case.evidence.results_are_off() {
         return Some("no live worker has a result backend in its settings".to_owned());
     }
-    match case.envelope().and_then(|envelope| envelope.ignore_result) {
-        Some(true) => return Some(format!("{} was sent with ignore_result", case.called())),
-        Some(false) => return None,
-        None => {}
+    if let Some(ignored) = case.envelope().and_then(|envelope| envelope.ignore_result) {
+        return ignored.then(|| format!("{} was sent with ignore_result", case.called()));
     }
-    match case.name() {
-        Some(task) => {
-            let nodes: Vec<&str> = workers
-                .iter()
-                .filter(|worker| ignores(worker, task))
-                .map(|worker| worker.node.as_str())
-                .collect();
-            (!nodes.is_empty())
-                .then(|| format!("results of {task} are ignored on {}", plain::names(&nodes)))
-        }
-        None => {
-            let all = !workers.is_empty() && workers.iter().all(ignores_all);
-            all.then(|| "task_ignore_result is set on every live worker".to_owned())
-        }
+    if let Some(task) = case.name() {
+        let nodes: Vec<&str> = workers
+            .iter()
+            .filter(|worker| ignores(worker, task))
+            .map(|worker| worker.node.as_str())
+            .collect();
+        return (!nodes.is_empty())
+            .then(|| format!("results of {task} are ignored on {}", plain::names(&nodes)));
     }
+    let all = !workers.is_empty() && workers.iter().all(ignores_all);
+    all.then(|| "task_ignore_result is set on every live worker".to_owned())
 }
 
 fn ignores(worker: &Worker, task: &str) -> bool {

@@ -19,7 +19,7 @@ pub static RETRY_VANISHED: Rule = Rule {
                after them. It is said only when all of these were read whole. A worker that shuts down warmly no \
                longer answers while it finishes its last tasks: it looks as if it were gone.",
         confirm: "Look in the workers' logs for `retry: Retry in` with this id, and for `received` with it after that.",
-        mend: "Send the task again.",
+        mend: "Send the task again: nothing is left that could be put back.",
         prevent: "Give the task acks_late if it can run twice without harm: a worker that dies does not take it along \
                   then. Keep what the broker holds over a restart (appendonly yes), and its maxmemory-policy at \
                   noeviction.",

@@ -48,13 +48,9 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     };
     let state = &result.doc.state;
     let worker = result.doc.worker.as_deref();
-    let whose = match worker {
-        Some(node) if case.evidence.answers(node) => {
-            format!(" on {node}, which has lost it: it answers, and does not run it")
-        }
-        Some(node) => format!(" on {node}, which is not among the live workers"),
-        None => String::new(),
-    };
+    let whose = worker.map_or(String::new(), |node| {
+        format!(" on {node}, {}", case.evidence.whereabouts(node))
+    });
     let mut finding = Finding::of(
         &VANISHED_WHILE_RUNNING,
         format!(
@@ -101,13 +97,25 @@ mod tests {
         assert!(
             findings[0]
                 .message
-                .contains("STARTED on w2, which is not among the live workers")
+                .contains("STARTED on w2, which has signed off")
         );
         let findings = started_by("w1").check(&VANISHED_WHILE_RUNNING, "t1");
         assert!(
             findings[0]
                 .message
-                .contains("it answers, and does not run it")
+                .contains("which answers and does not have it")
+        );
+    }
+
+    #[test]
+    fn a_worker_that_left_its_mailbox_was_killed() {
+        let mut lab = started_by("w2");
+        lab.workers_mut().unanswered_names.push("w2".to_owned());
+        let findings = lab.check(&VANISHED_WHILE_RUNNING, "t1");
+        assert!(
+            findings[0]
+                .message
+                .contains("w2, which is not among the live workers")
         );
     }
 

@@ -49,8 +49,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .chain(queued)
         .find_map(|(envelope, prefix, left, wait)| {
             let visibility = case.evidence.visibility_told(prefix)?;
-            // With `expires` before the next restore it is dropped then, and `expired` has its say.
-            (left > 0.0 && wait > visibility.seconds).then_some((envelope, visibility, left))
+            // One that expires before its ETA never runs at all: that is another finding.
+            let expires = envelope.expires.zip(envelope.eta);
+            let runs = expires.is_none_or(|(expires, eta)| expires >= eta);
+            (runs && left > 0.0 && wait > visibility.seconds)
+                .then_some((envelope, visibility, left))
         });
     let Some((envelope, visibility, left)) = found else {
         return Vec::new();

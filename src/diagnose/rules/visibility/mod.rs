@@ -1,4 +1,4 @@
-//! The CD3xx rules: the visibility timeout.
+//! The `CD3xx` rules: the visibility timeout.
 
 pub mod clock_skew;
 pub mod eta_beyond_visibility;

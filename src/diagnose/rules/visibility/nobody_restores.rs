@@ -46,13 +46,16 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                 .evidence
                 .reservations_of(prefix)
                 .map_or(1, |entry| entry.unacked.max(1));
+            let place = if case.evidence.answered().is_empty() {
+                "consumes this database".to_owned()
+            } else {
+                format!("consumes a queue {}", plain::under(prefix))
+            };
             Finding::of(
                 &NOBODY_RESTORES,
                 format!(
-                    "{key} holds {}, this one among them, and no live worker consumes this database {}: nothing \
-                     restores them",
+                    "{key} holds {}, this one among them, and no live worker {place}: nothing restores them",
                     plain::count(held, "message"),
-                    plain::under(prefix)
                 ),
             )
             .evidence("unacked", held)

@@ -1,10 +1,9 @@
 //! CD201: a message whose `expires` keeps it from being run.
 
-use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
 use crate::diagnose::view::Holder;
 use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Source, WorkerClaim};
+use crate::evidence::Source;
 
 /// The rule.
 pub static EXPIRED: Rule = Rule {
@@ -45,7 +44,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     });
     let held = case.held().into_iter().filter_map(|held| {
         let place = match case.holder(&held) {
-            Holder::Claimed if will_look(case) => holders(case),
+            Holder::Claimed if case.expires_in_worker() => holders(case),
             Holder::MaybeRateLimited(_) | Holder::Nobody => "it is unacknowledged".to_owned(),
             Holder::Claimed | Holder::Undecided(_) => return None,
         };
@@ -88,24 +87,6 @@ fn message(case: &Case<'_>, envelope: &Envelope, place: &str) -> Option<String> 
     ))
 }
 
-/// Whether every worker that holds it looks at `expires` once more before it runs it. One that waits for its ETA is
-/// looked at then. One that waits for a free process is looked at only in the prefork pool: other pools have taken
-/// it over already (Celery 5.7 worker/worker.py, `_process_task_sem`).
-fn will_look(case: &Case<'_>) -> bool {
-    let looks = |holder: &WorkerClaim| match holder.claim.state {
-        ClaimState::Scheduled => true,
-        ClaimState::Reserved => case
-            .evidence
-            .answered()
-            .iter()
-            .filter(|w| w.node == holder.node)
-            .filter_map(|w| w.stats.seen()?.pool.as_deref())
-            .any(|pool| pool.contains("prefork")),
-        ClaimState::Active | ClaimState::Ready => false,
-    };
-    case.task.claims.iter().all(looks)
-}
-
 fn holders(case: &Case<'_>) -> String {
     let claims = &case.task.claims;
     let nodes: Vec<&str> = claims.iter().map(|claim| claim.node.as_str()).collect();
@@ -116,6 +97,7 @@ fn holders(case: &Case<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::celery::control::ClaimState;
     use crate::celery::when::When;
     use crate::diagnose::testkit::{Lab, NOW, envelope, names};
 

@@ -1,4 +1,4 @@
-//! The CD2xx rules: messages that wait in a queue.
+//! The `CD2xx` rules: messages that wait in a queue.
 
 pub mod content_refused;
 pub mod duplicate_message;

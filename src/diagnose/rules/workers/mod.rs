@@ -1,3 +1,3 @@
-//! The CD7xx rules: workers.
+//! The `CD7xx` rules: workers.
 
 pub mod no_workers;

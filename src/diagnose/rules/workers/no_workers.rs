@@ -38,7 +38,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let database = evidence.broker.database;
-    let waiting = waiting_in_brpop(evidence);
+    let waiting = evidence.unheard_consumers();
     let message = match waiting {
         0 => format!(
             "no worker is connected to database {database}: nobody is subscribed to remote control"
@@ -70,18 +70,6 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     vec![finding]
 }
 
-/// Connections that wait for messages on the broker's database, as far as CLIENT LIST was read.
-fn waiting_in_brpop(evidence: &Evidence) -> usize {
-    let server = evidence.broker.server.seen();
-    let clients = server.and_then(|server| server.clients.seen());
-    clients.map_or(0, |clients| {
-        let here = clients
-            .iter()
-            .filter(|client| client.database == evidence.broker.database);
-        here.filter(|client| client.command == "brpop").count()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +81,7 @@ mod tests {
             host: "10.0.0.1".to_owned(),
             database: 0,
             command: (*command).to_owned(),
+            blocked: true,
             pattern_subscriptions: 0,
         });
         lab.evidence.broker.server = Observed::Seen(ServerFacts {

@@ -1,0 +1,14 @@
+//! Tests that run the real binary, without any server: what it prints, and with which code it ends.
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+#![allow(
+    unreachable_pub,
+    reason = "a test binary has no public items, and `pub(crate)` everywhere says nothing"
+)]
+
+mod evidence;
+mod run;
+
+mod snapshot_files;
+mod trace_of_a_snapshot;
+mod usage;
+mod without_a_broker;
