@@ -394,7 +394,7 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             ),
         );
     }
-    if case.evidence.unheard_holders() > 0 {
+    if case.evidence.unheard_consumers() > 0 {
         return (
             Verdict::Undetermined,
             format!("it was not found; {UNHEARD}"),

@@ -25,7 +25,7 @@ const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 /// worker/worker.py, `WorkController.stats`), and clocks differ a little.
 const UPTIME_MARGIN: f64 = 1.0;
 
-/// Why nothing can be said while [`Evidence::unheard_consumers`] or [`Evidence::unheard_holders`] finds any.
+/// Why nothing can be said while [`Evidence::unheard_consumers`] finds any.
 pub(super) const UNHEARD: &str = "something takes messages from this database and answers no remote control: a worker \
                                   that shuts down warmly, or has remote control switched off";
 
@@ -316,7 +316,7 @@ impl<'e> Case<'e> {
         if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
             return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
         }
-        if self.evidence.unheard_holders() > 0 {
+        if self.evidence.unheard_consumers() > 0 {
             return Holder::Undecided(UNHEARD.to_owned());
         }
         let task = held.envelope.task.as_deref().unwrap_or_default();
@@ -386,7 +386,7 @@ impl<'e> Case<'e> {
         let places = [Source::Queues, Source::Unacked, Source::Workers];
         let whole = places.iter().all(|place| self.evidence.complete(*place));
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
-        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_holders() == 0;
+        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
         whole && heard && !found
     }
 
@@ -574,26 +574,12 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
-    /// How many more connections block in BRPOP in the broker's database than workers answered. A worker waits in one;
-    /// with `worker_enable_remote_control` off it does so and is never heard. Zero where CLIENT LIST was not read, and
-    /// where workers of one name answered as one, so that they cannot be counted.
+    /// How many more connections last took a message with BRPOP in the broker's database than workers answered, whether
+    /// they wait for another or not. A worker has one. With `worker_enable_remote_control` off it is never heard, and
+    /// does not wait while it has enough to do; one that shuts down warmly keeps the connection and is no longer heard
+    /// while it finishes its tasks. Zero where CLIENT LIST was not read, and where workers of one name answered as one,
+    /// so that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
-        if self.answered().iter().any(|w| w.twins) {
-            return 0;
-        }
-        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
-        let waiting = clients
-            .into_iter()
-            .flatten()
-            .filter(|c| c.database == self.broker.database && c.command == "brpop" && c.blocked)
-            .count();
-        waiting.saturating_sub(self.answered().len())
-    }
-
-    /// How many more connections last took a message with BRPOP than workers answered, whether they wait for another or
-    /// not. A worker that shuts down warmly keeps its own and is no longer heard while it finishes its tasks; one
-    /// without remote control does not wait while it has enough to do. Zero where it can't be told, as above.
-    pub fn unheard_holders(&self) -> usize {
         if self.answered().iter().any(|w| w.twins) {
             return 0;
         }
@@ -628,7 +614,7 @@ impl Evidence {
         let idle = self.answered().iter().all(|worker| {
             worker.active.seen().is_some_and(Vec::is_empty) && worker.reserved.seen() == Some(&0)
         });
-        empty && released && idle && self.unheard_holders() == 0
+        empty && released && idle && self.unheard_consumers() == 0
     }
 
     /// A command for `redis-cli` in the broker's database.
