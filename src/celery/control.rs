@@ -33,14 +33,20 @@ pub const MAILBOXES: &str = "_kombu.binding.celery.pidbox";
 /// The task attributes that [`decode_registered`] reads: the argument `taskinfoitems` of `registered`.
 pub const TASK_INFO_ITEMS: [&str; 7] = settings::TRAITS;
 
+/// What `conf` shows in place of a setting whose name, or the name of a part of it, contains `KEY` and the like:
+/// `routing_key` in a route and `global_keyprefix` too (Celery 5.7 app/utils.py, `filter_hidden_settings`).
+pub const STARRED: &str = "********";
+
 /// The channel that workers of this database listen on (`fanout_prefix` at its default, `/{db}.`).
 pub fn channel(db: i64) -> String {
     format!("/{db}.celery.pidbox")
 }
 
-/// The member of [`REPLY_BINDINGS`] that makes workers' replies reach the list [`reply_list`].
-pub fn reply_binding(oid: &str) -> String {
-    format!("{oid}{DEFAULT_SEP}{DEFAULT_SEP}{}", reply_list(oid))
+/// The member of [`REPLY_BINDINGS`] that makes workers' replies reach the list [`reply_list`]. A worker splits it by its
+/// own transport option `sep`, and fails to reply where that gives no three parts (kombu 5.7 transport/redis.py,
+/// `get_table`).
+pub fn reply_binding(oid: &str, sep: &str) -> String {
+    format!("{oid}{sep}{sep}{}", reply_list(oid))
 }
 
 /// The list that workers push their replies to.

@@ -40,6 +40,26 @@ impl Binding {
     }
 }
 
+/// The separator with which a member of an exchange's binding set was written, where it can be told: the transport
+/// option `sep` stands in bindings too, not only in priority keys (kombu 5.7 transport/redis.py, `_queue_bind`). It can for
+/// a queue that is bound to an exchange of its own name by its own name, and for a worker's mailbox, which is bound by
+/// nothing.
+pub fn separator<'m>(member: &'m [u8], exchange: &str) -> Option<&'m str> {
+    let member = std::str::from_utf8(member).ok()?;
+    if member.contains(DEFAULT_SEP) {
+        return Some(DEFAULT_SEP);
+    }
+    let twice = |text: &'m str| {
+        let (one, two) = text.split_at_checked(text.len() / 2)?;
+        (!one.is_empty() && one == two).then_some(one)
+    };
+    if member.ends_with(".celery.pidbox") {
+        let node = member.find(char::is_alphanumeric)?;
+        return twice(&member[..node]);
+    }
+    twice(member.strip_prefix(exchange)?.strip_suffix(exchange)?)
+}
+
 /// The kinds of exchange that kombu's virtual transports know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

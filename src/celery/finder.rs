@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use memchr::memchr2;
 
-use super::message::{Keep, parse};
+use super::message::{Keep, Malformed, Unreadable, parse};
 
 /// Tells quickly whether a message may be one of the wanted ids.
 ///
@@ -40,24 +40,25 @@ impl IdFinder {
             Some(id) => self.ids.contains(id),
             None => match parse(message, Keep::Envelope) {
                 Ok(envelope) => self.ids.contains(&envelope.id),
-                Err(_) => return self.matches_unreadable(message),
+                Err(error) => return self.matches_unreadable(message, error),
             },
         };
         if known { Match::Candidate } else { Match::No }
     }
 
     /// A message whose body hides its id is a candidate if its correlation id, which Celery sets to the same, is wanted.
-    fn matches_unreadable(&self, message: &[u8]) -> Match {
+    fn matches_unreadable(&self, message: &[u8], error: Malformed) -> Match {
         const KEY: &[u8] = b"\"correlation_id\": \"";
         let named = memchr::memmem::rfind(message, KEY)
             .and_then(|at| message.get(at + KEY.len()..))
             .and_then(|rest| rest.split(|&byte| byte == b'"').next())
             .and_then(|id| std::str::from_utf8(id).ok())
             .is_some_and(|id| self.ids.contains(id));
-        if named {
-            Match::Candidate
-        } else {
-            Match::Malformed
+        match error {
+            _ if named => Match::Candidate,
+            // Celery can have written these, though this tool does not read them.
+            Malformed::Body(Unreadable::Yaml | Unreadable::TooLarge) => Match::No,
+            _ => Match::Malformed,
         }
     }
 }

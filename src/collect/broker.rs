@@ -353,11 +353,10 @@ impl<'p> BrokerReader<'p> {
             if let Some(why) = pass.obstacle {
                 return Err(why);
             }
-            copies.extend(
-                pass.copies
-                    .into_iter()
-                    .map(|copy| elsewhere(copy, database)),
-            );
+            let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::of(p, None)).collect();
+            let (_, held) = there.reservations(&keys, wanted).await?;
+            let found = pass.copies.into_iter().chain(held);
+            copies.extend(found.map(|copy| elsewhere(copy, database)));
             let prefixes: BTreeSet<&String> = tables.iter().map(|table| &table.prefix).collect();
             let mailboxes = prefixes
                 .iter()
@@ -418,7 +417,13 @@ fn elsewhere(copy: Copy, database: u32) -> Copy {
             position,
             of,
         },
-        other => other,
+        Place::Unacked { prefix, .. } => Place::OtherDatabase {
+            database,
+            key: format!("{prefix}unacked"),
+            position: 0,
+            of: 0,
+        },
+        other @ Place::OtherDatabase { .. } => other,
     };
     Copy {
         place,

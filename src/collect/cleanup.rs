@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::cmd;
 
 use super::redis::client::Client;
-use crate::celery::control::{REPLY_BINDINGS, reply_binding, reply_list};
+use crate::celery::control::{REPLY_BINDINGS, reply_list};
 use crate::evidence::Why;
 
 /// A worker that answers late looks the reply queue up before it pushes. So long after the binding is gone no such
@@ -26,15 +26,17 @@ pub(crate) struct Address {
     client: Arc<Client>,
     prefix: String,
     oid: String,
+    binding: String,
 }
 
 impl Cleanup {
     /// Notes an address that is about to be announced.
-    pub(crate) fn announce(&self, client: &Arc<Client>, prefix: &str, oid: &str) {
+    pub(crate) fn announce(&self, client: &Arc<Client>, prefix: &str, oid: &str, binding: &str) {
         let address = Address {
             client: Arc::clone(client),
             prefix: prefix.to_owned(),
             oid: oid.to_owned(),
+            binding: binding.to_owned(),
         };
         self.addresses().push(address);
     }
@@ -99,7 +101,7 @@ impl Address {
 
     async fn unbind(&self) -> Result<(), Why> {
         let mut command = cmd("SREM");
-        command.arg(self.bindings()).arg(reply_binding(&self.oid));
+        command.arg(self.bindings()).arg(&self.binding);
         self.client.ask(&command).await
     }
 
@@ -108,13 +110,9 @@ impl Address {
     }
 
     fn by_hand(&self) -> [String; 2] {
-        let member = format!(
-            "\"{}\\x06\\x16\\x06\\x16{}\"",
-            self.oid,
-            reply_list(&self.oid)
-        );
+        let member = self.binding.as_bytes().escape_ascii();
         [
-            format!("redis-cli SREM {} {member}", self.bindings()),
+            format!("redis-cli SREM {} \"{member}\"", self.bindings()),
             format!("redis-cli DEL {}", self.list()),
         ]
     }

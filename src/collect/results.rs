@@ -11,10 +11,11 @@ use crate::evidence::{ChordParts, Observed, Reason, StoredResult, Why};
 
 /// How many results are asked for in one go.
 const PAGE: usize = 100;
-/// How many steps of a thousand keys are taken to find out a prefix.
-const SCANS: u32 = 2_000;
 /// How many parts of a chord are looked at.
 const PARTS: i64 = 1_000;
+/// How many pages of keys are looked at for a prefix, and how many prefixes are tried.
+const SCANS: u32 = 100;
+const PREFIXES: usize = 20;
 
 /// A way to the results, or why there is none.
 pub(crate) struct Results {
@@ -54,23 +55,16 @@ impl Results {
         prefix.clone_into(&mut self.prefix);
     }
 
-    /// Finds out the prefix from the keys that are there, for workers that keep it to themselves: Celery stars every
-    /// setting with KEY in its name in its answer to `conf` (Celery 5.7 app/utils.py, `HIDDEN_SETTINGS`).
-    pub(crate) async fn guess_prefix(&mut self) {
-        let Ok(client) = &self.client else { return };
-        let outcome = prefixes(client).await.and_then(|found| {
-            let mut found = found.into_iter();
-            match (found.next(), found.next()) {
-                (only, None) => Ok(only.unwrap_or_default()),
-                (_, Some(_)) => Err(Why::new(
-                    Reason::Unsupported,
-                    "the workers store results under a key prefix that they do not tell, and there are several; give \
-                     it with --result-key-prefix",
-                )),
-            }
-        });
-        match outcome {
+    /// Looks what stands before the keys of results, where nobody tells it: the prefix under which one of these ids has
+    /// a result, else any that results have.
+    pub(crate) async fn find_prefix(&mut self, ids: &[String]) {
+        let Ok(client) = &self.client else {
+            return;
+        };
+        match find_prefix(client, ids).await {
             Ok(prefix) => self.prefix = prefix,
+            // Without SCAN the prefix stays empty, as it is by default.
+            Err(why) if why.reason == Reason::Refused => {}
             Err(why) => self.client = Err(why),
         }
     }
@@ -125,31 +119,35 @@ impl Results {
     }
 }
 
-/// What stands before the results' keys.
-async fn prefixes(client: &Client) -> Result<BTreeSet<String>, Why> {
-    let mut found = BTreeSet::new();
+async fn find_prefix(client: &Client, ids: &[String]) -> Result<String, Why> {
+    let name = key_for_task("", "");
+    let mut prefixes: BTreeSet<String> = BTreeSet::new();
     let mut cursor = 0_u64;
     for _ in 0..SCANS {
-        let mut scan = cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg("*celery-task-meta-*");
-        scan.arg("COUNT").arg(1_000);
-        let (next, keys): (u64, Vec<Vec<u8>>) = client.ask(&scan).await?;
+        let mut command = cmd("SCAN");
+        command.arg(cursor).arg("COUNT").arg(1_000);
+        command.arg("MATCH").arg(format!("*{name}*"));
+        let (next, keys): (u64, Vec<Vec<u8>>) = client.ask(&command).await?;
         for key in keys {
             let key = String::from_utf8_lossy(&key);
-            found.extend(
-                key.split_once("celery-task-meta-")
-                    .map(|(before, _)| before.to_owned()),
-            );
-        }
-        if next == 0 || found.len() > 1 {
-            return Ok(found);
+            prefixes.extend(key.split_once(&name).map(|(prefix, _)| prefix.to_owned()));
         }
         cursor = next;
+        if cursor == 0 || prefixes.len() > PREFIXES {
+            break;
+        }
     }
-    Err(Why::new(
-        Reason::Truncated,
-        "the workers store results under a key prefix that they do not tell; give it with --result-key-prefix",
-    ))
+    for prefix in &prefixes {
+        let mut command = cmd("EXISTS");
+        let keys = ids.iter().map(|id| format!("{prefix}{name}{id}"));
+        keys.take(PAGE).for_each(|key| {
+            command.arg(key);
+        });
+        if !ids.is_empty() && client.ask::<u64>(&command).await? > 0 {
+            return Ok(prefix.clone());
+        }
+    }
+    Ok(prefixes.pop_first().unwrap_or_default())
 }
 
 async fn read_page(

@@ -14,7 +14,7 @@ use super::redis::unacked::Keys;
 use super::results::{ById, Results};
 use super::workers::{Claims, Panel};
 use super::{Plan, Progress, Question};
-use crate::celery::control::TransportOptions;
+use crate::celery::control::{STARRED, TransportOptions};
 use crate::evidence::{
     BindingTable, Broker, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, ResultBackend,
     Scope, Source, TaskEvidence, Why, Workers,
@@ -364,10 +364,15 @@ impl Reading<'_> {
         let learned = learned
             .filter_map(|conf| conf.result_key_prefix.clone())
             .next();
-        let prefix = self.plan.result_key_prefix.clone().or(learned);
-        match prefix.as_deref() {
-            Some(starred) if starred.contains("****") => self.results.guess_prefix().await,
-            prefix => self.results.set_prefix(prefix.unwrap_or_default()),
+        match (&self.plan.result_key_prefix, learned) {
+            (Some(given), _) => self.results.set_prefix(given),
+            (None, Some(told)) if told != STARRED => self.results.set_prefix(&told),
+            // There is one and it is starred, or nobody is there to tell.
+            (None, Some(_)) => self.results.find_prefix(&traced(self.plan)).await,
+            (None, None) if self.evidence.answered().is_empty() => {
+                self.results.find_prefix(&traced(self.plan)).await;
+            }
+            (None, None) => {}
         }
         Ok(())
     }
@@ -580,7 +585,10 @@ impl Reading<'_> {
         let lost = |task: &TaskEvidence| {
             task.copies.is_empty()
                 && task.claims.is_empty()
-                && task.result.seen().is_none_or(Option::is_none)
+                && !task
+                    .result
+                    .seen()
+                    .is_some_and(|result| result.as_ref().is_some_and(|r| r.doc.ready))
         };
         let ids: BTreeSet<String> = self
             .evidence

@@ -63,7 +63,8 @@ impl Panel {
             if declared.is_empty() && *prefix != given {
                 continue;
             }
-            let mailbox = Mailbox::open(&plan.broker, prefix, cleanup).await?;
+            let sep = Names::reply_separator(tables, prefix);
+            let mailbox = Mailbox::open(&plan.broker, prefix, &sep, cleanup).await?;
             panel.introduce(prefix, &mailbox, declared).await?;
             panel.mailboxes.push((prefix.clone(), mailbox));
         }

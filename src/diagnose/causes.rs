@@ -245,7 +245,7 @@ fn unroutable(case: &Case<'_>) -> Option<Cause> {
             let exchange = route.exchange.as_deref()?;
             let key = route.routing_key.as_deref().unwrap_or_default();
             (case.evidence.route(&w.prefix, exchange, key) == Route::Nowhere)
-                .then(|| format!("{} (exchange {exchange}, routing key {key})", route.pattern))
+                .then(|| format!("{} (exchange {exchange})", route.pattern))
         })
         .collect();
     let weight = if routes.is_empty() { 15 } else { 95 };

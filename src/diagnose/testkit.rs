@@ -407,7 +407,7 @@ impl Lab {
             host: "10.0.0.1".to_owned(),
             database: 0,
             command: (*command).to_owned(),
-            blocked: false,
+            blocked: true,
             pattern_subscriptions: 0,
         });
         self.evidence.broker.server = Observed::Seen(ServerFacts {

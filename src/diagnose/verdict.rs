@@ -343,13 +343,22 @@ fn rank(fate: &Fate) -> u8 {
 
 fn elsewhere(case: &Case<'_>) -> Option<(Verdict, String)> {
     let copy = *case.elsewhere().first()?;
-    let Place::OtherDatabase { database, key, .. } = &copy.place else {
+    let Place::OtherDatabase {
+        database, key, of, ..
+    } = &copy.place
+    else {
         return None;
     };
     let place = format!(
         "{key} of database {database}, not {}",
         case.evidence.broker.database
     );
+    if *of == 0 {
+        return Some((
+            Verdict::Undetermined,
+            format!("it is unacknowledged, in {place}: trace it with that database's URL"),
+        ));
+    }
     Some(match case.evidence.workers_in(*database) {
         Some(0) => (
             Verdict::Stuck,
@@ -394,10 +403,19 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             ),
         );
     }
-    if case.evidence.unheard_consumers() > 0 {
+    if let Some((node, database)) = case.worker_elsewhere() {
         return (
             Verdict::Undetermined,
-            format!("it was not found; {UNHEARD}"),
+            format!(
+                "its result names {node}, a worker of database {database}, not {}: trace it with that database's URL",
+                case.evidence.broker.database
+            ),
+        );
+    }
+    if case.evidence.unheard_consumers() > 0 || case.may_be_ending() {
+        return (
+            Verdict::Undetermined,
+            format!("it was not found; who has it can't be told: {UNHEARD}"),
         );
     }
     match result {

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::celery::control::ClaimState;
+use crate::celery::control::{ClaimState, STARRED};
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult, TaskEvidence,
-    Worker, WorkerClaim,
+    ClientFacts, Copy, Evidence, List, Observed, Place, Reservations, Source, StoredResult,
+    TaskEvidence, Worker, WorkerClaim,
 };
 
 /// Kombu's visibility timeout where nothing sets another, in seconds (kombu 5.7 transport/redis.py, `Channel`).
@@ -311,13 +311,13 @@ impl<'e> Case<'e> {
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
         }
+        if self.evidence.unheard_consumers() > 0 || self.may_be_ending() {
+            return Holder::Undecided(UNHEARD.to_owned());
+        }
         // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
         let unsaid = |w: &Worker| w.scheduled.seen().is_none();
         if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
             return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
-        }
-        if self.evidence.unheard_consumers() > 0 {
-            return Holder::Undecided(UNHEARD.to_owned());
         }
         let task = held.envelope.task.as_deref().unwrap_or_default();
         let limited: Vec<String> = workers
@@ -387,7 +387,40 @@ impl<'e> Case<'e> {
         let whole = places.iter().all(|place| self.evidence.complete(*place));
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
         let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
-        whole && heard && !found
+        let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();
+        whole && heard && !found && gone
+    }
+
+    /// The worker that its unfinished result names and its database, where the worker is connected to another database
+    /// of the server and has no mailbox here.
+    pub fn worker_elsewhere(&self) -> Option<(&'e str, u32)> {
+        let result = self.result().filter(|result| !result.doc.ready)?;
+        let node = result.doc.worker.as_deref()?;
+        let workers = self.evidence.workers.seen()?;
+        if self.evidence.answers(node) || workers.unanswered_names.iter().any(|name| name == node) {
+            return None;
+        }
+        let others = self.evidence.other_databases.seen()?;
+        let home = others.iter().find(|other| {
+            let there = self.evidence.workers_in(other.database) != Some(0);
+            there && other.mailboxes.iter().any(|name| name == node)
+        })?;
+        Some((node, home.database))
+    }
+
+    /// Whether the worker that its unfinished result names may be shutting down warmly: it took its mailbox away, as
+    /// only one that ends in order does, and a connection that last took a message is left beside those of the workers
+    /// that answered. It then finishes its tasks without another word.
+    pub fn may_be_ending(&self) -> bool {
+        let result = self.result().filter(|result| !result.doc.ready);
+        let Some(node) = result.and_then(|result| result.doc.worker.as_deref()) else {
+            return false;
+        };
+        let Some(workers) = self.evidence.workers.seen() else {
+            return false;
+        };
+        let left = workers.unanswered_names.iter().any(|name| name == node);
+        !self.evidence.answers(node) && !left && self.evidence.takers() > workers.answered.len()
     }
 
     /// The stored result, where it is not final and said the same before the broker was read and after it.
@@ -512,6 +545,12 @@ impl Evidence {
         if let Some(queue) = self.dead_letter_queue(prefix) {
             return Route::Queues(BTreeSet::from([queue.to_owned()]));
         }
+        // Of a starred key no more can be said than of the exchange: bound to nothing, it takes no key.
+        if routing_key == STARRED && !table.is_empty() {
+            return Route::Unknown(
+                "workers do not tell the routing keys of their routes".to_owned(),
+            );
+        }
         let kinds: &[ExchangeType] = match self.exchange_type(prefix, exchange) {
             Some(kind) => &[kind],
             None => &[ExchangeType::Direct, ExchangeType::Topic],
@@ -534,7 +573,7 @@ impl Evidence {
     /// a pattern. None where CLIENT LIST was not read.
     pub fn workers_in(&self, database: u32) -> Option<u64> {
         let clients = self.broker.server.seen()?.clients.seen()?;
-        let of_worker = |client: &&crate::evidence::ClientFacts| {
+        let of_worker = |client: &&ClientFacts| {
             client.database == database
                 && (client.command == "brpop" || client.pattern_subscriptions > 0)
         };
@@ -574,22 +613,44 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
-    /// How many more connections last took a message with BRPOP in the broker's database than workers answered, whether
-    /// they wait for another or not. A worker has one. With `worker_enable_remote_control` off it is never heard, and
-    /// does not wait while it has enough to do; one that shuts down warmly keeps the connection and is no longer heard
-    /// while it finishes its tasks. Zero where CLIENT LIST was not read, and where workers of one name answered as one,
-    /// so that they cannot be counted.
+    /// How many connections last took a message from the broker's database with BRPOP, whether they wait for another or
+    /// not. Zero where CLIENT LIST was not read.
+    fn takers(&self) -> usize {
+        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
+        let here = clients.into_iter().flatten();
+        here.filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .count()
+    }
+
+    /// How many more consumers there seem to be in the broker's database than workers answered: with
+    /// `worker_enable_remote_control` off a worker is never heard. It blocks in BRPOP while it has room. A busy one keeps
+    /// BRPOP as its last command, as a client that has asked the workers something does; but it listens to the other
+    /// workers' events too, in a pattern subscription beside the two of each worker that answers (Celery 5.7
+    /// worker/consumer/gossip.py). Zero where CLIENT LIST was not read, and where workers of one name answered as one, so
+    /// that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
+        let (answered, silent) = self
+            .workers
+            .seen()
+            .map_or((0, 0), |w| (w.answered.len(), w.silent));
         if self.answered().iter().any(|w| w.twins) {
             return 0;
         }
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
-        let taking = clients
-            .into_iter()
-            .flatten()
-            .filter(|c| c.database == self.broker.database && c.command == "brpop")
-            .count();
-        taking.saturating_sub(self.answered().len())
+        let here = |wanted: fn(&&ClientFacts) -> bool| {
+            clients
+                .into_iter()
+                .flatten()
+                .filter(|c| c.database == self.broker.database)
+                .filter(wanted)
+                .count()
+        };
+        let blocked = here(|c| c.command == "brpop" && c.blocked);
+        let busy = self.takers().saturating_sub(answered);
+        let known = answered.saturating_add(usize::try_from(silent).unwrap_or(usize::MAX));
+        let listeners =
+            here(|c| c.pattern_subscriptions > 0).saturating_sub(known.saturating_mul(2));
+        blocked.saturating_sub(answered).max(busy.min(listeners))
     }
 
     /// Whether it is sure that no live worker works under this key prefix, while some do under others.

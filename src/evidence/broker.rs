@@ -57,6 +57,8 @@ pub struct BindingTable {
     pub prefix: String,
     /// The exchange.
     pub exchange: String,
+    /// What stands between the parts of its members: the transport option `sep` of who wrote them.
+    pub sep: String,
     /// Its bindings.
     pub bindings: Vec<Binding>,
 }

@@ -64,15 +64,15 @@ pub enum Place {
         /// The routing key with which a restore would send it.
         routing_key: String,
     },
-    /// In a list of another database of the same server.
+    /// In a list of another database of the same server, or in its `unacked`.
     OtherDatabase {
         /// The database.
         database: u32,
-        /// The list's whole key.
+        /// The list's whole key, or that of `unacked`.
         key: String,
-        /// How many deliveries away it is: 1 is next.
+        /// How many deliveries away it is: 1 is next, 0 is delivered.
         position: u64,
-        /// The list's length.
+        /// The list's length; 0 for `unacked`.
         of: u64,
     },
 }

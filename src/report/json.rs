@@ -245,12 +245,12 @@ fn message<'a>(evidence: &'a Evidence, copy: &'a Copy) -> CopyV1<'a> {
             position,
             of,
         } => CopyV1 {
-            place: "queue",
-            queue: Some(key),
+            place: if *of == 0 { "unacked" } else { "queue" },
+            queue: (*of > 0).then_some(key),
             key: Some(key),
             database: Some(*database),
-            position: Some(*position),
-            of: Some(*of),
+            position: (*of > 0).then_some(*position),
+            of: (*of > 0).then_some(*of),
             ..common
         },
         Place::Unacked {

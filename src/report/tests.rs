@@ -64,6 +64,7 @@ fn lab() -> Lab {
     lab.evidence.bindings = Observed::Seen(vec![BindingTable {
         prefix: String::new(),
         exchange: "celery".to_owned(),
+        sep: crate::celery::exchange::DEFAULT_SEP.to_owned(),
         bindings: vec![binding],
     }]);
     lab

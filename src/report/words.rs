@@ -52,6 +52,12 @@ pub(super) fn place(place: &Place) -> String {
         Place::OtherDatabase {
             database,
             key,
+            of: 0,
+            ..
+        } => format!("database {database}, {key}"),
+        Place::OtherDatabase {
+            database,
+            key,
             position,
             of,
         } => format!("database {database}, queue {key}, place {position} of {of}"),

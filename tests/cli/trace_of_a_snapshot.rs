@@ -40,6 +40,7 @@ fn what_could_not_be_read_is_three() {
         if read.source == Source::Workers {
             read.status = ReadStatus::Skipped;
             read.detail = "--no-workers".to_owned();
+            read.reason = Some(Reason::NotAsked);
         }
     }
     let test = || {

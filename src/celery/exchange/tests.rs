@@ -34,6 +34,25 @@ fn a_member_of_a_binding_set() {
 }
 
 #[test]
+fn the_separator_of_a_member() {
+    for (member, exchange, sep) in [
+        ("celery\x06\x16\x06\x16celery", "celery", Some("\x06\x16")),
+        ("celery::celery", "celery", Some(":")),
+        ("a:b::::a:b", "a:b", Some("::")),
+        ("::w1@host.celery.pidbox", "celery.pidbox", Some(":")),
+        ("w1@host.celery.pidbox", "celery.pidbox", None),
+        (":w1@host.celery.pidbox", "celery.pidbox", None),
+        ("key::other", "celery", None),
+        ("celery", "celery", None),
+        ("éé::w1.celery.pidbox", "é", None),
+        ("", "", None),
+    ] {
+        assert_eq!(separator(member.as_bytes(), exchange), sep, "{member}");
+    }
+    assert_eq!(separator(b"\xff::", "celery"), None);
+}
+
+#[test]
 fn topics_match_as_kombu_matches_them() {
     for (routing_key, pattern, matched) in &SAMPLES.topic.table {
         let table = bound(routing_key, pattern);

@@ -55,16 +55,18 @@ impl Mailbox {
     pub(crate) async fn open(
         server: &RedisServer,
         prefix: &str,
+        sep: &str,
         cleanup: &Cleanup,
     ) -> Result<Self, Why> {
         let control = Arc::new(Client::connect(server, server.db).await?);
         let replies = Client::connect(server, server.db).await?;
         let oid = Uuid::new_v4().to_string();
-        cleanup.announce(&control, prefix, &oid);
+        let binding = reply_binding(&oid, sep);
+        cleanup.announce(&control, prefix, &oid, &binding);
         let mut announce = cmd("SADD");
         announce
             .arg(format!("{prefix}{REPLY_BINDINGS}"))
-            .arg(reply_binding(&oid));
+            .arg(&binding);
         control.ask::<u64>(&announce).await?;
         Ok(Self {
             control,

@@ -6,7 +6,7 @@ use redis::cmd;
 
 use super::client::Client;
 use crate::celery::control::{MAILBOXES, REPLY_EXCHANGE};
-use crate::celery::exchange::{Binding, DEFAULT_SEP};
+use crate::celery::exchange::{self, Binding, DEFAULT_SEP};
 use crate::evidence::{BindingTable, List, Observed, Reason, Why};
 
 /// What stands before the exchange in the key of a binding table (kombu 5.7 transport/redis.py, `keyprefix_queue`).
@@ -33,6 +33,9 @@ impl Names {
             .prefixes
             .extend(tables.iter().map(|table| table.prefix.clone()));
         names.seps.insert(DEFAULT_SEP.to_owned());
+        names
+            .seps
+            .extend(tables.iter().map(|table| table.sep.clone()));
         for table in tables.iter().filter(|table| !is_control(&table.exchange)) {
             for binding in &table.bindings {
                 names
@@ -50,15 +53,18 @@ impl Names {
 
     /// The nodes whose mailboxes are in the binding tables, under a prefix.
     pub(crate) fn mailboxes(tables: &[BindingTable], prefix: &str) -> Vec<String> {
-        let exchange = MAILBOXES.strip_prefix(BINDING).unwrap_or(MAILBOXES);
-        let table = tables
-            .iter()
-            .find(|t| t.prefix == prefix && t.exchange == exchange);
-        let suffix = format!(".{exchange}");
-        let nodes = table.into_iter().flat_map(|table| &table.bindings);
+        let suffix = format!(".{}", mailbox_exchange());
+        let nodes = mailbox_table(tables, prefix)
+            .into_iter()
+            .flat_map(|table| &table.bindings);
         nodes
             .filter_map(|binding| binding.queue.strip_suffix(&suffix).map(str::to_owned))
             .collect()
+    }
+
+    /// The separator of the workers under a prefix, by which they read where to reply to.
+    pub(crate) fn reply_separator(tables: &[BindingTable], prefix: &str) -> String {
+        mailbox_table(tables, prefix).map_or(DEFAULT_SEP.to_owned(), |table| table.sep.clone())
     }
 
     /// Reads a list's key: its prefix, its queue, its priority.
@@ -88,6 +94,17 @@ impl Names {
             _ => list(&key, &prefix, rest, None, false),
         }
     }
+}
+
+/// The exchange that the workers' mailboxes are bound to.
+fn mailbox_exchange() -> &'static str {
+    MAILBOXES.strip_prefix(BINDING).unwrap_or(MAILBOXES)
+}
+
+fn mailbox_table<'t>(tables: &'t [BindingTable], prefix: &str) -> Option<&'t BindingTable> {
+    tables
+        .iter()
+        .find(|table| table.prefix == prefix && table.exchange == mailbox_exchange())
 }
 
 fn list(
@@ -137,24 +154,51 @@ fn is_reply_list(key: &str) -> bool {
 /// The binding tables of a database, under every prefix.
 pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> {
     let keys = scan(client, "set", Some("*_kombu.binding.*")).await?;
-    let mut tables = Vec::new();
+    let mut sets = Vec::new();
     for key in keys {
         let Some(at) = key.find(BINDING) else {
             continue;
         };
         let (prefix, exchange) = (&key[..at], &key[at + BINDING.len()..]);
         let members = members(client, &key).await?;
-        let parsed = members
-            .iter()
-            .filter_map(|member| Binding::parse(member, DEFAULT_SEP));
-        tables.push(BindingTable {
-            prefix: prefix.to_owned(),
-            exchange: exchange.to_owned(),
-            bindings: parsed.collect(),
-        });
+        sets.push((prefix.to_owned(), exchange.to_owned(), members));
     }
+    let known: BTreeSet<&str> = sets
+        .iter()
+        .flat_map(|(_, exchange, members)| members.iter().map(move |m| (m, exchange)))
+        .filter_map(|(member, exchange)| exchange::separator(member, exchange))
+        .collect();
+    let mut tables: Vec<BindingTable> = sets
+        .iter()
+        .map(|(prefix, exchange, members)| table(prefix, exchange, members, &known))
+        .collect();
     tables.sort_by(|a, b| (&a.prefix, &a.exchange).cmp(&(&b.prefix, &b.exchange)));
     Ok(tables)
+}
+
+/// Reads the members of a binding set: each by the separator that it was written with, as far as that can be told, else by
+/// one of those that others were written with.
+fn table(
+    prefix: &str,
+    exchange: &str,
+    members: &[Vec<u8>],
+    known: &BTreeSet<&str>,
+) -> BindingTable {
+    let own = members
+        .iter()
+        .find_map(|member| exchange::separator(member, exchange));
+    let tried: Vec<&str> = own
+        .into_iter()
+        .chain([DEFAULT_SEP])
+        .chain(known.iter().copied())
+        .collect();
+    let parse = |member: &Vec<u8>| tried.iter().find_map(|sep| Binding::parse(member, sep));
+    BindingTable {
+        prefix: prefix.to_owned(),
+        exchange: exchange.to_owned(),
+        sep: own.unwrap_or(DEFAULT_SEP).to_owned(),
+        bindings: members.iter().filter_map(parse).collect(),
+    }
 }
 
 /// The keys of all lists of a database that may hold task messages.
@@ -224,6 +268,7 @@ mod tests {
         let table = |prefix: &str, queue: &str| BindingTable {
             prefix: prefix.to_owned(),
             exchange: queue.to_owned(),
+            sep: DEFAULT_SEP.to_owned(),
             bindings: vec![binding(queue)],
         };
         Names::of(

@@ -131,6 +131,7 @@ fn complete(evidence: &mut Evidence) {
     evidence.bindings = Observed::Seen(vec![BindingTable {
         prefix: String::new(),
         exchange: "shop".to_owned(),
+        sep: crate::celery::exchange::DEFAULT_SEP.to_owned(),
         bindings: vec![Binding {
             routing_key: "a.*".to_owned(),
             pattern: r"^a\.[^\.]+$".to_owned(),

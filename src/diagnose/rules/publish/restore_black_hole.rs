@@ -106,6 +106,7 @@ mod tests {
         lab.evidence.bindings = Observed::Seen(vec![BindingTable {
             prefix: String::new(),
             exchange: "orders".to_owned(),
+            sep: crate::celery::exchange::DEFAULT_SEP.to_owned(),
             bindings: vec![Binding {
                 routing_key: "celery".to_owned(),
                 pattern: String::new(),

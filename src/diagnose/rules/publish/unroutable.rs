@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::restore_black_hole;
+use crate::celery::control::STARRED;
 use crate::diagnose::view::Route;
 use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
@@ -106,9 +107,13 @@ fn routes(case: &Case<'_>) -> Vec<Finding> {
             };
             let nowhere = case.evidence.route(&worker.prefix, exchange, key) == Route::Nowhere;
             if nowhere && seen.insert((&worker.prefix, &route.pattern, exchange, key)) {
+                let to = if key == STARRED {
+                    format!("exchange {exchange}, to which no queue is bound")
+                } else {
+                    format!("exchange {exchange} with routing key {key}, which lead to no queue")
+                };
                 let message = format!(
-                    "the route {} sends to exchange {exchange} with routing key {key}, which lead to no queue: \
-                     what it sends is dropped in silence",
+                    "the route {} sends to {to}: what it sends is dropped in silence",
                     route.pattern
                 );
                 let found = finding(case, message, &worker.prefix, exchange, key);
@@ -130,10 +135,14 @@ fn finding(case: &Case<'_>, message: String, prefix: &str, exchange: &str, key: 
         .evidence("key_prefix", prefix)
         .confirm(restore_black_hole::members(case, prefix, exchange))
         .remedy(format!(
-            "start a worker that consumes a queue bound to exchange {} with routing key {}, or route by queue \
+            "start a worker that consumes a queue bound to exchange {} with {}, or route by queue \
              instead of by exchange; send again what was dropped",
             plain::key(exchange),
-            plain::key(key)
+            if key == STARRED {
+                "the route's routing key".to_owned()
+            } else {
+                format!("routing key {}", plain::key(key))
+            }
         ))
         .subject("exchange", exchange)
         .task(case.id)
@@ -143,8 +152,9 @@ fn finding(case: &Case<'_>, message: String, prefix: &str, exchange: &str, key: 
 mod tests {
     use super::*;
     use crate::celery::control;
+    use crate::celery::exchange::{Binding, DEFAULT_SEP};
     use crate::diagnose::testkit::{Lab, envelope, names};
-    use crate::evidence::Reason;
+    use crate::evidence::{BindingTable, Observed, Reason};
 
     fn routed(exchange: &str, key: &str) -> Lab {
         let mut message = envelope("t1");
@@ -182,6 +192,32 @@ mod tests {
     fn a_route_that_leads_nowhere_is_told_where_an_id_is_unknown() {
         let lab = with_route(None).absent("t1");
         assert_eq!(names(&lab.check(&UNROUTABLE, "t1")), ["unroutable"]);
+    }
+
+    #[test]
+    fn of_a_starred_key_only_the_exchange_counts() {
+        let starred = |bindings| {
+            let mut lab = with_route(None).absent("t1").with_worker(|w| {
+                let routes = &mut w.conf.seen_mut().expect("seen").task_routes;
+                routes.as_mut().expect("a route")[0].routing_key = Some(STARRED.to_owned());
+            });
+            lab.evidence.bindings = Observed::Seen(vec![BindingTable {
+                prefix: String::new(),
+                exchange: "shop".to_owned(),
+                sep: DEFAULT_SEP.to_owned(),
+                bindings,
+            }]);
+            lab
+        };
+        let bound = Binding {
+            routing_key: "mail".to_owned(),
+            pattern: String::new(),
+            queue: "mail".to_owned(),
+        };
+        assert!(starred(vec![bound]).check(&UNROUTABLE, "t1").is_empty());
+        let found = starred(Vec::new()).check(&UNROUTABLE, "t1");
+        assert_eq!(names(&found), ["unroutable"]);
+        assert!(!found[0].message.contains(STARRED));
     }
 
     #[test]

@@ -33,7 +33,38 @@ pub static WRONG_DATABASE: Rule = Rule {
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let mut findings = message_elsewhere(case);
     findings.extend(workers_elsewhere(case));
+    if findings.is_empty() {
+        findings.extend(started_elsewhere(case));
+    }
     findings
+}
+
+/// It is nowhere here, and its result names a worker of another database.
+fn started_elsewhere(case: &Case<'_>) -> Option<Finding> {
+    if !case.task.copies.is_empty() || !case.task.claims.is_empty() {
+        return None;
+    }
+    let (node, database) = case.worker_elsewhere()?;
+    let ours = case.evidence.broker.database;
+    Some(
+        Finding::of(
+            &WRONG_DATABASE,
+            format!(
+                "its result names {node}, which is a worker of database {database}, not {ours}"
+            ),
+        )
+        .evidence("database", database)
+        .evidence("expected_database", ours)
+        .evidence("result_worker", node)
+        .confirm(format!(
+            "redis-cli -n {database} SMEMBERS _kombu.binding.celery.pidbox"
+        ))
+        .remedy(format!(
+            "trace it with a broker URL that ends in /{database}"
+        ))
+        .subject("database", database.to_string())
+        .task(case.id),
+    )
 }
 
 fn message_elsewhere(case: &Case<'_>) -> Vec<Finding> {
@@ -56,18 +87,20 @@ fn message_elsewhere(case: &Case<'_>) -> Vec<Finding> {
                 None => "whether workers are connected there can't be told",
             };
             let shown = plain::key(key);
-            Finding::of(
-                &WRONG_DATABASE,
-                format!(
-                    "it waits in {shown} of database {database}, not {ours}, at place {position} of {of}; {workers}"
+            let (stands, count) = match of {
+                0 => (format!("it is unacknowledged, in {shown} of database {database}, not {ours}"), "HLEN"),
+                _ => (
+                    format!("it waits in {shown} of database {database}, not {ours}, at place {position} of {of}"),
+                    "LLEN",
                 ),
-            )
+            };
+            Finding::of(&WRONG_DATABASE, format!("{stands}; {workers}"))
             .evidence("database", database)
             .evidence("expected_database", ours)
             .evidence("list", shown.as_str())
             .evidence("messages", of)
             .evidence("worker_connections", case.evidence.workers_in(database))
-            .confirm(format!("redis-cli -n {database} LLEN {shown}"))
+            .confirm(format!("redis-cli -n {database} {count} {shown}"))
             .confirm("redis-cli CLIENT LIST")
             .remedy(format!(
                 "give sender and workers the same database in their broker URL; a worker whose URL ends in \
@@ -153,7 +186,9 @@ fn databases_with_workers(case: &Case<'_>) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::{Lab, envelope, names};
+    use crate::diagnose::rules::results::vanished_while_running::VANISHED_WHILE_RUNNING;
+    use crate::diagnose::testkit::{Lab, doc_of_state, envelope, names};
+    use crate::diagnose::{Verdict, judge};
     use crate::evidence::{Copy, Observed, OtherDatabase, Reason};
 
     fn elsewhere() -> Lab {
@@ -191,6 +226,27 @@ mod tests {
         let mut lab = Lab::new().queued("t1", "celery");
         mailbox_in_three(&mut lab);
         assert_eq!(names(&lab.check(&WRONG_DATABASE, "t1")), ["wrong-database"]);
+    }
+
+    #[test]
+    fn a_worker_of_another_database_that_started_it_is_found() {
+        let started = |node: &str| {
+            let mut doc = doc_of_state("STARTED");
+            doc.worker = Some(node.to_owned());
+            let mut lab = Lab::new().worker("w1", &["celery"]).result_as("t1", doc);
+            mailbox_in_three(&mut lab);
+            lab
+        };
+        let lab = started("celery@w9");
+        assert_eq!(names(&lab.check(&WRONG_DATABASE, "t1")), ["wrong-database"]);
+        assert!(lab.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+        assert_eq!(
+            judge(&lab.evidence, &["t1".to_owned()]).traces[0].verdict,
+            Verdict::Undetermined
+        );
+        for lab in [started("w1"), started("celery@w8")] {
+            assert!(lab.check(&WRONG_DATABASE, "t1").is_empty());
+        }
     }
 
     #[test]

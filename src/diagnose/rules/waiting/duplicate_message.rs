@@ -205,6 +205,7 @@ mod tests {
         lab.evidence.bindings = Observed::Seen(vec![BindingTable {
             prefix: String::new(),
             exchange: "orders".to_owned(),
+            sep: crate::celery::exchange::DEFAULT_SEP.to_owned(),
             bindings: vec![binding("celery"), binding("mail")],
         }]);
         assert!(lab.check(&DUPLICATE_MESSAGE, "t1").is_empty());

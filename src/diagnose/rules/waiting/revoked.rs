@@ -33,8 +33,11 @@ pub static REVOKED: Rule = Rule {
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let nodes = &case.task.revoked_by;
-    // Over and done with, one way or the other: REVOKED as wished, or revoked after its end.
-    if nodes.is_empty() || case.is_running() || case.final_result().is_some() {
+    // A worker of Celery 5.6 or newer writes REVOKED at once, while the message still waits. Any other end came first.
+    let ended = case
+        .final_result()
+        .is_some_and(|result| result.doc.state != "REVOKED" || case.task.copies.is_empty());
+    if nodes.is_empty() || case.is_running() || ended {
         return Vec::new();
     }
     let has = if nodes.len() == 1 { "has" } else { "have" };
@@ -107,6 +110,14 @@ mod tests {
         assert!(revoked(running).check(&REVOKED, "t1").is_empty());
         let ended = lab().result("t1", "REVOKED");
         assert!(revoked(ended).check(&REVOKED, "t1").is_empty());
+        let ended = lab().queued("t1", "celery").result("t1", "SUCCESS");
+        assert!(revoked(ended).check(&REVOKED, "t1").is_empty());
+    }
+
+    #[test]
+    fn one_that_still_waits_with_its_end_written_is_found() {
+        let waits = lab().queued("t1", "celery").result("t1", "REVOKED");
+        assert_eq!(names(&revoked(waits).check(&REVOKED, "t1")), ["revoked"]);
     }
 
     #[test]

@@ -14,8 +14,8 @@ pub static NO_WORKERS: Rule = Rule {
         cause: "The workers are stopped or crashed, or they are connected to another broker, another database of it, \
                 or with another global_keyprefix. Workers with worker_enable_remote_control off are not subscribed \
                 either, and can't be seen this way.",
-        read: "PUBLISH on the pidbox channel returned 0 receivers. Where CLIENT LIST was read, connections that \
-               take messages with BRPOP from this database are counted: they may be workers without remote control, and then this is \
+        read: "PUBLISH on the pidbox channel returned 0 receivers. Where CLIENT LIST was read, connections that wait \
+               in BRPOP on this database are counted: they may be workers without remote control, and then this is \
                no error.",
         confirm: "Run `celery -A APP status`. Run `redis-cli PUBSUB NUMPAT` and `redis-cli CLIENT LIST`, and look for \
                   connections with cmd=brpop.",
@@ -38,34 +38,22 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let database = evidence.broker.database;
-    let waiting = evidence.unheard_consumers();
-    let message = match waiting {
-        0 => format!(
-            "no worker is connected to database {database}: nobody is subscribed to remote control"
-        ),
-        number => format!(
-            "nobody is subscribed to remote control, but {} messages with BRPOP from database {database}: these may be \
-             workers without it, or ones that are shutting down",
-            if number == 1 {
-                "1 connection takes".to_owned()
-            } else {
-                format!("{number} connections take")
-            }
-        ),
-    };
+    // Who waits for messages and takes no remote control is most likely a worker.
+    if evidence.unheard_consumers() > 0 {
+        return Vec::new();
+    }
+    let message = format!(
+        "no worker is connected to database {database}: nobody is subscribed to remote control"
+    );
     let mut finding = Finding::of(&NO_WORKERS, message)
         .evidence("answered", 0)
         .evidence("subscribed", 0)
-        .evidence("taking_with_brpop", waiting)
         .evidence("names_without_an_answer", workers.unanswered_names.len())
         .confirm("celery -A APP status")
         .confirm("redis-cli CLIENT LIST | grep cmd=brpop")
         .remedy("start the workers; if they run, compare their broker URL with this one");
     if let [_, ..] = workers.unanswered_names.as_slice() {
         finding = finding.evidence("last_seen", plain::names(&workers.unanswered_names));
-    }
-    if waiting > 0 {
-        finding.severity = Severity::Info;
     }
     vec![finding]
 }
@@ -74,26 +62,67 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::diagnose::testkit::{Lab, names};
-    use crate::evidence::Reason;
+    use crate::evidence::{ClientFacts, Observed, Reason, ServerFacts};
+
+    fn with_clients(mut lab: Lab, commands: &[&str]) -> Lab {
+        let clients = commands.iter().map(|command| ClientFacts {
+            host: "10.0.0.1".to_owned(),
+            database: 0,
+            command: (*command).to_owned(),
+            blocked: true,
+            pattern_subscriptions: 0,
+        });
+        lab.evidence.broker.server = Observed::Seen(ServerFacts {
+            version: Observed::not_asked("a test"),
+            uptime_seconds: Observed::not_asked("a test"),
+            role: Observed::not_asked("a test"),
+            connected_replicas: Observed::not_asked("a test"),
+            append_only: Observed::not_asked("a test"),
+            rdb_saves: Observed::not_asked("a test"),
+            maxmemory: Observed::not_asked("a test"),
+            maxmemory_policy: Observed::not_asked("a test"),
+            used_memory: Observed::not_asked("a test"),
+            evicted_keys: Observed::not_asked("a test"),
+            clock_ahead_seconds: 0.0,
+            clients: Observed::Seen(clients.collect()),
+        });
+        lab
+    }
 
     #[test]
     fn a_broker_without_workers_is_found() {
         let findings = Lab::new().check(&NO_WORKERS, "");
         assert_eq!(names(&findings), ["no-workers"]);
         assert_eq!(findings[0].severity, Severity::Error);
-        let others = Lab::new().clients(&["get", "ping"]).check(&NO_WORKERS, "");
+        let others = with_clients(Lab::new(), &["get", "ping"]).check(&NO_WORKERS, "");
         assert_eq!(others[0].severity, Severity::Error);
     }
 
     #[test]
-    fn workers_without_remote_control_are_thought_of() {
-        let findings = Lab::new().clients(&["brpop"]).check(&NO_WORKERS, "");
-        assert_eq!(findings[0].severity, Severity::Info);
+    fn what_may_be_a_worker_without_remote_control_is_clear() {
         assert!(
-            findings[0]
-                .message
-                .contains("1 connection takes messages with BRPOP")
+            with_clients(Lab::new(), &["brpop"])
+                .check(&NO_WORKERS, "")
+                .is_empty()
         );
+    }
+
+    #[test]
+    fn a_busy_worker_without_remote_control_is_told_from_a_client_that_asked() {
+        let idle = |subscriptions| {
+            let mut lab = with_clients(Lab::new(), &["brpop", "psubscribe"]);
+            let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+            for client in facts.clients.seen_mut().expect("seen") {
+                client.blocked = false;
+                if client.command == "psubscribe" {
+                    client.pattern_subscriptions = subscriptions;
+                }
+            }
+            lab
+        };
+        assert!(idle(1).check(&NO_WORKERS, "").is_empty());
+        let client = idle(0).check(&NO_WORKERS, "");
+        assert_eq!(names(&client), ["no-workers"]);
     }
 
     #[test]
