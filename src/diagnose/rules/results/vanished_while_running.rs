@@ -198,4 +198,24 @@ mod tests {
         assert_eq!(verdict(&["brpop", "get"]), Verdict::Lost);
         assert_eq!(verdict(&["brpop", "brpop"]), Verdict::Undetermined);
     }
+
+    #[test]
+    fn nothing_is_said_while_its_worker_may_be_shutting_down_in_order() {
+        let doc = ResultDoc {
+            worker: Some("w0".to_owned()),
+            ..doc_of_state("STARTED")
+        };
+        let mut lab = Lab::new()
+            .worker("w1", &["celery"])
+            .result_as("t1", doc)
+            .clients(&["brpop", "brpop"]);
+        let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+        for client in facts.clients.seen_mut().expect("seen") {
+            client.blocked = false;
+        }
+        assert!(lab.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+        // One that was killed leaves its mailbox.
+        lab.workers_mut().unanswered_names.push("w0".to_owned());
+        assert_eq!(lab.check(&VANISHED_WHILE_RUNNING, "t1").len(), 1);
+    }
 }
