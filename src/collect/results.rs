@@ -86,7 +86,18 @@ impl Results {
                 Err(why) => Err(why.clone()),
             };
             match outcome {
-                Ok(results) => found.extend(page.iter().cloned().zip(results)),
+                Ok(results) => {
+                    // One that asks for a password, or still loads its data, says so only when asked.
+                    let refused = results.iter().find_map(|result| {
+                        let turned_away = [Reason::Refused, Reason::Unreachable];
+                        let why = result.unseen()?;
+                        turned_away.contains(&why.reason).then(|| why.clone())
+                    });
+                    found.extend(page.iter().cloned().zip(results));
+                    if let Some(why) = refused {
+                        self.client = Err(why);
+                    }
+                }
                 Err(why) => {
                     let unseen = |id: &String| (id.clone(), Observed::Unseen(why.clone()));
                     found.extend(page.iter().map(unseen));

@@ -9,8 +9,9 @@ use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTr
 use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
 use crate::evidence::{
-    Broker, Copy, Evidence, List, Observed, Place, Read, ReadStatus, Reason, Reservations,
-    ResultBackend, Scope, Source, StoredResult, TaskEvidence, Why, Worker, WorkerClaim, Workers,
+    Broker, ClientFacts, Copy, Evidence, List, Observed, Place, Read, ReadStatus, Reason,
+    Reservations, ResultBackend, Scope, ServerFacts, Source, StoredResult, TaskEvidence, Why,
+    Worker, WorkerClaim, Workers,
 };
 
 /// The task that every message carries unless a test says otherwise.
@@ -397,6 +398,32 @@ impl Lab {
         let task = self.task(id);
         task.first_result = Observed::Seen(Some(stored.clone()));
         task.result = Observed::Seen(Some(stored));
+        self
+    }
+
+    /// Adds the broker's connections, each by its last command.
+    pub(crate) fn clients(mut self, commands: &[&str]) -> Self {
+        let clients = commands.iter().map(|command| ClientFacts {
+            host: "10.0.0.1".to_owned(),
+            database: 0,
+            command: (*command).to_owned(),
+            blocked: true,
+            pattern_subscriptions: 0,
+        });
+        self.evidence.broker.server = Observed::Seen(ServerFacts {
+            version: Observed::not_asked("a test"),
+            uptime_seconds: Observed::not_asked("a test"),
+            role: Observed::not_asked("a test"),
+            connected_replicas: Observed::not_asked("a test"),
+            append_only: Observed::not_asked("a test"),
+            rdb_saves: Observed::not_asked("a test"),
+            maxmemory: Observed::not_asked("a test"),
+            maxmemory_policy: Observed::not_asked("a test"),
+            used_memory: Observed::not_asked("a test"),
+            evicted_keys: Observed::not_asked("a test"),
+            clock_ahead_seconds: 0.0,
+            clients: Observed::Seen(clients.collect()),
+        });
         self
     }
 

@@ -412,7 +412,7 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             ),
         );
     }
-    if case.evidence.unheard_consumers() > 0 {
+    if case.evidence.unheard_consumers() > 0 || case.may_be_ending() {
         return (
             Verdict::Undetermined,
             format!("it was not found; who has it can't be told: {UNHEARD}"),

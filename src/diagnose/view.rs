@@ -1,6 +1,7 @@
 //! Questions that several rules and the verdict ask of the evidence, answered in one place.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::celery::control::{ClaimState, STARRED};
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP, DEFAULT_STEPS, ExchangeType};
@@ -20,12 +21,16 @@ pub(super) const DEFAULT_SWEEP_PERIOD: f64 = 100.0;
 /// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
 const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 
+/// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
+/// worker/worker.py, `WorkController.stats`), and clocks differ a little.
+const UPTIME_MARGIN: f64 = 1.0;
+
+/// Why nothing can be said while [`Evidence::unheard_consumers`] finds any.
+pub(super) const UNHEARD: &str = "something takes messages from this database and answers no remote control: a worker \
+                                  that shuts down warmly, or has remote control switched off";
+
 /// Content types that kombu takes whatever `accept_content` says (kombu 5.7 serialization.py, `TRUSTED_CONTENT`).
 const TRUSTED_CONTENT: [&str; 2] = ["application/data", "application/text"];
-
-/// Why nothing can be said of what workers do not have.
-pub(super) const UNHEARD: &str =
-    "something that takes no remote control waits for messages in this database";
 
 /// One traced task, with the evidence around it.
 #[derive(Clone, Copy)]
@@ -306,7 +311,7 @@ impl<'e> Case<'e> {
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
         }
-        if self.evidence.unheard_consumers() > 0 {
+        if self.evidence.unheard_consumers() > 0 || self.may_be_ending() {
             return Holder::Undecided(UNHEARD.to_owned());
         }
         // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
@@ -319,12 +324,25 @@ impl<'e> Case<'e> {
             .answered
             .iter()
             .filter(|w| w.prefix == held.prefix && w.rate_limit(task).is_some())
+            .filter(|w| !self.came_after(w, held))
             .map(|w| w.node.clone())
             .collect();
         if limited.is_empty() {
             Holder::Nobody
         } else {
             Holder::MaybeRateLimited(limited)
+        }
+    }
+
+    /// Whether a worker was started after a message had been delivered: then it was delivered to another.
+    fn came_after(&self, worker: &Worker, held: &Held<'_>) -> bool {
+        let uptime = worker.stats.seen().and_then(|stats| stats.uptime);
+        // It told its uptime early in the reading, whose moment is its end.
+        let read = self.evidence.read(Source::Workers);
+        let length = Duration::from_millis(read.map_or(0, |read| read.elapsed_ms)).as_secs_f64();
+        match (uptime, held.delivered_at) {
+            (Some(uptime), Some(at)) => at + UPTIME_MARGIN < self.now() - length - uptime,
+            _ => false,
         }
     }
 
@@ -369,7 +387,8 @@ impl<'e> Case<'e> {
         let whole = places.iter().all(|place| self.evidence.complete(*place));
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
         let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
-        whole && heard && !found && self.worker_elsewhere().is_none()
+        let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();
+        whole && heard && !found && gone
     }
 
     /// The worker that its unfinished result names and its database, where the worker is connected to another database
@@ -387,6 +406,21 @@ impl<'e> Case<'e> {
             there && other.mailboxes.iter().any(|name| name == node)
         })?;
         Some((node, home.database))
+    }
+
+    /// Whether the worker that its unfinished result names may be shutting down warmly: it took its mailbox away, as
+    /// only one that ends in order does, and a connection that last took a message is left beside those of the workers
+    /// that answered. It then finishes its tasks without another word.
+    pub fn may_be_ending(&self) -> bool {
+        let result = self.result().filter(|result| !result.doc.ready);
+        let Some(node) = result.and_then(|result| result.doc.worker.as_deref()) else {
+            return false;
+        };
+        let Some(workers) = self.evidence.workers.seen() else {
+            return false;
+        };
+        let left = workers.unanswered_names.iter().any(|name| name == node);
+        !self.evidence.answers(node) && !left && self.evidence.takers() > workers.answered.len()
     }
 
     /// The stored result, where it is not final and said the same before the broker was read and after it.
@@ -579,6 +613,15 @@ impl Evidence {
             && self.unheard_consumers() == 0
     }
 
+    /// How many connections last took a message from the broker's database with BRPOP, whether they wait for another or
+    /// not. Zero where CLIENT LIST was not read.
+    fn takers(&self) -> usize {
+        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
+        let here = clients.into_iter().flatten();
+        here.filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .count()
+    }
+
     /// How many more consumers there seem to be in the broker's database than workers answered: with
     /// `worker_enable_remote_control` off a worker is never heard. It blocks in BRPOP while it has room. A busy one keeps
     /// BRPOP as its last command, as a client that has asked the workers something does; but it listens to the other
@@ -603,7 +646,7 @@ impl Evidence {
                 .count()
         };
         let blocked = here(|c| c.command == "brpop" && c.blocked);
-        let busy = here(|c| c.command == "brpop").saturating_sub(answered);
+        let busy = self.takers().saturating_sub(answered);
         let known = answered.saturating_add(usize::try_from(silent).unwrap_or(usize::MAX));
         let listeners =
             here(|c| c.pattern_subscriptions > 0).saturating_sub(known.saturating_mul(2));
@@ -617,6 +660,22 @@ impl Evidence {
             && self.unheard_consumers() == 0
             && !workers.is_empty()
             && workers.iter().all(|w| w.prefix != prefix)
+    }
+
+    /// Whether no message is in a queue or unacknowledged, and no worker has anything to do: then nothing is left
+    /// that could still send a task, or report an end.
+    pub fn nothing_in_flight(&self) -> bool {
+        let queues = self.lists.seen();
+        let empty = queues.is_some_and(|lists| {
+            let mut named = lists.iter().filter(|list| list.named);
+            named.all(|list| list.length == 0)
+        });
+        let held = self.reservations.seen();
+        let released = held.is_some_and(|all| all.iter().all(|entry| entry.unacked == 0));
+        let idle = self.answered().iter().all(|worker| {
+            worker.active.seen().is_some_and(Vec::is_empty) && worker.reserved.seen() == Some(&0)
+        });
+        empty && released && idle && self.unheard_consumers() == 0
     }
 
     /// A command for `redis-cli` in the broker's database.

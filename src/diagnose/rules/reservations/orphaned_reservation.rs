@@ -20,8 +20,9 @@ pub static ORPHANED_RESERVATION: Rule = Rule {
                 about every 100 seconds for entries older than their own visibility_timeout, and put them back.",
         read: "The hash `unacked`, its index, and the word of every live worker about this id. Nothing is said while \
                a worker stays silent, or while the task is rate limited on a live worker, where it can wait in a \
-               bucket that no reply shows. A worker that shuts down warmly no longer answers while it finishes its \
-               last tasks: it looks as if it were gone.",
+               bucket that no reply shows. A worker that shuts down warmly no \
+               longer answers while it finishes its last tasks; CLIENT LIST still shows it, and where that is refused \
+               it looks as if it were gone.",
         confirm: "Run `celery -A APP inspect --timeout 3 query_task ID`: no worker knows it. Run `redis-cli ZSCORE \
                   unacked_index TAG`: the score is the time of delivery. Look whether the worker's process still \
                   exists: one in a warm shutdown finishes its tasks without answering.",
@@ -165,6 +166,7 @@ mod tests {
     use super::*;
     use crate::celery::control::{ClaimState, TaskTraits};
     use crate::diagnose::testkit::{Lab, TASK, doc_of_state, envelope, names};
+    use crate::diagnose::{Verdict, judge};
     use crate::evidence::{Observed, Reason};
 
     fn found(lab: &Lab) -> Vec<String> {
@@ -279,5 +281,30 @@ mod tests {
             .with_worker(|worker| worker.scheduled = Observed::not_asked("a test"))
             .unacked_as(late, Some(crate::diagnose::testkit::NOW - 5.0));
         assert!(found(&lab).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_while_a_worker_that_is_not_heard_may_have_it() {
+        let lab = |clients: &[&str]| {
+            Lab::new()
+                .worker("w1", &["celery"])
+                .unacked("t1", 9.0)
+                .clients(clients)
+        };
+        assert_eq!(
+            lab(&["brpop", "get"])
+                .check(&ORPHANED_RESERVATION, "t1")
+                .len(),
+            1
+        );
+        assert!(
+            lab(&["brpop", "brpop"])
+                .check(&ORPHANED_RESERVATION, "t1")
+                .is_empty()
+        );
+        let verdict =
+            |clients: &[&str]| judge(&lab(clients).evidence, &["t1".to_owned()]).traces[0].verdict;
+        assert_eq!(verdict(&["brpop", "get"]), Verdict::Stuck);
+        assert_eq!(verdict(&["brpop", "brpop"]), Verdict::Undetermined);
     }
 }

@@ -7,9 +7,12 @@ use crate::diagnose::view::Route;
 use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Source, Worker, WorkerClaim};
 
-/// For how many seconds every slot must have been busy. In less time a slot is likely to come free by itself, and on a
-/// burst of short tasks one worker is always a moment ahead of another.
-const BUSY_FOR: f64 = 30.0;
+/// For how many seconds every slot must have been busy. On a burst of short tasks one worker is always a moment ahead
+/// of another.
+const BUSY_FOR: f64 = 1.0;
+
+/// From how many seconds on it is worth a warning. In less time a slot is likely to come free by itself.
+const LONG: f64 = 30.0;
 
 /// The rule.
 pub static PREFETCH_HOARDING: Rule = Rule {
@@ -23,8 +26,8 @@ pub static PREFETCH_HOARDING: Rule = Rule {
                 short tasks follow each other without a pause. Behind a long task the reserved ones wait until it \
                 ends, wherever other workers are free.",
         read: "The word of every live worker on what it runs and reserves, its concurrency, and its queues. It is \
-               said only when every slot of the busy worker has been busy for 30 seconds, and another worker of the \
-               same queue has a free slot and nothing reserved.",
+               said only when every slot of the busy worker has been busy for a second, and another worker of the \
+               same queue has a free slot and nothing reserved; in the first 30 seconds as information only.",
         confirm: "Run `celery -A APP inspect --timeout 3 active` and `celery -A APP inspect --timeout 3 reserved`.",
         mend: "Nothing is lost: the task runs when a slot is free. If it can't wait, send it again and revoke this \
                one: `celery -A APP control revoke ID`.",
@@ -73,18 +76,20 @@ fn finding(case: &Case<'_>, claim: &WorkerClaim) -> Option<Finding> {
         plain::duration(since),
         plain::names(&idle)
     );
-    Some(
-        Finding::of(&PREFETCH_HOARDING, message)
-            .evidence("worker", node.as_str())
-            .evidence("running", busy.active.seen().map_or(0, Vec::len))
-            .evidence("reserved", busy.reserved.seen().copied())
-            .evidence("idle_workers", idle)
-            .confirm(format!("celery -A APP inspect --timeout 3 active -d {node}"))
-            .confirm("celery -A APP inspect --timeout 3 reserved")
-            .remedy("set worker_prefetch_multiplier to 1, or give long tasks a queue and workers of their own")
-            .subject("worker", node.as_str())
-            .task(case.id),
-    )
+    let mut finding = Finding::of(&PREFETCH_HOARDING, message)
+        .evidence("worker", node.as_str())
+        .evidence("running", busy.active.seen().map_or(0, Vec::len))
+        .evidence("reserved", busy.reserved.seen().copied())
+        .evidence("idle_workers", idle)
+        .confirm(format!("celery -A APP inspect --timeout 3 active -d {node}"))
+        .confirm("celery -A APP inspect --timeout 3 reserved")
+        .remedy("set worker_prefetch_multiplier to 1, or give long tasks a queue and workers of their own")
+        .subject("worker", node.as_str())
+        .task(case.id);
+    if since < LONG {
+        finding.severity = Severity::Info;
+    }
+    Some(finding)
 }
 
 /// For how many seconds the youngest of its running tasks has run; none while it has a free slot, or did not say.
@@ -178,9 +183,23 @@ mod tests {
             .seen_mut()
             .expect("seen")
         {
-            claim.time_start = Some(NOW - 2.0);
+            claim.time_start = Some(NOW - 0.5);
         }
         assert!(lab.check(&PREFETCH_HOARDING, "t1").is_empty());
+    }
+
+    #[test]
+    fn slots_that_were_taken_just_now_are_information() {
+        let mut lab = lab("celery");
+        for claim in lab.workers_mut().answered[0]
+            .active
+            .seen_mut()
+            .expect("seen")
+        {
+            claim.time_start = Some(NOW - 4.0);
+        }
+        let findings = lab.check(&PREFETCH_HOARDING, "t1");
+        assert_eq!(findings[0].severity, Severity::Info);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub static RATE_LIMITED: Rule = Rule {
         cause: "A worker puts a task whose rate_limit is used up into a bucket in its memory, without reserving it. \
                 Such a task is in no reply to remote control: neither active, nor reserved, nor scheduled.",
         read: "The hash `unacked`, the word of every live worker about this id, and the rate_limit of its task where \
-               it is registered. That it waits in a bucket can't be seen; it could also be a leftover of a worker \
+               it is registered and whose worker was there when the message was delivered. That it waits in a bucket can't be seen; it could also be a leftover of a worker \
                that is gone.",
         confirm: "Wait for a time that the rate limit makes likely, and trace it again. If it is still the same after \
                   the visibility timeout, no worker has it.",
@@ -106,6 +106,15 @@ mod tests {
         assert!(claimed.check(&RATE_LIMITED, "t1").is_empty());
         let free = Lab::new().worker("w1", &["celery"]).unacked("t1", 9.0);
         assert!(free.check(&RATE_LIMITED, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_started_after_the_delivery_can_not_have_it() {
+        let young = limited().with_worker(|worker| {
+            worker.stats.seen_mut().expect("seen").uptime = Some(5.0);
+        });
+        let lab = young.unacked("t1", 9.0);
+        assert!(lab.check(&RATE_LIMITED, "t1").is_empty());
     }
 
     #[test]

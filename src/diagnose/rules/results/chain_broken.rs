@@ -1,7 +1,7 @@
 //! CD509: a task ended well, and what it sent next is known nowhere.
 
 use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, Source, StoredResult};
+use crate::evidence::{Evidence, Source, StoredResult, Worker};
 
 /// For how many seconds the parent's result must still be kept. A child that the parent sent early can have ended, and
 /// its result expired, as long before as the parent ran: no task of half a day is expected.
@@ -21,8 +21,8 @@ pub static CHAIN_BROKEN: Rule = Rule {
                 any other: no binding matches its exchange and routing key, the broker was restarted or has evicted \
                 it, a worker acknowledged it early and was killed.",
         read: "The children in the task's result, and for each of them the queues, the hash `unacked`, the word of \
-               every live worker, and the result. Nothing is said where results are ignored by any task of a live \
-               worker, or when the child's result could have expired. A child that was sent with ignore_result, to \
+               every live worker, and the result. Nothing is said where a live worker knows \
+               a task that ignores its result and may have run it, or when the child's result could have expired. A child that was sent with ignore_result, to \
                another broker, or that raised Ignore, leaves no trace either.",
         confirm: "Trace the child by its id. Look for it in the workers' logs.",
         mend: "Send the rest of the chain again, with this task's result as its first argument.",
@@ -51,7 +51,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     else {
         return Vec::new();
     };
-    if !is_kept(evidence, parent) || !results_are_kept(evidence) {
+    if !is_kept(evidence, parent) || !results_are_kept(evidence, parent) {
         return Vec::new();
     }
     let missing: Vec<&str> = case
@@ -67,7 +67,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     if missing.is_empty() {
         return Vec::new();
     }
-    let idle = nothing_in_flight(evidence);
+    let idle = evidence.nothing_in_flight();
     let hope = if idle {
         ""
     } else {
@@ -111,46 +111,46 @@ fn is_kept(evidence: &Evidence, parent: &StoredResult) -> bool {
     by_ttl && (expires <= 0.0 || age.is_some_and(|age| expires - age >= MARGIN))
 }
 
-/// Whether every live worker says what it does with results, and stores those of all tasks. Celery's own tasks are
-/// left out: `celery.chord_unlock` ignores its result.
-fn results_are_kept(evidence: &Evidence) -> bool {
+/// Whether every live worker says what it does with results, and stores those of all that it ran since the parent's
+/// end. Celery's own tasks are left out: `celery.chord_unlock` ignores its result.
+fn results_are_kept(evidence: &Evidence, parent: &StoredResult) -> bool {
     let workers = evidence.answered();
     !workers.is_empty()
         && !evidence.results_are_off()
         && workers.iter().all(|worker| {
-            let conf = worker.conf.seen();
-            let tasks = worker.registered.seen();
-            let ignoring = tasks.is_none_or(|tasks| {
-                let own = tasks
-                    .iter()
-                    .filter(|(name, _)| !name.starts_with("celery."));
-                own.into_iter()
-                    .any(|(_, traits)| traits.ignore_result == Some(true))
+            let (Some(conf), Some(tasks)) = (worker.conf.seen(), worker.registered.seen()) else {
+                return false;
+            };
+            let mut ignoring = tasks.iter().filter(|(name, traits)| {
+                traits.ignore_result == Some(true) && !name.starts_with("celery.")
             });
-            conf.is_some_and(|conf| conf.task_ignore_result != Some(true)) && !ignoring
+            conf.task_ignore_result != Some(true)
+                && ignoring.all(|(name, _)| never_ran(evidence, parent, worker, name))
         })
 }
 
-/// Whether no message is in a queue or unacknowledged, and no worker has anything to do: then nothing is left that
-/// could still send a task.
-fn nothing_in_flight(evidence: &Evidence) -> bool {
-    let queues = evidence.lists.seen();
-    let empty = queues.is_some_and(|lists| {
-        lists
-            .iter()
-            .filter(|list| list.named)
-            .all(|list| list.length == 0)
-    });
-    let held = evidence.reservations.seen();
-    let released = held.is_some_and(|all| all.iter().all(|entry| entry.unacked == 0));
-    let idle = evidence.answered().iter().all(|worker| {
-        worker.active.seen().is_some_and(Vec::is_empty) && worker.reserved.seen() == Some(&0)
-    });
-    empty && released && idle
+/// Whether no worker can have run a task since the parent's end: this one, which counts what it takes, was there by
+/// then and has taken none; and there is no name of another that is gone.
+fn never_ran(evidence: &Evidence, parent: &StoredResult, worker: &Worker, task: &str) -> bool {
+    let all_here = evidence
+        .workers
+        .seen()
+        .is_some_and(|workers| workers.unanswered_names.is_empty());
+    let age = parent
+        .doc
+        .date_done
+        .map(|done| -done.seconds_until(evidence.taken_at));
+    let stats = worker.stats.seen();
+    let up = stats.and_then(|stats| stats.uptime);
+    let taken = stats.map(|stats| stats.total.get(task).copied().unwrap_or_default());
+    let there = matches!((up, age), (Some(up), Some(age)) if up > age);
+    all_here && there && taken == Some(0)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::celery::control::ClaimState;
     use crate::celery::result::ResultDoc;
@@ -224,6 +224,19 @@ mod tests {
             tasks.entry(TASK.to_owned()).or_default().ignore_result = Some(true);
         });
         assert!(task.check(&CHAIN_BROKEN, "t1").is_empty());
+        let (up, taken) = (600.0, BTreeMap::new());
+        let counted = |up: f64, taken: &BTreeMap<String, u64>| {
+            lab().with_worker(|worker| {
+                let tasks = worker.registered.seen_mut().expect("seen");
+                tasks.entry(TASK.to_owned()).or_default().ignore_result = Some(true);
+                let stats = worker.stats.seen_mut().expect("seen");
+                (stats.uptime, stats.total) = (Some(up), taken.clone());
+            })
+        };
+        assert_eq!(counted(up, &taken).check(&CHAIN_BROKEN, "t1").len(), 1);
+        assert!(counted(5.0, &taken).check(&CHAIN_BROKEN, "t1").is_empty());
+        let once = BTreeMap::from([(TASK.to_owned(), 1)]);
+        assert!(counted(up, &once).check(&CHAIN_BROKEN, "t1").is_empty());
         let own = lab().with_worker(|worker| {
             let tasks = worker.registered.seen_mut().expect("seen");
             tasks

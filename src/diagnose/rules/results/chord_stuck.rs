@@ -4,6 +4,9 @@ use crate::diagnose::view::{Fate, Holder, stored};
 use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{ChordParts, Source};
 
+/// For how many seconds after the end of one part others of the same header may still be on their way into a queue.
+const STILL_SENDING: f64 = 2.0;
+
 /// The rule.
 pub static CHORD_STUCK: Rule = Rule {
     code: "CD507",
@@ -12,7 +15,8 @@ pub static CHORD_STUCK: Rule = Rule {
     page: Page {
         meaning: "The task belongs to the header of a chord. The chord's body is sent when every task of the header \
                   has reported its end, and this one never will. The body does not run, and nothing says so: its \
-                  result stays PENDING.",
+                  result stays PENDING. A part that did report tells of it too, once nothing is in flight any more \
+                  that could report for the others.",
         cause: "In Redis each header task adds its part to the list `.j` when it has ended, and the one that makes the \
                 parts as many as the size in `.s` sends the body. A task that fails or is revoked reports too, and the \
                 body then fails with ChordError. But a task that was lost reports nothing, nor does one that a worker \
@@ -46,18 +50,23 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     let Some(chord) = case.task.chord.seen().and_then(Option::as_ref) else {
         return Vec::new();
     };
-    let Some(size) = waits_for(chord, case.id) else {
+    let Some(size) = chord.size.filter(|size| chord.joined < *size) else {
         return Vec::new();
     };
-    let Some(why) = cannot_report(case) else {
+    let why = if waits_for(chord, case.id) {
+        cannot_report(case)
+            .map(|why| format!("waits for {} {}, which {why}", case.called(), case.id))
+    } else {
+        others_are_gone(case, chord)
+            .then(|| "waits for parts of which no message and no worker is left".to_owned())
+    };
+    let Some(why) = why else {
         return Vec::new();
     };
     let group = &chord.group_id;
     let cli = case.evidence.results_cli();
     let message = format!(
-        "the chord of group {group} waits for {} {}, which {why}: {} of {size} parts are in",
-        case.called(),
-        case.id,
+        "the chord of group {group} {why}: {} of {size} parts are in",
         chord.joined
     );
     vec![
@@ -73,13 +82,21 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     ]
 }
 
-/// The size of a chord that is not complete and has no part of this task yet.
-fn waits_for(chord: &ChordParts, id: &str) -> Option<u64> {
-    let size = chord.size.filter(|size| chord.joined < *size)?;
+/// Whether a chord has no part of this task yet.
+fn waits_for(chord: &ChordParts, id: &str) -> bool {
     // Only where every part could be read is it certain that this task's is not among them.
     let all_read = chord.members.len() as u64 == chord.joined;
-    let reported = chord.members.iter().any(|(member, _)| member == id);
-    (all_read && !reported).then_some(size)
+    all_read && !chord.members.iter().any(|(member, _)| member == id)
+}
+
+/// Whether this task reported a while ago, and nothing is in flight that could report for the other parts.
+fn others_are_gone(case: &Case<'_>, chord: &ChordParts) -> bool {
+    let reported = chord.members.iter().any(|(member, _)| member == case.id);
+    let long_ago = case
+        .final_result()
+        .and_then(|result| result.doc.date_done)
+        .is_some_and(|done| -done.seconds_until(case.evidence.taken_at) > STILL_SENDING);
+    reported && long_ago && case.is_nowhere() && case.evidence.nothing_in_flight()
 }
 
 /// Why this task will never report to its chord; none where it may (Celery 5.7 backends/base.py: `mark_as_done`,
@@ -102,7 +119,8 @@ fn cannot_report(case: &Case<'_>) -> Option<String> {
         let result = case.unfinished_result()?;
         return Some(format!("is lost in state {}", result.doc.state));
     }
-    if !case.task.claims.is_empty() || case.final_result().is_some() {
+    let in_hand = !case.task.claims.is_empty();
+    if in_hand || case.final_result().is_some() || case.task.copies.is_empty() {
         return None;
     }
     let (queued, held) = (case.queued(), case.held());
@@ -129,7 +147,8 @@ mod tests {
     use super::*;
     use crate::celery::control::ClaimState;
     use crate::celery::result::ResultDoc;
-    use crate::diagnose::testkit::{Lab, doc_of_state, envelope, names};
+    use crate::celery::when::When;
+    use crate::diagnose::testkit::{Lab, NOW, doc_of_state, envelope, names};
     use crate::evidence::{Observed, Reason};
 
     /// Makes the traced task part of a chord of three, of which one part is in.
@@ -213,6 +232,34 @@ mod tests {
             parts.joined = 2;
             parts.members.push(("t1".to_owned(), state.to_owned()));
             assert!(lab.check(&CHORD_STUCK, "t1").is_empty(), "{state}");
+        }
+    }
+
+    #[test]
+    fn parts_that_are_gone_are_found_from_one_that_reported() {
+        let doc = ResultDoc {
+            date_done: When::from_epoch(NOW - 60.0),
+            ..doc_of_state("SUCCESS")
+        };
+        let reported = |lab: Lab| {
+            let mut lab = in_chord(lab.result_as("t1", doc.clone()));
+            chord(&mut lab).members = vec![("t1".to_owned(), "SUCCESS".to_owned())];
+            lab
+        };
+        let findings = reported(lab()).check(&CHORD_STUCK, "t1");
+        assert_eq!(names(&findings), ["chord-stuck"]);
+        assert!(
+            findings[0]
+                .message
+                .ends_with("of which no message and no worker is left: 1 of 3 parts are in")
+        );
+        for under_way in [
+            lab().queued("t2", "celery"),
+            lab().unacked("t2", 9.0),
+            lab().claimed("t2", "w1", ClaimState::Active),
+            lab().silent("w2"),
+        ] {
+            assert!(reported(under_way).check(&CHORD_STUCK, "t1").is_empty());
         }
     }
 

@@ -17,7 +17,8 @@ pub static RETRY_VANISHED: Rule = Rule {
                 early by a worker that was killed before the task could say STARTED.",
         read: "The queues, the hash `unacked`, the word of every live worker about this id, and the result before and \
                after them. It is said only when all of these were read whole. A worker that shuts down warmly no \
-               longer answers while it finishes its last tasks: it looks as if it were gone.",
+               longer answers while it finishes its last tasks; CLIENT LIST still shows it, and where that is refused \
+               it looks as if it were gone.",
         confirm: "Look in the workers' logs for `retry: Retry in` with this id, and for `received` with it after that.",
         mend: "Send the task again: nothing is left that could be put back.",
         prevent: "Give the task acks_late if it can run twice without harm: a worker that dies does not take it along \

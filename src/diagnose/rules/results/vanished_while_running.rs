@@ -17,7 +17,8 @@ pub static VANISHED_WHILE_RUNNING: Rule = Rule {
                 from the broker and nobody is left to store a failure.",
         read: "The queues, the hash `unacked`, the word of every live worker about this id, and the result before and \
                after them. It is said only when all of these were read whole. A worker that shuts down warmly no \
-               longer answers while it finishes its last tasks: it looks as if it were gone.",
+               longer answers while it finishes its last tasks; CLIENT LIST still shows it, and where that is refused \
+               it looks as if it were gone.",
         confirm: "Look on the machine of the worker that the result names whether its process still exists. Look in \
                   its log for `received` with this id and no `succeeded` or `failed` after it, and in the kernel's \
                   log for `Out of memory`.",
@@ -80,6 +81,7 @@ mod tests {
     use crate::celery::control::ClaimState;
     use crate::celery::result::ResultDoc;
     use crate::diagnose::testkit::{Lab, doc_of_state, names};
+    use crate::diagnose::{Verdict, judge};
     use crate::evidence::{Observed, Reason};
 
     fn started_by(node: &str) -> Lab {
@@ -170,5 +172,50 @@ mod tests {
         }
         let cut = started_by("w2").read_only_part(Source::Queues, Reason::Truncated);
         assert!(cut.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_while_a_worker_that_is_not_heard_may_have_it() {
+        let lab = |clients: &[&str]| {
+            Lab::new()
+                .worker("w1", &["celery"])
+                .result("t1", "STARTED")
+                .clients(clients)
+        };
+        assert_eq!(
+            lab(&["brpop", "get"])
+                .check(&VANISHED_WHILE_RUNNING, "t1")
+                .len(),
+            1
+        );
+        assert!(
+            lab(&["brpop", "brpop"])
+                .check(&VANISHED_WHILE_RUNNING, "t1")
+                .is_empty()
+        );
+        let verdict =
+            |clients: &[&str]| judge(&lab(clients).evidence, &["t1".to_owned()]).traces[0].verdict;
+        assert_eq!(verdict(&["brpop", "get"]), Verdict::Lost);
+        assert_eq!(verdict(&["brpop", "brpop"]), Verdict::Undetermined);
+    }
+
+    #[test]
+    fn nothing_is_said_while_its_worker_may_be_shutting_down_in_order() {
+        let doc = ResultDoc {
+            worker: Some("w0".to_owned()),
+            ..doc_of_state("STARTED")
+        };
+        let mut lab = Lab::new()
+            .worker("w1", &["celery"])
+            .result_as("t1", doc)
+            .clients(&["brpop", "brpop"]);
+        let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+        for client in facts.clients.seen_mut().expect("seen") {
+            client.blocked = false;
+        }
+        assert!(lab.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+        // One that was killed leaves its mailbox.
+        lab.workers_mut().unanswered_names.push("w0".to_owned());
+        assert_eq!(lab.check(&VANISHED_WHILE_RUNNING, "t1").len(), 1);
     }
 }
