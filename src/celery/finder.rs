@@ -2,18 +2,23 @@
 
 use std::collections::HashSet;
 
-use memchr::memchr2;
+use memchr::memmem::Finder;
+use memchr::{memchr, memchr2};
 
 use super::message::{Keep, Malformed, Unreadable, parse};
 
 /// Tells quickly whether a message may be one of the wanted ids.
 ///
-/// It walks the message only as far as it must: kombu writes the body first and the headers then, with `task` and `id` at
-/// their start, so some two hundred bytes of header decide. Whatever it does not understand it gives to [`parse`].
+/// Kombu writes the headers with `task` and `id` at their start: it looks for where they begin, and walks no further than
+/// to the id. Whatever it does not understand it gives to [`parse`].
 #[derive(Clone, Debug)]
 pub struct IdFinder {
     ids: HashSet<String>,
+    headers: Finder<'static>,
 }
+
+/// How kombu writes the key of the headers and opens them.
+const HEADERS: &[u8] = b"\"headers\": {";
 
 /// What [`IdFinder::matches`] says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +36,13 @@ impl IdFinder {
     pub fn new(ids: impl IntoIterator<Item = String>) -> IdFinder {
         IdFinder {
             ids: ids.into_iter().collect(),
+            headers: Finder::new(HEADERS),
         }
     }
 
     /// Whether [`parse`] would give one of the ids. A message that is damaged behind its id may still be a `Candidate` or `No`.
     pub fn matches(&self, message: &[u8]) -> Match {
-        let known = match id_in_headers(message) {
+        let known = match self.id_in_headers(message) {
             Some(id) => self.ids.contains(id),
             None => match parse(message, Keep::Envelope) {
                 Ok(envelope) => self.ids.contains(&envelope.id),
@@ -61,17 +67,23 @@ impl IdFinder {
             _ => Match::Malformed,
         }
     }
+
+    /// The id of a message of protocol 2 in plain JSON; `None` where only [`parse`] can tell.
+    fn id_in_headers<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
+        let inside = self.headers.find(message)? + HEADERS.len();
+        // With no other brace before it the key is the message's own, and no string's part: quotes in strings are
+        // escaped.
+        let (first, between) = message.get(..inside - 1)?.split_first()?;
+        if *first != b'{' || memchr(b'{', between).is_some() {
+            return None;
+        }
+        id_and_task(&message[inside..])
+    }
 }
 
-/// The id of a message of protocol 2 in plain JSON; `None` where only [`parse`] can tell.
-fn id_in_headers(message: &[u8]) -> Option<&str> {
-    let mut walk = Walk { rest: message };
-    walk.expect(b'{')?;
-    while walk.key()? != b"headers" {
-        walk.skip()?;
-        walk.expect(b',')?;
-    }
-    walk.expect(b'{')?;
+/// The id in the inside of a message's headers.
+fn id_and_task(headers: &[u8]) -> Option<&str> {
+    let mut walk = Walk { rest: headers };
     let (mut id, mut has_task) = (None, false);
     loop {
         match walk.key()? {

@@ -15,7 +15,7 @@ use crate::config::url::RedisServer;
 use crate::evidence::{Reason, Why};
 
 /// A reply of this size takes a server about a millisecond, during which it serves nobody else.
-const REPLY_BYTES: u64 = 768 * 1024;
+const REPLY_BYTES: u64 = 1024 * 1024;
 /// Requests under way at once: while one reply is looked at, the next is sent.
 const DEPTH: usize = 2;
 /// The first request of a list is small, because the size of its messages is not known yet.
@@ -297,7 +297,7 @@ fn chunk_of(read: u64, bytes: u64, length: u64) -> u64 {
         return FIRST_CHUNK;
     }
     let average = (bytes / read).max(1);
-    let budget = REPLY_BYTES * (1 + length / 1_000_000).min(4);
+    let budget = REPLY_BYTES * (1 + length / 4_000_000).min(4);
     (budget / average).clamp(1, MOST)
 }
 
@@ -449,7 +449,7 @@ mod tests {
     fn chunks_keep_a_reply_near_a_millisecond() {
         assert_eq!(chunk_of(0, 0, 10), FIRST_CHUNK);
         assert_eq!(chunk_of(100, 100 * 1024 * 1024, 10), 1);
-        assert_eq!(chunk_of(1_000, 1_000_000, 1_000), 786);
+        assert_eq!(chunk_of(1_000, 1_000_000, 1_000), 1_048);
         assert_eq!(chunk_of(1_000, 10_000, 10_000_000), MOST);
     }
 
