@@ -238,3 +238,139 @@ fn hint(key: &str) -> String {
     };
     hint
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> Result<File, String> {
+        parse(text, Path::new(FILE_NAME)).map_err(|error| error.to_string())
+    }
+
+    fn error(text: &str) -> String {
+        parsed(text).expect_err("refused")
+    }
+
+    const FULL: &str = r#"
+        broker = "redis://:QZ1@h/0"
+        result-backend = "redis://:QZ2@h/1"
+        visibility-timeout = "1h 30m"
+        key-prefix = "a:"
+        result-key-prefix = "b:"
+        queue = ["celery", "mail"]
+        timeout = "500ms"
+        no-workers = true
+        master-name = "m"
+        tls-ca = "ca.pem"
+        tls-cert = "c.pem"
+        tls-key = "k.pem"
+    "#;
+
+    #[test]
+    fn every_key_is_read() {
+        let expected = File {
+            path: FILE_NAME.into(),
+            broker: Some("redis://:QZ1@h/0".into()),
+            result_backend: Some("redis://:QZ2@h/1".into()),
+            visibility_timeout: Some(Duration::from_mins(90)),
+            key_prefix: Some("a:".into()),
+            result_key_prefix: Some("b:".into()),
+            queues: Some(vec!["celery".into(), "mail".into()]),
+            timeout: Some(Duration::from_millis(500)),
+            no_workers: Some(true),
+            master_name: Some("m".into()),
+            tls_ca: Some("ca.pem".into()),
+            tls_cert: Some("c.pem".into()),
+            tls_key: Some("k.pem".into()),
+        };
+        assert_eq!(parsed(FULL), Ok(expected));
+        for key in KEYS {
+            assert!(FULL.contains(&format!("{key} = ")), "{key} is missing here");
+        }
+    }
+
+    #[test]
+    fn an_error_names_file_line_and_key() {
+        let cases = [
+            (
+                "\nbrokr = 1",
+                "celery-doctor.toml:2: unknown key brokr. Did you mean broker?",
+            ),
+            ("queues = []", "unknown key queues. Did you mean queue?"),
+            ("result_backend = ''", "Did you mean result-backend?"),
+            (
+                "zzz = 1",
+                "unknown key zzz. Known keys: broker, result-backend, ",
+            ),
+            (
+                "management = 'http://h'",
+                "unknown key management: it is for RabbitMQ",
+            ),
+            ("[audit]\nx = 1", "celery-doctor.toml:1: unknown key audit"),
+            ("timeout = 3", ":1: timeout: expected a text in quotes"),
+            (
+                "timeout = '3'",
+                ":1: timeout: expected a duration with units, such as 90s",
+            ),
+            ("timeout = '0s'", "above zero"),
+            ("timeout = '9999999y'", "at most 1h"),
+            ("queue = 'celery'", ":1: queue: expected a list of texts"),
+            (
+                "no-workers = 'yes'",
+                ":1: no-workers: expected true or false",
+            ),
+            (
+                "a = 1\nbroker = redis://:QZ@h",
+                "celery-doctor.toml:2:10: is not TOML",
+            ),
+            ("'redis://:QZ@h' = 1", "unknown key ***"),
+        ];
+        for (text, expected) in cases {
+            let error = error(text);
+            assert!(
+                error.contains(expected) && !error.contains("QZ"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_file_may_be_absent_unless_it_is_named() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        assert!(matches!(find(None, dir.path()), Ok(None)));
+        assert!(matches!(
+            find(Some(Path::new("x.toml")), dir.path()),
+            Err(FileError::Read { .. })
+        ));
+        std::fs::write(dir.path().join(FILE_NAME), "timeout = '1s'").expect("writable");
+        let found = find(None, dir.path()).expect("readable").expect("present");
+        assert_eq!(found.timeout, Some(Duration::from_secs(1)));
+        std::fs::write(dir.path().join(FILE_NAME), b"\xff").expect("writable");
+        assert!(matches!(
+            find(None, dir.path()),
+            Err(FileError::NotText { .. })
+        ));
+        std::fs::write(dir.path().join(FILE_NAME), vec![b' '; 2 << 20]).expect("writable");
+        assert!(matches!(
+            find(None, dir.path()),
+            Err(FileError::TooLarge { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_file_shows_no_secret(at in 0..FULL.len(), garbage in "[\\[\\]=\"'\\\\\\n#{}.,a]{1,3}", cut in any::<bool>()) {
+            let tail = if cut { "" } else { &FULL[at..] };
+            if let Err(error) = parse(&format!("{}{garbage}{tail}", &FULL[..at]), Path::new("f")) {
+                prop_assert!(!format!("{error} {error:?}").contains("QZ"), "{error:?}");
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let _ = parse(&text, Path::new("f"));
+        }
+    }
+}

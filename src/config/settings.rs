@@ -306,3 +306,151 @@ fn given<T>(
         Err(source) => Err(SettingsError::Url { origin, source }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::url::Endpoint;
+
+    fn no_env(_: &str) -> Option<String> {
+        None
+    }
+
+    fn toml(text: &str) -> File {
+        file::parse(text, Path::new(file::FILE_NAME)).expect("valid")
+    }
+
+    fn host(settings: &Settings) -> (String, String) {
+        let given = settings.broker.as_ref().expect("resolve() finds one");
+        let Broker::Redis(server) = &given.value;
+        match &server.endpoint {
+            Endpoint::Tcp { host, .. } => (host.clone(), given.origin.to_string()),
+            other => panic!("not TCP: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = || {
+            Some(toml(
+                "broker = 'redis://file'\nqueue = ['f']\ntimeout = '9s'\nkey-prefix = 'f'",
+            ))
+        };
+        let env = |name: &str| match name {
+            "CELERY_BROKER_URL" => Some("redis://env".to_owned()),
+            "CELERY_DOCTOR_QUEUE" => Some("a, b,".to_owned()),
+            "CELERY_DOCTOR_TIMEOUT" => Some("5s".to_owned()),
+            _ => None,
+        };
+        let empty = |name: &str| (name == "CELERY_BROKER_URL").then(|| " ".to_owned());
+        let flags = ConnectionArgs {
+            broker: Some("redis://flag".into()),
+            queues: vec!["q".into()],
+            timeout: Some(Duration::from_secs(1)),
+            ..ConnectionArgs::default()
+        };
+
+        let by_flag = resolve(&flags, &env, file()).expect("valid");
+        assert_eq!(host(&by_flag), ("flag".into(), "--broker".into()));
+        assert_eq!(
+            (by_flag.queues, by_flag.timeout),
+            (vec!["q".into()], Duration::from_secs(1))
+        );
+
+        let by_env = resolve(&ConnectionArgs::default(), &env, file()).expect("valid");
+        assert_eq!(host(&by_env), ("env".into(), "CELERY_BROKER_URL".into()));
+        assert_eq!(
+            (by_env.queues, by_env.timeout),
+            (vec!["a".into(), "b".into()], Duration::from_secs(5))
+        );
+        assert_eq!(by_env.key_prefix, Some("f".to_owned()));
+
+        let by_file = resolve(&ConnectionArgs::default(), &empty, file()).expect("valid");
+        assert_eq!(host(&by_file), ("file".into(), "celery-doctor.toml".into()));
+        assert_eq!(
+            (by_file.queues, by_file.timeout),
+            (vec!["f".into()], Duration::from_secs(9))
+        );
+    }
+
+    #[test]
+    fn what_nobody_sets_has_a_default() {
+        let file = Some(toml("broker = 'redis://h'"));
+        let settings = resolve(&ConnectionArgs::default(), &no_env, file).expect("valid");
+        assert_eq!(settings.timeout, DEFAULT_TIMEOUT);
+        assert_eq!(settings.result_backend, None);
+        assert!(!settings.no_workers && !settings.show_args && settings.notes.is_empty());
+    }
+
+    fn error(flags: &ConnectionArgs, env: &dyn Fn(&str) -> Option<String>) -> String {
+        resolve(flags, env, None).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn without_a_broker_the_three_ways_are_shown() {
+        let error = error(&ConnectionArgs::default(), &no_env);
+        for way in [
+            "--broker redis://",
+            "CELERY_BROKER_URL=redis://",
+            "celery-doctor.toml",
+            "broker = \"redis://",
+        ] {
+            assert!(error.contains(way), "{error}");
+        }
+        assert!(resolve_offline(&ConnectionArgs::default(), &no_env, None).is_ok());
+    }
+
+    #[test]
+    fn an_error_says_where_the_value_came_from_and_keeps_it_secret() {
+        let env =
+            |name: &str| (name == "CELERY_BROKER_URL").then(|| "redis://:hunter2@h/x".to_owned());
+        let text = error(&ConnectionArgs::default(), &env);
+        assert!(
+            text.starts_with("CELERY_BROKER_URL: redis://:***@h/x: the database x"),
+            "{text}"
+        );
+
+        let env = |name: &str| (name == "CELERY_DOCTOR_NO_WORKERS").then(|| "maybe".to_owned());
+        let text = error(&ConnectionArgs::default(), &env);
+        assert_eq!(text, "CELERY_DOCTOR_NO_WORKERS: expected true or false");
+    }
+
+    #[test]
+    fn tls_files_that_nothing_uses_are_an_error() {
+        let flags = |broker: &str, backend: Option<&str>| ConnectionArgs {
+            broker: Some(broker.into()),
+            result_backend: backend.map(Secret::from),
+            tls_ca: Some("ca.pem".into()),
+            ..ConnectionArgs::default()
+        };
+        assert!(error(&flags("redis://h", Some("redis://h")), &no_env).contains("rediss://"));
+        assert!(resolve(&flags("rediss://h", None), &no_env, None).is_ok());
+        assert!(resolve(&flags("redis://h", Some("rediss://h")), &no_env, None).is_ok());
+        let half = ConnectionArgs {
+            tls_cert: Some("c.pem".into()),
+            ..flags("rediss://h", None)
+        };
+        assert!(error(&half, &no_env).contains("--tls-key"));
+    }
+
+    #[test]
+    fn further_servers_of_a_list_are_noted() {
+        let flags = ConnectionArgs {
+            broker: Some("redis://a;redis://b".into()),
+            ..ConnectionArgs::default()
+        };
+        let settings = resolve(&flags, &no_env, None).expect("valid");
+        assert_eq!(settings.notes.len(), 1);
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let flags = ConnectionArgs {
+            broker: Some("redis://:hunter2@h".into()),
+            result_backend: Some("redis://:hunter2@h".into()),
+            ..ConnectionArgs::default()
+        };
+        let settings = resolve(&flags, &no_env, None).expect("valid");
+        assert!(!format!("{settings:?} {flags:?}").contains("hunter2"));
+    }
+}

@@ -38,9 +38,9 @@ pub fn masked(url: &str) -> String {
     let mut shown: Vec<String> = Vec::new();
     let mut pending = String::new();
     for part in url.split(';') {
-        // A part with no scheme is one more host of kombu's, or the rest of a password with a `;` in it: it stays with
+        // A part with no known scheme is one more host of kombu's, or the rest of a password with a `;` in it: it stays with
         // the part before, where an `@` gives it away.
-        let starts_anew = parts::scheme(part).is_some();
+        let starts_anew = parts::scheme(part).is_some_and(super::is_known_scheme);
         if starts_anew && !pending.is_empty() {
             shown.push(masked_part(&std::mem::take(&mut pending)));
         }
