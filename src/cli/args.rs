@@ -41,6 +41,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = WHERE_SETTINGS_COME_FROM)]
 pub struct TraceArgs {
     /// Ids of the tasks; - reads them from standard input
     #[arg(value_name = "ID", required = true)]
@@ -55,6 +56,7 @@ pub struct TraceArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = WHERE_SETTINGS_COME_FROM)]
 pub struct SnapshotArgs {
     /// Ids of tasks to follow; - reads them from standard input
     #[arg(value_name = "ID")]
@@ -87,19 +89,24 @@ pub struct CompletionsArgs {
 
 const CONNECTION: &str = "Connection";
 const OUTPUT: &str = "Output";
+const WHERE_SETTINGS_COME_FROM: &str = "\
+Settings come from flags, then from the environment (CELERY_BROKER_URL, CELERY_RESULT_BACKEND, and for the others \
+CELERY_DOCTOR_ with the flag's name, such as CELERY_DOCTOR_KEY_PREFIX), then from celery-doctor.toml (keys named as \
+the flags). Broker URLs: redis://, rediss://, redis+socket:///path?virtual_host=0, and \
+sentinel://a;sentinel://b with --master-name.";
 
 /// How to reach the deployment. Each is also an environment variable, and a key in celery-doctor.toml.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = CONNECTION)]
 pub struct ConnectionArgs {
-    /// Broker, as Celery takes it [env: `CELERY_BROKER_URL`]
+    /// Broker, as Celery's `broker_url`
     #[arg(long, value_name = "URL")]
     pub broker: Option<Secret>,
-    /// Result backend, as Celery takes it [env: `CELERY_RESULT_BACKEND`]
+    /// Result backend, as Celery's `result_backend`
     #[arg(long, value_name = "URL")]
     pub result_backend: Option<Secret>,
     /// Visibility timeout, such as 1h; asked of the workers when left out
-    #[arg(long, value_name = "DURATION", value_parser = settings::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub visibility_timeout: Option<Duration>,
     /// `global_keyprefix` of the broker's transport options
     #[arg(long, value_name = "PREFIX")]
@@ -111,7 +118,7 @@ pub struct ConnectionArgs {
     #[arg(long = "queue", value_name = "NAME")]
     pub queues: Vec<String>,
     /// How long a worker may stay silent [default: 2s]
-    #[arg(long, value_name = "DURATION", value_parser = settings::parse_timeout)]
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub timeout: Option<Duration>,
     /// Ask no workers, and write nothing at all to the broker
     #[arg(long)]
@@ -149,7 +156,7 @@ pub struct OutputArgs {
     /// Exit with 0 where it would be 1
     #[arg(long)]
     pub exit_zero: bool,
-    /// Meaning of the exit code
+    /// Exit code as documented, or as monitoring plugins have it
     #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
     pub exit_code_style: ExitCodeStyle,
 }
@@ -186,13 +193,12 @@ pub enum ColorChoice {
     Never,
 }
 
-/// The meaning of the exit code.
+/// The meaning of the exit code. `plain`: 0 fine, 1 found, 2 wrong usage, 3 incomplete; `nagios`: 0 OK, 1 WARNING,
+/// 2 CRITICAL, 3 UNKNOWN. Not on the variants, where it would make the help of all flags three lines long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum ExitCodeStyle {
-    /// 0 fine, 1 found, 2 wrong usage, 3 incomplete
     #[default]
     Plain,
-    /// 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
     Nagios,
 }
 
@@ -270,6 +276,14 @@ impl OutputArgs {
         }
         Ok(targets)
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    settings::parse_duration(text).map_err(|expected| format!("expected {expected}"))
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    settings::parse_timeout(text).map_err(|expected| format!("expected {expected}"))
 }
 
 /// The task ids of `args`, where `-` stands for those on `stdin`, separated by white space. Duplicates are dropped,
