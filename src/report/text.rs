@@ -85,7 +85,6 @@ impl<'o> Page<'o> {
         table
             .load_style(presets::NOTHING)
             .set_content_arrangement(ContentArrangement::Dynamic)
-            .force_no_tty()
             .set_width(u16::try_from(self.width.saturating_sub(indent)).unwrap_or(u16::MAX))
             .add_rows(rows);
         for (n, column) in table.column_iter_mut().enumerate() {
