@@ -1,7 +1,7 @@
 //! The command line: what it accepts, and the commands behind it.
 
 pub mod args;
-pub mod exit;
+mod exit;
 mod explain;
 mod output;
 mod progress;

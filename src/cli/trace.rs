@@ -7,10 +7,9 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 use super::args::{self, Format, GlobalArgs, Target, TraceArgs};
-use super::exit::{self, Outcome};
-use super::{output, reading};
+use super::{exit, output, reading};
 use crate::collect::Question;
-use crate::diagnose::{self, Diagnosis};
+use crate::diagnose::{self, Diagnosis, Outcome, outcome};
 use crate::evidence::{Evidence, Scope, file};
 use crate::report;
 use crate::report::table::{Style, Verbosity};
@@ -27,8 +26,11 @@ pub(super) fn run(args: &TraceArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
         )?,
     };
     let diagnosis = diagnose::judge(&evidence, &ids);
-    let outcome =
-        exit::outcome(&diagnosis).apply(args.output.exit_code_style, args.output.exit_zero);
+    let outcome = exit::styled(
+        outcome::of(&diagnosis),
+        args.output.exit_code_style,
+        args.output.exit_zero,
+    );
     for target in &targets {
         write(target, &evidence, &diagnosis, &outcome, global)?;
     }

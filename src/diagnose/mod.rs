@@ -2,6 +2,7 @@
 
 mod causes;
 mod finding;
+pub mod outcome;
 mod plain;
 pub mod registry;
 pub mod rules;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::causes::Cause;
 pub use self::finding::{Finding, Severity};
+pub use self::outcome::Outcome;
 pub use self::verdict::{Stage, StageName, StageStatus, Verdict};
 pub use self::view::{Case, Fate, Visibility};
 use crate::evidence::{Evidence, Source};

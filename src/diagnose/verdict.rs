@@ -38,6 +38,20 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All of them, in the order above.
+    pub const ALL: [Self; 10] = [
+        Self::Finished,
+        Self::Running,
+        Self::Reserved,
+        Self::Queued,
+        Self::Stuck,
+        Self::Doomed,
+        Self::DeadLettered,
+        Self::Lost,
+        Self::Unknown,
+        Self::Undetermined,
+    ];
+
     /// The word in reports.
     pub fn name(self) -> &'static str {
         match self {

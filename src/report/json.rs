@@ -9,8 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::plain;
-use crate::cli::exit::Outcome;
-use crate::diagnose::{Cause, Checked, Diagnosis, Finding, Severity, Stage, Trace};
+use crate::diagnose::{Cause, Checked, Diagnosis, Finding, Outcome, Severity, Stage, Trace};
 use crate::evidence::{
     Broker, Copy, Evidence, Place, Read, ResultBackend, StoredResult, TaskEvidence, WorkerClaim,
 };

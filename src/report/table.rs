@@ -8,8 +8,9 @@ use unicode_width::UnicodeWidthStr as _;
 use super::plain::{escape, readable};
 use super::text::{self, BOLD, DIM, Page};
 use super::words;
-use crate::cli::exit::{self, Outcome};
-use crate::diagnose::{Cause, Checked, Diagnosis, Finding, Severity, Stage, Trace};
+use crate::diagnose::{
+    Cause, Checked, Diagnosis, Finding, Outcome, Severity, Stage, Trace, outcome,
+};
 use crate::evidence::{Evidence, Read, TaskEvidence};
 
 /// How the report is drawn.
@@ -60,7 +61,7 @@ pub fn trace(
     let detailed: Vec<&Trace> = diagnosis
         .traces
         .iter()
-        .filter(|trace| verbose || !(many || quiet) || exit::code_of(trace) != 0)
+        .filter(|trace| verbose || !(many || quiet) || outcome::code_of(trace) != 0)
         .collect();
     let shown = if many && !verbose {
         DETAILED
@@ -119,7 +120,7 @@ impl Report<'_> {
 
     /// One line for each id, and how many there are of each verdict.
     fn overview(&mut self, traces: &[Trace]) -> io::Result<()> {
-        let troubled = |trace: &&Trace| !self.quiet || exit::code_of(trace) != 0;
+        let troubled = |trace: &&Trace| !self.quiet || outcome::code_of(trace) != 0;
         let listed: Vec<&Trace> = traces.iter().filter(troubled).collect();
         if listed.is_empty() {
             return Ok(());
@@ -127,7 +128,7 @@ impl Report<'_> {
         let all: Vec<&Trace> = traces.iter().collect();
         self.part()?;
         let title = format!("{} tasks", all.len());
-        let counts = vec![title, exit::verdicts(&all)];
+        let counts = vec![title, outcome::verdicts(&all)];
         self.page.columns(0, Some(BOLD), &[counts])?;
         // "undetermined", the longest verdict, has 12 columns, a UUID 36. A longer id is shown whole all the same.
         let ids = listed.iter().map(|trace| readable(&trace.id).width());
@@ -368,7 +369,7 @@ impl Report<'_> {
 }
 
 fn paint(trace: &Trace) -> Paint {
-    match exit::code_of(trace) {
+    match outcome::code_of(trace) {
         0 => text::GREEN,
         1 => text::RED,
         _ => text::YELLOW,

@@ -6,9 +6,8 @@ use super::table::{Style, Verbosity};
 use super::{json, table};
 use crate::celery::control::ClaimState;
 use crate::celery::exchange::Binding;
-use crate::cli::exit;
-use crate::diagnose::judge;
 use crate::diagnose::testkit::{Lab, doc_of_state, envelope};
+use crate::diagnose::{Outcome, judge, outcome};
 use crate::evidence::{BindingTable, Evidence, Observed, Place, Reason, Source};
 
 const NORMAL: Verbosity = Verbosity::Normal;
@@ -35,14 +34,14 @@ fn drawn(
     draw: impl Fn(
         &Evidence,
         &crate::diagnose::Diagnosis,
-        &exit::Outcome,
+        &Outcome,
         &mut dyn std::io::Write,
     ) -> std::io::Result<()>,
 ) -> String {
     let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
     let diagnosis = judge(evidence, &ids);
     let mut out = Vec::new();
-    draw(evidence, &diagnosis, &exit::outcome(&diagnosis), &mut out).expect("a Vec takes all");
+    draw(evidence, &diagnosis, &outcome::of(&diagnosis), &mut out).expect("a Vec takes all");
     String::from_utf8(out).expect("text")
 }
 

@@ -4,8 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::plain::readable;
-use crate::cli::exit;
-use crate::diagnose::{CheckStatus, Checked, Stage, StageStatus, Trace, Verdict};
+use crate::diagnose::{CheckStatus, Checked, Stage, StageStatus, Trace, Verdict, outcome};
 use crate::evidence::Place;
 
 /// Of longer lists in a finding's evidence the rest is counted.
@@ -20,7 +19,7 @@ pub(super) fn mark(trace: &Trace) -> String {
         Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued
     );
     let name = trace.verdict.name();
-    if fine && exit::code_of(trace) != 0 {
+    if fine && outcome::code_of(trace) != 0 {
         format!("{name} !")
     } else {
         name.to_owned()

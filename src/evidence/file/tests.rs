@@ -11,9 +11,8 @@ use crate::celery::control::{ClaimState, Conf, Route, Stats, TaskTraits, Transpo
 use crate::celery::exchange::Binding;
 use crate::celery::message::Envelope;
 use crate::celery::when::When;
-use crate::cli::exit;
-use crate::diagnose::judge;
 use crate::diagnose::testkit::{Lab, NOW, TASK, doc_of_state, envelope};
+use crate::diagnose::{judge, outcome};
 use crate::evidence::{
     BindingTable, ChordParts, ClientFacts, Copy, List, MutexTtl, Observed, OtherDatabase, Place,
     ReadStatus, Reason, ServerFacts, Source, StoredResult, Why,
@@ -343,7 +342,7 @@ fn judge_and_draw(evidence: &Evidence) {
     let mut ids: Vec<String> = evidence.tasks.keys().cloned().collect();
     ids.push("not looked for".to_owned());
     let diagnosis = judge(evidence, &ids);
-    let outcome = exit::outcome(&diagnosis);
+    let outcome = outcome::of(&diagnosis);
     json_report::trace(evidence, &diagnosis, &outcome, &mut io::sink()).expect("a sink takes all");
     for (width, verbosity) in [(0, Verbosity::Verbose(2)), (80, Verbosity::Normal)] {
         let style = Style {
