@@ -18,7 +18,7 @@ use crate::evidence::{
 /// Which messages are wanted.
 pub(crate) enum Wanted {
     /// Those with these ids.
-    Ids(BTreeSet<String>, IdFinder),
+    Ids(BTreeSet<String>, Box<IdFinder>),
     /// All, up to so many more.
     All {
         /// How many more may be kept.
@@ -31,7 +31,7 @@ impl Wanted {
     pub(crate) fn ids(ids: impl IntoIterator<Item = String>) -> Self {
         let ids: BTreeSet<String> = ids.into_iter().collect();
         let finder = IdFinder::new(ids.iter().cloned());
-        Self::Ids(ids, finder)
+        Self::Ids(ids, Box::new(finder))
     }
 
     /// Whether a message with this id is wanted.
