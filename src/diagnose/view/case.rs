@@ -1,0 +1,428 @@
+//! What became of one task: where its copies are, who has them, and what will become of them.
+
+use std::time::Duration;
+
+use crate::celery::control::ClaimState;
+use crate::celery::message::Envelope;
+use crate::evidence::{
+    Copy, Evidence, List, Observed, Place, Source, StoredResult, TaskEvidence, Worker, WorkerClaim,
+};
+
+/// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
+/// worker/worker.py, `WorkController.stats`), and clocks differ a little.
+const UPTIME_MARGIN: f64 = 1.0;
+
+/// Why nothing can be said while [`Evidence::unheard_consumers`] finds any.
+pub(in crate::diagnose) const UNHEARD: &str = "something takes messages from this database and answers no remote control: a worker \
+                                  that shuts down warmly, or has remote control switched off";
+
+/// One traced task, with the evidence around it.
+#[derive(Clone, Copy)]
+pub struct Case<'e> {
+    /// The whole reading.
+    pub evidence: &'e Evidence,
+    /// The id.
+    pub id: &'e str,
+    /// What was found about it.
+    pub task: &'e TaskEvidence,
+}
+
+/// A copy in a queue's list.
+#[derive(Clone, Copy)]
+pub struct Queued<'e> {
+    /// The message.
+    pub envelope: &'e Envelope,
+    /// The list's key.
+    pub key: &'e str,
+    /// How many deliveries away it is: 1 is next.
+    pub position: u64,
+    /// The list's length.
+    pub of: u64,
+    /// The list, where the reading names it.
+    pub list: Option<&'e List>,
+}
+
+/// A copy in `unacked`.
+#[derive(Clone, Copy)]
+pub struct Held<'e> {
+    /// The message.
+    pub envelope: &'e Envelope,
+    /// The `global_keyprefix` before the key.
+    pub prefix: &'e str,
+    /// The delivery tag.
+    pub tag: &'e str,
+    /// Unix seconds of its delivery; none without an index entry.
+    pub delivered_at: Option<f64>,
+    /// The exchange through which a restore would send it.
+    pub exchange: &'e str,
+    /// The routing key with which a restore would send it.
+    pub routing_key: &'e str,
+}
+
+/// What will become of a copy in a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// A live worker that will run it takes from this list.
+    Waiting,
+    /// No live worker takes from its queue.
+    NobodyReads,
+    /// Live workers take from its queue, and none from its priority's list.
+    PriorityNotPolled,
+    /// Its `expires` has passed.
+    Expired,
+    /// Every worker that takes from the list has revoked it.
+    Revoked,
+    /// No worker that takes from the list knows the task.
+    NotRegistered,
+    /// No worker that takes from the list accepts its content type.
+    ContentRefused,
+    /// What would decide was not read; why.
+    Undecided(String),
+}
+
+/// Who holds a copy in `unacked`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A live worker says so.
+    Claimed,
+    /// Nobody says so, and its task is rate limited on these nodes: it can wait in a bucket that no reply shows.
+    MaybeRateLimited(Vec<String>),
+    /// Every live worker answered, and none has it.
+    Nobody,
+    /// What would decide was not read; why.
+    Undecided(String),
+}
+
+impl<'e> Case<'e> {
+    /// The case of an id, where the reading looked for it.
+    pub fn of(evidence: &'e Evidence, id: &'e str) -> Option<Self> {
+        let task = evidence.tasks.get(id)?;
+        Some(Self { evidence, id, task })
+    }
+
+    /// The moment of the reading, in Unix seconds.
+    pub fn now(&self) -> f64 {
+        self.evidence.now()
+    }
+
+    /// The task's name, by whatever tells it.
+    pub fn name(&self) -> Option<&'e str> {
+        let copies = self.task.copies.iter().map(|copy| &copy.envelope.task);
+        let claims = self.task.claims.iter().map(|claim| &claim.claim.task);
+        let result = self.result().map(|result| &result.doc.name);
+        copies
+            .chain(claims)
+            .chain(result)
+            .find_map(|name| name.as_deref())
+    }
+
+    /// Its envelope, from whichever copy there is.
+    pub fn envelope(&self) -> Option<&'e Envelope> {
+        self.task.copies.first().map(|copy| &copy.envelope)
+    }
+
+    /// Its copies in queues of the broker's database.
+    pub fn queued(&self) -> Vec<Queued<'e>> {
+        let evidence = self.evidence;
+        self.task
+            .copies
+            .iter()
+            .filter_map(|copy| match &copy.place {
+                Place::Queue { key, position, of } => Some(Queued {
+                    envelope: &copy.envelope,
+                    key,
+                    position: *position,
+                    of: *of,
+                    list: evidence.list(key),
+                }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Its copies in `unacked`.
+    pub fn held(&self) -> Vec<Held<'e>> {
+        self.task.copies.iter().filter_map(held).collect()
+    }
+
+    /// Its copies in other databases of the server.
+    pub fn elsewhere(&self) -> Vec<&'e Copy> {
+        self.task
+            .copies
+            .iter()
+            .filter(|copy| matches!(copy.place, Place::OtherDatabase { .. }))
+            .collect()
+    }
+
+    /// The stored result, as it stood last.
+    pub fn result(&self) -> Option<&'e StoredResult> {
+        self.task.result.seen().and_then(Option::as_ref)
+    }
+
+    /// The stored result, where its state is final.
+    pub fn final_result(&self) -> Option<&'e StoredResult> {
+        self.result().filter(|result| result.doc.ready)
+    }
+
+    /// What workers say of it, in this state.
+    pub fn claims(&self, state: ClaimState) -> Vec<&'e WorkerClaim> {
+        self.task
+            .claims
+            .iter()
+            .filter(|claim| claim.claim.state == state)
+            .collect()
+    }
+
+    /// What it was sent with: `expires` has passed, by the server's clock.
+    pub fn expired(&self, envelope: &Envelope) -> bool {
+        envelope
+            .expires
+            .is_some_and(|expires| expires.seconds_until(self.evidence.taken_at) < 0.0)
+    }
+
+    /// What will become of a copy in a queue.
+    pub fn fate(&self, copy: &Queued<'_>) -> Fate {
+        if self.expired(copy.envelope) {
+            return Fate::Expired;
+        }
+        let place = self.fate_of_place(copy);
+        if place != Fate::Waiting {
+            return place;
+        }
+        let readers = copy
+            .list
+            .map(|list| self.evidence.readers(list))
+            .unwrap_or_default();
+        if readers
+            .iter()
+            .all(|w| self.task.revoked_by.contains(&w.node))
+        {
+            return self.unless_unsure(Fate::Revoked);
+        }
+        let refused = |answers: Vec<Option<bool>>, fate: Fate| {
+            if answers.contains(&Some(true)) {
+                None
+            } else if answers.contains(&None) {
+                Some(Fate::Undecided(
+                    "a worker did not say what it takes".to_owned(),
+                ))
+            } else {
+                Some(self.unless_unsure(fate))
+            }
+        };
+        let task = copy.envelope.task.as_deref();
+        let known = readers.iter().map(|w| task.and_then(|t| w.knows(t)));
+        if let Some(fate) = refused(known.collect(), Fate::NotRegistered) {
+            return fate;
+        }
+        let content = copy.envelope.content_type.as_deref();
+        let accepted = readers
+            .iter()
+            .map(|w| content.map_or(Some(true), |c| w.accepts(c)));
+        refused(accepted.collect(), Fate::ContentRefused).unwrap_or(Fate::Waiting)
+    }
+
+    /// What will become of any message that stands where this copy does, whatever is in it.
+    pub fn fate_of_place(&self, copy: &Queued<'_>) -> Fate {
+        if let Some(why) = self.evidence.workers.unseen() {
+            return Fate::Undecided(format!("the workers were not asked: {}", why.detail));
+        }
+        let Some(list) = copy.list else {
+            return Fate::Undecided("its list was not read".to_owned());
+        };
+        if !self.evidence.readers(list).is_empty() {
+            Fate::Waiting
+        } else if self.evidence.consumers(list).is_empty() {
+            self.unless_unsure(Fate::NobodyReads)
+        } else if self
+            .evidence
+            .consumers(list)
+            .iter()
+            .any(|w| w.stats.seen().is_none())
+        {
+            Fate::Undecided("a worker did not say which priorities it takes".to_owned())
+        } else {
+            self.unless_unsure(Fate::PriorityNotPolled)
+        }
+    }
+
+    /// A fate that holds only if no worker has kept its word to itself.
+    fn unless_unsure(&self, fate: Fate) -> Fate {
+        let silent = !self.evidence.all_workers_answered();
+        if silent
+            || self
+                .evidence
+                .answered()
+                .iter()
+                .any(|w| w.queues.seen().is_none())
+        {
+            return Fate::Undecided("a worker that may take it did not answer".to_owned());
+        }
+        if self.evidence.unheard_consumers() > 0 {
+            return Fate::Undecided(UNHEARD.to_owned());
+        }
+        fate
+    }
+
+    /// Who holds a copy in `unacked`.
+    pub fn holder(&self, held: &Held<'_>) -> Holder {
+        if !self.task.claims.is_empty() {
+            return Holder::Claimed;
+        }
+        let Some(workers) = self.evidence.workers.seen() else {
+            return Holder::Undecided("the workers were not asked".to_owned());
+        };
+        if workers.silent > 0 {
+            return Holder::Undecided("a worker that may hold it did not answer".to_owned());
+        }
+        if self.evidence.unheard_consumers() > 0 || self.may_be_ending() {
+            return Holder::Undecided(UNHEARD.to_owned());
+        }
+        // Before Celery 5.7 query_task does not know tasks that wait for their ETA.
+        let unsaid = |w: &Worker| w.scheduled.seen().is_none();
+        if held.envelope.eta.is_some() && workers.answered.iter().any(unsaid) {
+            return Holder::Undecided("a worker did not say what it has scheduled".to_owned());
+        }
+        let task = held.envelope.task.as_deref().unwrap_or_default();
+        let limited: Vec<String> = workers
+            .answered
+            .iter()
+            .filter(|w| w.prefix == held.prefix && w.rate_limit(task).is_some())
+            .filter(|w| !self.came_after(w, held))
+            .map(|w| w.node.clone())
+            .collect();
+        if limited.is_empty() {
+            Holder::Nobody
+        } else {
+            Holder::MaybeRateLimited(limited)
+        }
+    }
+
+    /// Whether a worker was started after a message had been delivered: then it was delivered to another.
+    fn came_after(&self, worker: &Worker, held: &Held<'_>) -> bool {
+        let uptime = worker.stats.seen().and_then(|stats| stats.uptime);
+        // It told its uptime early in the reading, whose moment is its end.
+        let read = self.evidence.read(Source::Workers);
+        let length = Duration::from_millis(read.map_or(0, |read| read.elapsed_ms)).as_secs_f64();
+        match (uptime, held.delivered_at) {
+            (Some(uptime), Some(at)) => at + UPTIME_MARGIN < self.now() - length - uptime,
+            _ => false,
+        }
+    }
+
+    /// Whether a worker says that it executes the task.
+    pub fn is_running(&self) -> bool {
+        self.task
+            .claims
+            .iter()
+            .any(|claim| claim.claim.state == ClaimState::Active)
+    }
+
+    /// Whether every worker that holds it looks at `expires` once more before it runs it. A task that waits for its
+    /// ETA is looked at then. One that waits for a free process is looked at only in the prefork pool: other pools
+    /// have taken it over already (Celery 5.7 worker/worker.py, `_process_task_sem`).
+    pub fn expires_in_worker(&self) -> bool {
+        let prefork = |node: &str| {
+            self.evidence
+                .answered()
+                .iter()
+                .filter(|w| w.node == node)
+                .filter_map(|w| w.stats.seen()?.pool.as_deref())
+                .any(|pool| pool.contains("prefork"))
+        };
+        self.task
+            .claims
+            .iter()
+            .all(|holder| match holder.claim.state {
+                ClaimState::Scheduled => true,
+                ClaimState::Reserved => prefork(&holder.node),
+                ClaimState::Active | ClaimState::Ready => false,
+            })
+    }
+
+    /// Whether nothing of it was found: no copy, no claim, no result.
+    pub fn is_unheard_of(&self) -> bool {
+        self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
+    }
+
+    /// Whether every place in the broker and every worker was read whole, and none has it.
+    pub fn is_nowhere(&self) -> bool {
+        let places = [Source::Queues, Source::Unacked, Source::Workers];
+        let whole = places.iter().all(|place| self.evidence.complete(*place));
+        let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
+        let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
+        let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();
+        whole && heard && !found && gone
+    }
+
+    /// The worker that its unfinished result names and its database, where the worker is connected to another database
+    /// of the server and has no mailbox here.
+    pub fn worker_elsewhere(&self) -> Option<(&'e str, u32)> {
+        let result = self.result().filter(|result| !result.doc.ready)?;
+        let node = result.doc.worker.as_deref()?;
+        let workers = self.evidence.workers.seen()?;
+        if self.evidence.answers(node) || workers.unanswered_names.iter().any(|name| name == node) {
+            return None;
+        }
+        let others = self.evidence.other_databases.seen()?;
+        let home = others.iter().find(|other| {
+            let there = self.evidence.workers_in(other.database) != Some(0);
+            there && other.mailboxes.iter().any(|name| name == node)
+        })?;
+        Some((node, home.database))
+    }
+
+    /// Whether the worker that its unfinished result names may be shutting down warmly: it took its mailbox away, as
+    /// only one that ends in order does, and a connection that last took a message is left beside those of the workers
+    /// that answered. It then finishes its tasks without another word.
+    pub fn may_be_ending(&self) -> bool {
+        let result = self.result().filter(|result| !result.doc.ready);
+        let Some(node) = result.and_then(|result| result.doc.worker.as_deref()) else {
+            return false;
+        };
+        let Some(workers) = self.evidence.workers.seen() else {
+            return false;
+        };
+        let left = workers.unanswered_names.iter().any(|name| name == node);
+        !self.evidence.answers(node) && !left && self.evidence.takers() > workers.answered.len()
+    }
+
+    /// The stored result, where it is not final and said the same before the broker was read and after it.
+    pub fn unfinished_result(&self) -> Option<&'e StoredResult> {
+        let last = self.result().filter(|result| !result.doc.ready)?;
+        let first = stored(&self.task.first_result)?;
+        (first.doc.state == last.doc.state).then_some(last)
+    }
+
+    /// The task's name in a sentence.
+    pub fn called(&self) -> &'e str {
+        self.name().unwrap_or("the task")
+    }
+}
+
+fn held(copy: &Copy) -> Option<Held<'_>> {
+    match &copy.place {
+        Place::Unacked {
+            prefix,
+            tag,
+            delivered_at,
+            exchange,
+            routing_key,
+        } => Some(Held {
+            envelope: &copy.envelope,
+            prefix,
+            tag,
+            delivered_at: *delivered_at,
+            exchange,
+            routing_key,
+        }),
+        _ => None,
+    }
+}
+
+/// The stored result, where it was read and there is one.
+pub(in crate::diagnose) fn stored(
+    result: &Observed<Option<StoredResult>>,
+) -> Option<&StoredResult> {
+    result.seen().and_then(Option::as_ref)
+}

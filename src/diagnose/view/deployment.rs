@@ -1,0 +1,251 @@
+//! What holds for the deployment as a whole: who is there, what is consumed, which timeouts are in force.
+
+use super::worker::DEFAULT_VISIBILITY_TIMEOUT;
+use crate::evidence::{ClientFacts, Evidence, List, Reservations, Worker};
+
+/// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
+const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
+
+/// The visibility timeout in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Visibility {
+    /// In seconds: the shortest of all, because each worker sweeps everyone's reservations with its own.
+    pub seconds: f64,
+    /// Where it comes from, in words.
+    pub source: String,
+}
+
+impl Evidence {
+    /// The moment of the reading, in Unix seconds.
+    pub fn now(&self) -> f64 {
+        let now = self.taken_at;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "microseconds of this century fit"
+        )]
+        let micros = now.as_microsecond() as f64;
+        micros / 1e6
+    }
+
+    /// A list by its key.
+    pub fn list(&self, key: &str) -> Option<&List> {
+        self.lists.seen()?.iter().find(|list| list.key == key)
+    }
+
+    /// The workers that answered and take from this very list.
+    pub fn readers(&self, list: &List) -> Vec<&Worker> {
+        let workers = self.answered().iter();
+        workers.filter(|w| w.polls(list)).collect()
+    }
+
+    /// The workers that answered and consume the list's queue, whatever its priority.
+    pub fn consumers(&self, list: &List) -> Vec<&Worker> {
+        self.answered()
+            .iter()
+            .filter(|w| w.prefix == list.prefix && w.consumes(&list.queue))
+            .collect()
+    }
+
+    /// The reservations under a key prefix.
+    pub fn reservations_of(&self, prefix: &str) -> Option<&Reservations> {
+        let all = self.reservations.seen()?;
+        all.iter().find(|entry| entry.prefix == prefix)
+    }
+
+    /// The visibility timeout in force for a key prefix: what the user said, else the shortest that a live worker
+    /// has, else kombu's default.
+    pub fn visibility(&self, prefix: &str) -> Visibility {
+        if let Some(seconds) = self.visibility_timeout_given {
+            return Visibility {
+                seconds,
+                source: "given by --visibility-timeout".to_owned(),
+            };
+        }
+        let shortest = self
+            .answered()
+            .iter()
+            .filter(|w| w.prefix == prefix)
+            .filter_map(|w| Some((w.visibility_timeout()?, &w.node)))
+            .min_by(|a, b| a.0.total_cmp(&b.0));
+        match shortest {
+            Some((seconds, node)) => Visibility {
+                seconds,
+                source: format!("the shortest of the live workers, {node}'s"),
+            },
+            None => Visibility {
+                seconds: DEFAULT_VISIBILITY_TIMEOUT,
+                source: "kombu's default; no worker said another".to_owned(),
+            },
+        }
+    }
+
+    /// Seconds within which live workers restore what has become visible again; none where nobody is there to do it.
+    pub fn sweep_period(&self, prefix: &str) -> Option<f64> {
+        self.answered()
+            .iter()
+            .filter(|w| w.prefix == prefix && w.queues.seen().is_none_or(|q| !q.is_empty()))
+            .map(Worker::sweep_period)
+            .min_by(f64::total_cmp)
+    }
+
+    /// How many connections of workers there are in another database: those that wait in BRPOP or are subscribed to
+    /// a pattern. None where CLIENT LIST was not read.
+    pub fn workers_in(&self, database: u32) -> Option<u64> {
+        let clients = self.broker.server.seen()?.clients.seen()?;
+        let of_worker = |client: &&ClientFacts| {
+            client.database == database
+                && (client.command == "brpop" || client.pattern_subscriptions > 0)
+        };
+        Some(clients.iter().filter(of_worker).count() as u64)
+    }
+
+    /// Whether no worker has a result backend, by the word of all of them, and none was given: then there is none to
+    /// read.
+    pub fn results_are_off(&self) -> bool {
+        let workers = self.answered();
+        self.result_backend.url.is_none()
+            && self.all_workers_answered()
+            && !workers.is_empty()
+            && workers.iter().all(|w| {
+                w.conf
+                    .seen()
+                    .is_some_and(|conf| conf.result_backend.is_none())
+            })
+    }
+
+    /// The visibility timeout, where somebody told it: the user, or a live worker of this key prefix. A worker that
+    /// told it sweeps with it, so that others, silent ones too, can only make it shorter.
+    pub fn visibility_told(&self, prefix: &str) -> Option<Visibility> {
+        let told = self.visibility_timeout_given.is_some()
+            || self
+                .answered()
+                .iter()
+                .any(|w| w.prefix == prefix && w.visibility_timeout().is_some());
+        told.then(|| self.visibility(prefix))
+    }
+
+    /// Whether it is sure that no worker is there to sweep the reservations of a key prefix: none of it answered,
+    /// none is silent, and nothing takes messages without remote control.
+    pub fn nobody_sweeps(&self, prefix: &str) -> bool {
+        self.all_workers_answered()
+            && self.sweep_period(prefix).is_none()
+            && self.unheard_consumers() == 0
+    }
+
+    /// How many connections last took a message from the broker's database with BRPOP, whether they wait for another or
+    /// not. Zero where CLIENT LIST was not read.
+    pub(super) fn takers(&self) -> usize {
+        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
+        let here = clients.into_iter().flatten();
+        here.filter(|c| c.database == self.broker.database && c.command == "brpop")
+            .count()
+    }
+
+    /// How many more consumers there seem to be in the broker's database than workers answered: with
+    /// `worker_enable_remote_control` off a worker is never heard. It blocks in BRPOP while it has room. A busy one keeps
+    /// BRPOP as its last command, as a client that has asked the workers something does; but it listens to the other
+    /// workers' events too, in a pattern subscription beside the two of each worker that answers (Celery 5.7
+    /// worker/consumer/gossip.py). Zero where CLIENT LIST was not read, and where workers of one name answered as one, so
+    /// that they cannot be counted.
+    pub fn unheard_consumers(&self) -> usize {
+        let (answered, silent) = self
+            .workers
+            .seen()
+            .map_or((0, 0), |w| (w.answered.len(), w.silent));
+        if self.answered().iter().any(|w| w.twins) {
+            return 0;
+        }
+        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
+        let here = |wanted: fn(&&ClientFacts) -> bool| {
+            clients
+                .into_iter()
+                .flatten()
+                .filter(|c| c.database == self.broker.database)
+                .filter(wanted)
+                .count()
+        };
+        let blocked = here(|c| c.command == "brpop" && c.blocked);
+        let busy = self.takers().saturating_sub(answered);
+        let known = answered.saturating_add(usize::try_from(silent).unwrap_or(usize::MAX));
+        let listeners =
+            here(|c| c.pattern_subscriptions > 0).saturating_sub(known.saturating_mul(2));
+        blocked.saturating_sub(answered).max(busy.min(listeners))
+    }
+
+    /// Whether it is sure that no live worker works under this key prefix, while some do under others.
+    pub fn is_foreign_prefix(&self, prefix: &str) -> bool {
+        let workers = self.answered();
+        self.all_workers_answered()
+            && self.unheard_consumers() == 0
+            && !workers.is_empty()
+            && workers.iter().all(|w| w.prefix != prefix)
+    }
+
+    /// Whether no message is in a queue or unacknowledged, and no worker has anything to do: then nothing is left
+    /// that could still send a task, or report an end.
+    pub fn nothing_in_flight(&self) -> bool {
+        let queues = self.lists.seen();
+        let empty = queues.is_some_and(|lists| {
+            let mut named = lists.iter().filter(|list| list.named);
+            named.all(|list| list.length == 0)
+        });
+        let held = self.reservations.seen();
+        let released = held.is_some_and(|all| all.iter().all(|entry| entry.unacked == 0));
+        let idle = self.answered().iter().all(|worker| {
+            worker.active.seen().is_some_and(Vec::is_empty) && worker.reserved.seen() == Some(&0)
+        });
+        empty && released && idle && self.unheard_consumers() == 0
+    }
+
+    /// Whether a worker of this name answered.
+    pub fn answers(&self, node: &str) -> bool {
+        self.answered().iter().any(|worker| worker.node == node)
+    }
+
+    /// What the workers' answers say of a worker that a result names, to stand after its name. A killed worker leaves its
+    /// mailbox behind; one that shuts down in order takes it away first, and then ends its tasks or is killed too
+    /// (tried with Celery 5.7 and Redis 7).
+    pub fn whereabouts(&self, node: &str) -> &'static str {
+        let workers = self.workers.seen();
+        let left = workers.is_some_and(|w| w.unanswered_names.iter().any(|name| name == node));
+        if self.answers(node) {
+            "which answers and does not have it"
+        } else if left {
+            "which is not among the live workers"
+        } else {
+            "which has signed off, and may be finishing it if its process is still there"
+        }
+    }
+
+    /// Seconds for which results are kept: the shortest of the live workers' settings, else Celery's default of a day
+    /// (Celery 5.7 app/defaults.py, `result_expires`). 0 is for ever.
+    pub fn result_expires(&self) -> f64 {
+        self.answered()
+            .iter()
+            .filter_map(|w| w.conf.seen())
+            .map(|conf| conf.result_expires.unwrap_or(DEFAULT_RESULT_EXPIRES))
+            .min_by(f64::total_cmp)
+            .unwrap_or(DEFAULT_RESULT_EXPIRES)
+    }
+
+    /// A command for `redis-cli` in the broker's database.
+    pub fn redis_cli(&self, command: &str) -> String {
+        format!("{} {command}", self.broker_cli())
+    }
+
+    /// `redis-cli` with the broker's database, for commands that confirm something.
+    pub fn broker_cli(&self) -> String {
+        format!("redis-cli -n {}", self.broker.database)
+    }
+
+    /// `redis-cli` with the result backend's database, as far as its URL names one.
+    pub fn results_cli(&self) -> String {
+        let url = self.result_backend.url.as_deref().unwrap_or_default();
+        let path = url.split('?').next().unwrap_or_default();
+        let database = path
+            .rsplit('/')
+            .next()
+            .and_then(|last| last.parse::<u32>().ok());
+        format!("redis-cli -n {}", database.unwrap_or(0))
+    }
+}
