@@ -6,6 +6,7 @@ pub mod outcome;
 mod plain;
 pub mod registry;
 pub mod rules;
+mod stages;
 #[cfg(test)]
 pub(crate) mod testkit;
 mod verdict;
@@ -18,7 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use self::causes::Cause;
 pub use self::finding::{Finding, Severity};
 pub use self::outcome::Outcome;
-pub use self::verdict::{Stage, StageName, StageStatus, Verdict};
+pub use self::stages::{Stage, StageName, StageStatus};
+pub use self::verdict::Verdict;
 pub use self::view::{Case, Fate, Visibility};
 use crate::evidence::{Evidence, Source};
 
