@@ -2,13 +2,11 @@
 
 use std::io::{BufRead, Read as _};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::secret::Secret;
-use crate::config::settings;
+use crate::config::flags::{CONNECTION, ConnectionArgs, OUTPUT};
 
 /// Says where a lost Celery task is, or how it was lost
 #[derive(Debug, Parser)]
@@ -87,61 +85,11 @@ pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
-const CONNECTION: &str = "Connection";
-const OUTPUT: &str = "Output";
 const WHERE_SETTINGS_COME_FROM: &str = "\
 Settings come from flags, then from the environment (CELERY_BROKER_URL, CELERY_RESULT_BACKEND, and for the others \
 CELERY_DOCTOR_ with the flag's name, such as CELERY_DOCTOR_KEY_PREFIX), then from celery-doctor.toml (keys named as \
 the flags). Broker URLs: redis://, rediss://, redis+socket:///path?virtual_host=0, and \
 sentinel://a;sentinel://b with --master-name.";
-
-/// How to reach the deployment. Each is also an environment variable, and a key in celery-doctor.toml.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = CONNECTION)]
-pub struct ConnectionArgs {
-    /// Broker, as Celery's `broker_url`
-    #[arg(long, value_name = "URL")]
-    pub broker: Option<Secret>,
-    /// Result backend, as Celery's `result_backend`
-    #[arg(long, value_name = "URL")]
-    pub result_backend: Option<Secret>,
-    /// Visibility timeout, such as 1h; asked of the workers when left out
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub visibility_timeout: Option<Duration>,
-    /// `global_keyprefix` of the broker's transport options
-    #[arg(long, value_name = "PREFIX")]
-    pub key_prefix: Option<String>,
-    /// `global_keyprefix` of the result backend's transport options
-    #[arg(long, value_name = "PREFIX")]
-    pub result_key_prefix: Option<String>,
-    /// A queue to look into besides those found; may be repeated
-    #[arg(long = "queue", value_name = "NAME")]
-    pub queues: Vec<String>,
-    /// How long a worker may stay silent [default: 2s]
-    #[arg(long, value_name = "DURATION", value_parser = timeout)]
-    pub timeout: Option<Duration>,
-    /// Ask no workers, and write nothing at all to the broker
-    #[arg(long)]
-    pub no_workers: bool,
-    /// The master that the sentinels watch
-    #[arg(long, value_name = "NAME")]
-    pub master_name: Option<String>,
-    /// File with the certificates to trust, in place of the system's
-    #[arg(long, value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
-    /// File with the client's certificate
-    #[arg(long, value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
-    /// File with the client's key
-    #[arg(long, value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
-    /// Settings file, in place of celery-doctor.toml in this directory
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Keep and show the arguments and results of tasks
-    #[arg(long, help_heading = OUTPUT)]
-    pub show_args: bool,
-}
 
 /// Where reports go, and what the exit code says.
 #[derive(Debug, Clone, Default, Args)]
@@ -276,14 +224,6 @@ impl OutputArgs {
         }
         Ok(targets)
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    settings::parse_duration(text).map_err(|expected| format!("expected {expected}"))
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    settings::parse_timeout(text).map_err(|expected| format!("expected {expected}"))
 }
 
 /// The task ids of `args`, where `-` stands for those on `stdin`, separated by white space. Duplicates are dropped,

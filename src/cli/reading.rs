@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::args::ConnectionArgs;
 use super::progress::Bar;
 use crate::celery::message::Keep;
 use crate::collect::cleanup::Cleanup;
 use crate::collect::{Plan, Question, collect};
+use crate::config::flags::ConnectionArgs;
 use crate::config::settings::{self, Settings};
 use crate::config::url::Broker;
 use crate::evidence::Evidence;

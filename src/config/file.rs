@@ -8,8 +8,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::duration::{parse_duration, parse_timeout};
 use super::secret::Secret;
-use super::settings;
 
 /// The file that is read when `--config` is not given, from the current directory.
 pub const FILE_NAME: &str = "celery-doctor.toml";
@@ -161,12 +161,12 @@ fn set(file: &mut File, key: &'static str, value: &Spanned<DeValue<'_>>) -> Resu
         "broker" => file.broker = Some(Secret::from(text(value)?)),
         "result-backend" => file.result_backend = Some(Secret::from(text(value)?)),
         "visibility-timeout" => {
-            file.visibility_timeout = Some(settings::parse_duration(&text(value)?)?);
+            file.visibility_timeout = Some(parse_duration(&text(value)?)?);
         }
         "key-prefix" => file.key_prefix = Some(text(value)?),
         "result-key-prefix" => file.result_key_prefix = Some(text(value)?),
         "queue" => file.queues = Some(texts(value)?),
-        "timeout" => file.timeout = Some(settings::parse_timeout(&text(value)?)?),
+        "timeout" => file.timeout = Some(parse_timeout(&text(value)?)?),
         "no-workers" => file.no_workers = Some(value.as_bool().ok_or("true or false")?),
         "master-name" => file.master_name = Some(text(value)?),
         "tls-ca" => file.tls_ca = Some(text(value)?.into()),

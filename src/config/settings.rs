@@ -4,16 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::duration::{parse_duration, parse_timeout};
 use super::file::{self, File, FileError};
+use super::flags::ConnectionArgs;
 use super::secret::Secret;
 use super::url::{self, Broker, ResultBackend, UrlError, UrlOptions};
-use crate::cli::args::ConnectionArgs;
 
 /// How long a worker may stay silent when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longer ones are mistakes, and would overflow a clock.
-const MAX_TIMEOUT: Duration = Duration::from_hours(1);
-const MAX_DURATION: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Everything that is set from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,26 +207,6 @@ pub fn resolve_offline(
         show_args: flags.show_args,
         notes: Vec::new(),
     })
-}
-
-/// A duration with units, above zero.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    bounded(text, MAX_DURATION)
-}
-
-/// A duration that somebody waits for.
-pub fn parse_timeout(text: &str) -> Result<Duration, String> {
-    bounded(text, MAX_TIMEOUT)
-}
-
-fn bounded(text: &str, max: Duration) -> Result<Duration, String> {
-    match humantime::parse_duration(text.trim()) {
-        Ok(duration) if !duration.is_zero() && duration <= max => Ok(duration),
-        _ => Err(format!(
-            "a duration with units, such as 90s or 1h 30m, above zero and at most {}",
-            humantime::format_duration(max)
-        )),
-    }
 }
 
 fn parse_switch(text: &str) -> Result<bool, String> {
