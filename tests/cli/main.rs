@@ -8,8 +8,10 @@
 mod evidence;
 mod run;
 
+mod incidents;
 mod readme;
 mod snapshot_files;
 mod trace_of_a_snapshot;
 mod usage;
+mod walls;
 mod without_a_broker;

@@ -92,7 +92,7 @@ fn finding(message: String, node: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::Lab;
+    use crate::diagnose::testkit::{Lab, names};
     use crate::evidence::Reason;
 
     fn messages(lab: &Lab) -> Vec<String> {
@@ -110,7 +110,9 @@ mod tests {
             messages(&lab),
             ["worker w2 did not answer within 2s: it hangs, or a solo pool is at work"]
         );
-        assert_eq!(lab.check(&SILENT_WORKER, "")[0].subject["worker"], "w2");
+        let findings = lab.check(&SILENT_WORKER, "");
+        assert_eq!(names(&findings), ["silent-worker"]);
+        assert_eq!(findings[0].subject["worker"], "w2");
     }
 
     #[test]
