@@ -3,8 +3,8 @@
 
 pub mod celery;
 pub mod cli;
-pub mod collect;
-pub mod config;
+mod collect;
+mod config;
 pub mod diagnose;
 pub mod evidence;
-pub mod report;
+mod report;

@@ -16,7 +16,7 @@ use crate::config::flags::{CONNECTION, ConnectionArgs, OUTPUT};
     max_term_width = 100,
     arg_required_else_help = true
 )]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Follow tasks through publish, queue, unacked, worker and result
     Trace(TraceArgs),
     /// Write all the evidence to a file, to be judged later or elsewhere
@@ -40,7 +40,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 #[command(after_help = WHERE_SETTINGS_COME_FROM)]
-pub struct TraceArgs {
+pub(super) struct TraceArgs {
     /// Ids of the tasks; - reads them from standard input
     #[arg(value_name = "ID", required = true)]
     pub ids: Vec<String>,
@@ -55,7 +55,7 @@ pub struct TraceArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = WHERE_SETTINGS_COME_FROM)]
-pub struct SnapshotArgs {
+pub(super) struct SnapshotArgs {
     /// Ids of tasks to follow; - reads them from standard input
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
@@ -67,7 +67,7 @@ pub struct SnapshotArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ExplainArgs {
+pub(super) struct ExplainArgs {
     /// The code of a finding, such as CD101, or its name, such as no-consumer
     #[arg(
         value_name = "CODE|NAME",
@@ -81,7 +81,7 @@ pub struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     pub shell: Shell,
 }
 
@@ -94,7 +94,7 @@ sentinel://a;sentinel://b with --master-name.";
 /// Where reports go, and what the exit code says.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = OUTPUT)]
-pub struct OutputArgs {
+pub(super) struct OutputArgs {
     /// Form of the report; may be repeated [default: table]
     #[arg(long = "format", value_enum, value_name = "FORMAT")]
     pub formats: Vec<Format>,
@@ -112,7 +112,7 @@ pub struct OutputArgs {
 /// Flags of every command.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = OUTPUT)]
-pub struct GlobalArgs {
+pub(super) struct GlobalArgs {
     /// When to use colours
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
     pub color: ColorChoice,
@@ -126,7 +126,7 @@ pub struct GlobalArgs {
 
 /// A form of the report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     #[default]
     Table,
     Json,
@@ -134,7 +134,7 @@ pub enum Format {
 
 /// When colours are used. `auto`: on a terminal, unless `NO_COLOR` is set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ColorChoice {
+pub(super) enum ColorChoice {
     #[default]
     Auto,
     Always,
@@ -144,7 +144,7 @@ pub enum ColorChoice {
 /// The meaning of the exit code. `plain`: 0 fine, 1 found, 2 wrong usage, 3 incomplete; `nagios`: 0 OK, 1 WARNING,
 /// 2 CRITICAL, 3 UNKNOWN. Not on the variants, where it would make the help of all flags three lines long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ExitCodeStyle {
+pub(super) enum ExitCodeStyle {
     #[default]
     Plain,
     Nagios,
@@ -152,7 +152,7 @@ pub enum ExitCodeStyle {
 
 /// One report to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     pub format: Format,
     /// `None`: standard output.
     pub file: Option<PathBuf>,
@@ -160,7 +160,7 @@ pub struct Target {
 
 /// Arguments that clap takes and that make no sense.
 #[derive(Debug, thiserror::Error)]
-pub enum ArgsError {
+pub(super) enum ArgsError {
     #[error(
         "there are more --output than --format: give each --output its --format, in the same order"
     )]
@@ -197,7 +197,7 @@ const MAX_STDIN_BYTES: u64 = 32 * 1024 * 1024;
 impl OutputArgs {
     /// The reports to write: the n-th `--output` belongs to the n-th `--format`. A format without an output goes to
     /// standard output, as does one whose output is `-`; at most one may. Without any `--format` there is one table.
-    pub fn targets(&self) -> Result<Vec<Target>, ArgsError> {
+    pub(super) fn targets(&self) -> Result<Vec<Target>, ArgsError> {
         let default = [Format::default()];
         let formats: &[Format] = if self.formats.is_empty() {
             &default
@@ -228,7 +228,7 @@ impl OutputArgs {
 
 /// The task ids of `args`, where `-` stands for those on `stdin`, separated by white space. Duplicates are dropped,
 /// the order is kept.
-pub fn parse_ids(args: &[String], stdin: impl BufRead) -> Result<Vec<String>, ArgsError> {
+pub(super) fn parse_ids(args: &[String], stdin: impl BufRead) -> Result<Vec<String>, ArgsError> {
     let mut given: Vec<String> = Vec::new();
     let mut stdin = Some(stdin);
     for arg in args {

@@ -1,6 +1,6 @@
 //! The command line: what it accepts, and the commands behind it.
 
-pub mod args;
+mod args;
 mod exit;
 mod explain;
 mod output;

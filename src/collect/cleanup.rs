@@ -15,7 +15,7 @@ const LATE: Duration = Duration::from_millis(100);
 
 /// The reply addresses that were announced and are not yet taken away.
 #[derive(Clone, Default)]
-pub struct Cleanup {
+pub(crate) struct Cleanup {
     open: Arc<Mutex<Vec<Address>>>,
 }
 
@@ -52,7 +52,7 @@ impl Cleanup {
     ///
     /// # Errors
     /// The addresses that could not be taken away, as commands that do it by hand, and why.
-    pub async fn run(&self, late: bool) -> Result<(), Leftover> {
+    pub(crate) async fn run(&self, late: bool) -> Result<(), Leftover> {
         let open = std::mem::take(&mut *self.addresses());
         if open.is_empty() {
             return Ok(());
@@ -88,7 +88,7 @@ impl Cleanup {
 /// Reply addresses that stayed behind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the reply address could not be removed: {}; by hand: {}", why.detail, commands.join("; "))]
-pub struct Leftover {
+pub(crate) struct Leftover {
     /// redis-cli commands that remove them.
     pub commands: Vec<String>,
     /// What went wrong.

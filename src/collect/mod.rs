@@ -1,7 +1,7 @@
 //! All input: connections, timeouts, the order of reading. Nothing here judges.
 
 mod broker;
-pub mod cleanup;
+pub(crate) mod cleanup;
 mod connect;
 mod redis;
 mod results;
@@ -10,7 +10,7 @@ mod workers;
 
 use std::time::Duration;
 
-pub use self::rounds::collect;
+pub(crate) use self::rounds::collect;
 use crate::celery::message::Keep;
 use crate::config::url::{RedisServer, ResultBackend};
 
@@ -19,7 +19,7 @@ pub(crate) const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to read, and from where.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The broker.
     pub broker: RedisServer,
     /// Its URL with its secrets masked.
@@ -48,7 +48,7 @@ pub struct Plan {
 
 /// What to look for.
 #[derive(Debug, Clone)]
-pub enum Question {
+pub(crate) enum Question {
     /// These ids.
     Ids(Vec<String>),
     /// Every message, up to so many.
@@ -59,4 +59,4 @@ pub enum Question {
 }
 
 /// Told what is being read, how far it is and how much there is.
-pub type Progress<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);
+pub(crate) type Progress<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);

@@ -24,7 +24,7 @@ use crate::evidence::{
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
-pub async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
+pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
     let mut results = Results::connect(plan.result_backend.as_ref()).await;
     let mut evidence = blank(plan, &results);
     let started = Instant::now();

@@ -12,7 +12,7 @@ use super::duration::{parse_duration, parse_timeout};
 use super::secret::Secret;
 
 /// The file that is read when `--config` is not given, from the current directory.
-pub const FILE_NAME: &str = "celery-doctor.toml";
+pub(crate) const FILE_NAME: &str = "celery-doctor.toml";
 
 /// No settings come near it; a device or a log given by mistake does.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -34,7 +34,7 @@ const KEYS: [&str; 12] = [
 
 /// What the file says. Paths in it are relative to the current directory, as those of flags are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     pub path: PathBuf,
     pub broker: Option<Secret>,
     pub result_backend: Option<Secret>,
@@ -52,7 +52,7 @@ pub struct File {
 
 /// Why a settings file was not taken. Quotes no line of it: toml's own errors do, and a line may hold a password.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     #[error("cannot read {}", path.display())]
     Read {
         path: PathBuf,
@@ -85,7 +85,7 @@ pub enum FileError {
 }
 
 /// Reads the file given, or `celery-doctor.toml` in `dir`, which need not exist.
-pub fn find(given: Option<&Path>, dir: &Path) -> Result<Option<File>, FileError> {
+pub(crate) fn find(given: Option<&Path>, dir: &Path) -> Result<Option<File>, FileError> {
     let path = given.map_or_else(|| PathBuf::from(FILE_NAME), Path::to_path_buf);
     match read(&dir.join(&path), &path) {
         Err(FileError::Read { source, .. })
@@ -119,7 +119,7 @@ fn read(file: &Path, shown: &Path) -> Result<File, FileError> {
 }
 
 /// Reads the text of a settings file; `path` is for its errors.
-pub fn parse(text: &str, path: &Path) -> Result<File, FileError> {
+pub(crate) fn parse(text: &str, path: &Path) -> Result<File, FileError> {
     let table = DeTable::parse(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
         FileError::Syntax {

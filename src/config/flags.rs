@@ -16,7 +16,7 @@ pub(crate) const OUTPUT: &str = "Output";
 /// How to reach the deployment. Each is also an environment variable, and a key in celery-doctor.toml.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = CONNECTION)]
-pub struct ConnectionArgs {
+pub(crate) struct ConnectionArgs {
     /// Broker, as Celery's `broker_url`
     #[arg(long, value_name = "URL")]
     pub broker: Option<Secret>,

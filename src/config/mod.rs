@@ -2,8 +2,8 @@
 //! Nothing here connects to anything.
 
 mod duration;
-pub mod file;
-pub mod flags;
-pub mod secret;
-pub mod settings;
-pub mod url;
+pub(crate) mod file;
+pub(crate) mod flags;
+pub(crate) mod secret;
+pub(crate) mod settings;
+pub(crate) mod url;

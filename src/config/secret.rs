@@ -6,11 +6,11 @@ use serde::{Serialize, Serializer};
 
 /// A password, or a URL that may hold one. Shown as `***` by `Debug`, `Display` and serde alike.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
     /// The text itself, for those who connect.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

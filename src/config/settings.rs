@@ -11,11 +11,11 @@ use super::secret::Secret;
 use super::url::{self, Broker, ResultBackend, UrlError, UrlOptions};
 
 /// How long a worker may stay silent when nothing else is said.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything that is set from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// `None` only from [`resolve_offline`].
     pub broker: Option<Given<Broker>>,
     /// `None`: nobody named one.
@@ -35,7 +35,7 @@ pub struct Settings {
 
 /// A value read from a URL, with what may be said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given<T> {
+pub(crate) struct Given<T> {
     pub value: T,
     /// The URL, fit to be shown.
     pub masked: String,
@@ -44,7 +44,7 @@ pub struct Given<T> {
 
 /// Where a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     Flag(&'static str),
     Environment(&'static str),
     File(PathBuf),
@@ -61,7 +61,7 @@ impl fmt::Display for Origin {
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub(crate) enum SettingsError {
     #[error(
         "no broker given. Give one in one of these ways:\n  \
          a flag:       celery-doctor trace ID --broker redis://host:6379/0\n  \
@@ -88,7 +88,7 @@ pub enum SettingsError {
 }
 
 /// Finds the settings file (`--config`, `CELERY_DOCTOR_CONFIG`, or `celery-doctor.toml` in `dir`).
-pub fn find_file(
+pub(crate) fn find_file(
     flags: &ConnectionArgs,
     env: &dyn Fn(&str) -> Option<String>,
     dir: &Path,
@@ -99,7 +99,7 @@ pub fn find_file(
 }
 
 /// The settings for reading a broker.
-pub fn resolve(
+pub(crate) fn resolve(
     flags: &ConnectionArgs,
     env: &dyn Fn(&str) -> Option<String>,
     file: Option<File>,
@@ -156,7 +156,7 @@ pub fn resolve(
 }
 
 /// The settings for a snapshot file: those that judge, with no server in them.
-pub fn resolve_offline(
+pub(crate) fn resolve_offline(
     flags: &ConnectionArgs,
     env: &dyn Fn(&str) -> Option<String>,
     file: Option<File>,

@@ -22,10 +22,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use self::backend::parse_result_backend;
-pub use self::broker::parse_broker;
-pub use self::mask::masked;
-pub use super::secret::Secret;
+pub(crate) use self::backend::parse_result_backend;
+pub(crate) use self::broker::parse_broker;
+pub(crate) use self::mask::masked;
+pub(crate) use super::secret::Secret;
 
 /// Broker schemes that this version reads.
 const READ_BROKERS: [&str; 4] = ["redis", "rediss", "redis+socket", "sentinel"];
@@ -98,7 +98,7 @@ fn is_known_scheme(scheme: &str) -> bool {
 
 /// A Redis server, and how to log in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     pub endpoint: Endpoint,
     pub db: u32,
     pub username: Option<String>,
@@ -109,7 +109,7 @@ pub struct RedisServer {
 
 /// Where a Redis server is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     Tcp {
         host: String,
         port: u16,
@@ -127,7 +127,7 @@ pub enum Endpoint {
 
 /// How a TLS connection is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tls {
+pub(crate) struct Tls {
     pub verify: Verify,
     /// `None`: the system's roots.
     pub ca: Option<PathBuf>,
@@ -137,7 +137,7 @@ pub struct Tls {
 
 /// How much of the server's certificate is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Verify {
+pub(crate) enum Verify {
     /// Chain and host name: `ssl_cert_reqs` `required`, and `optional`, which means the same to a client in Python.
     Full,
     /// The chain alone: `ssl_check_hostname=false`.
@@ -148,13 +148,13 @@ pub enum Verify {
 
 /// A broker that can be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Broker {
+pub(crate) enum Broker {
     Redis(RedisServer),
 }
 
 /// A result backend. One that cannot be read is no error: a trace does without it, and says so (CD807).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum ResultBackend {
+pub(crate) enum ResultBackend {
     Redis(RedisServer),
     Unsupported {
         /// The scheme, such as `rpc` or `db+postgresql`.
@@ -165,7 +165,7 @@ pub enum ResultBackend {
 
 /// What flags add to a URL. Paths given here win over those in the URL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UrlOptions {
+pub(crate) struct UrlOptions {
     pub master_name: Option<String>,
     pub tls_ca: Option<PathBuf>,
     pub tls_cert: Option<PathBuf>,
@@ -174,7 +174,7 @@ pub struct UrlOptions {
 
 /// Why a URL was not taken. No text in it comes from where a password may stand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UrlError {
+pub(crate) enum UrlError {
     #[error(
         "{url} is not a URL. Expected one such as redis://:password@host:6379/0 ({})",
         known_brokers()

@@ -6,7 +6,7 @@ use super::text::{self, BOLD, Page};
 use crate::diagnose::{Rule, registry};
 
 /// Writes the page of a finding.
-pub fn page(rule: &Rule, width: usize, color: bool, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn page(rule: &Rule, width: usize, color: bool, out: &mut dyn Write) -> io::Result<()> {
     let mut page = Page::new(width, color, out);
     let title = format!(" {}", rule.name);
     page.head(BOLD, rule.code, &title)?;
@@ -33,7 +33,7 @@ pub fn page(rule: &Rule, width: usize, color: bool, out: &mut dyn Write) -> io::
 }
 
 /// Writes one line for each finding.
-pub fn list(width: usize, color: bool, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn list(width: usize, color: bool, out: &mut dyn Write) -> io::Result<()> {
     let mut page = Page::new(width, color, out);
     let row = |rule: &&Rule| {
         // A sentence ends with a full stop and a blank; a stop within a name has none after it.

@@ -15,10 +15,10 @@ use crate::evidence::{
 };
 
 /// The name of the schema.
-pub const SCHEMA: &str = "celery-doctor/1";
+pub(crate) const SCHEMA: &str = "celery-doctor/1";
 
 /// Writes the report of a trace.
-pub fn trace(
+pub(crate) fn trace(
     evidence: &Evidence,
     diagnosis: &Diagnosis,
     outcome: &Outcome,

@@ -1,9 +1,9 @@
 //! Renderers. They draw what was judged, and judge nothing.
 
-pub mod explain;
-pub mod json;
-pub mod plain;
-pub mod table;
+pub(crate) mod explain;
+pub(crate) mod json;
+pub(crate) mod plain;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -8,7 +8,7 @@ use crate::celery::exchange::DEFAULT_SEP;
 
 /// The text with everything escaped that does not show as what it is: control characters as `\x1b`, others as
 /// `\u{202e}`. Line breaks too: a name has one line.
-pub fn escape(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(hidden) {
         return Cow::Borrowed(text);
     }
@@ -32,7 +32,7 @@ const MAX_CHARS: usize = 1000;
 
 /// Text for people: as [`escape`], a priority list's key `celery\x06\x163` reads `celery (priority 3)`, and what is
 /// endless is cut.
-pub fn readable(text: &str) -> Cow<'_, str> {
+pub(crate) fn readable(text: &str) -> Cow<'_, str> {
     if let Some((end, _)) = text.char_indices().nth(MAX_CHARS) {
         let (start, rest) = text.split_at(end);
         return Cow::Owned(format!("{}… ({} bytes more)", readable(start), rest.len()));

@@ -15,7 +15,7 @@ use crate::evidence::{Evidence, Read, TaskEvidence};
 
 /// How the report is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Style {
+pub(crate) struct Style {
     /// Columns of the terminal.
     pub width: usize,
     /// Whether there are colours.
@@ -26,7 +26,7 @@ pub struct Style {
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verbosity {
+pub(crate) enum Verbosity {
     /// Tasks in trouble, and findings that are more than information. Nothing at all where all is well.
     Quiet,
     /// Everything about the tasks that were asked for; of many, about those not accounted for.
@@ -41,7 +41,7 @@ const MANY: usize = 5;
 const DETAILED: usize = 20;
 
 /// Writes the report of a trace.
-pub fn trace(
+pub(crate) fn trace(
     evidence: &Evidence,
     diagnosis: &Diagnosis,
     outcome: &Outcome,

@@ -8,7 +8,10 @@ use super::{Endpoint, RedisServer, ResultBackend, Secret, UrlError, UrlOptions, 
 const REDIS_PY_NO: [&str; 5] = ["0", "F", "FALSE", "N", "NO"];
 
 /// Reads a result backend, a URL or a name, as `celery.app.backends.by_url` and the Redis backend do.
-pub fn parse_result_backend(url: &str, options: &UrlOptions) -> Result<ResultBackend, UrlError> {
+pub(crate) fn parse_result_backend(
+    url: &str,
+    options: &UrlOptions,
+) -> Result<ResultBackend, UrlError> {
     let url = parts::cleaned(url);
     let shown = masked(&url);
     let (name, inner) = match parts::scheme(&url) {

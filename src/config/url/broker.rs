@@ -11,7 +11,7 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// Reads a broker's URL as `kombu.Connection` does. Of a `;` list of Redis servers the first counts, as long as it can
 /// be reached; a `;` list of sentinels is one endpoint.
-pub fn parse_broker(url: &str, options: &UrlOptions) -> Result<Broker, UrlError> {
+pub(crate) fn parse_broker(url: &str, options: &UrlOptions) -> Result<Broker, UrlError> {
     let url = parts::cleaned(url);
     let shown = masked(&url);
     let first = url.split(';').next().unwrap_or_default();

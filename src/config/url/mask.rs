@@ -23,7 +23,7 @@ const HARMLESS: [&str; 11] = [
 ];
 
 /// The URL with its passwords masked, such as `redis://:***@host:6379/0`. Also takes `;` lists, and text that is no URL.
-pub fn masked(url: &str) -> String {
+pub(crate) fn masked(url: &str) -> String {
     let url = parts::cleaned(url);
     if url.is_empty() {
         return "(empty)".to_owned();

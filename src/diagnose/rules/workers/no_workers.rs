@@ -62,46 +62,22 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::diagnose::testkit::{Lab, names};
-    use crate::evidence::{ClientFacts, Observed, Reason, ServerFacts};
-
-    fn with_clients(mut lab: Lab, commands: &[&str]) -> Lab {
-        let clients = commands.iter().map(|command| ClientFacts {
-            host: "10.0.0.1".to_owned(),
-            database: 0,
-            command: (*command).to_owned(),
-            blocked: true,
-            pattern_subscriptions: 0,
-        });
-        lab.evidence.broker.server = Observed::Seen(ServerFacts {
-            version: Observed::not_asked("a test"),
-            uptime_seconds: Observed::not_asked("a test"),
-            role: Observed::not_asked("a test"),
-            connected_replicas: Observed::not_asked("a test"),
-            append_only: Observed::not_asked("a test"),
-            rdb_saves: Observed::not_asked("a test"),
-            maxmemory: Observed::not_asked("a test"),
-            maxmemory_policy: Observed::not_asked("a test"),
-            used_memory: Observed::not_asked("a test"),
-            evicted_keys: Observed::not_asked("a test"),
-            clock_ahead_seconds: 0.0,
-            clients: Observed::Seen(clients.collect()),
-        });
-        lab
-    }
+    use crate::evidence::Reason;
 
     #[test]
     fn a_broker_without_workers_is_found() {
         let findings = Lab::new().check(&NO_WORKERS, "");
         assert_eq!(names(&findings), ["no-workers"]);
         assert_eq!(findings[0].severity, Severity::Error);
-        let others = with_clients(Lab::new(), &["get", "ping"]).check(&NO_WORKERS, "");
+        let others = Lab::new().clients(&["get", "ping"]).check(&NO_WORKERS, "");
         assert_eq!(others[0].severity, Severity::Error);
     }
 
     #[test]
     fn what_may_be_a_worker_without_remote_control_is_clear() {
         assert!(
-            with_clients(Lab::new(), &["brpop"])
+            Lab::new()
+                .clients(&["brpop"])
                 .check(&NO_WORKERS, "")
                 .is_empty()
         );
@@ -110,7 +86,7 @@ mod tests {
     #[test]
     fn a_busy_worker_without_remote_control_is_told_from_a_client_that_asked() {
         let idle = |subscriptions| {
-            let mut lab = with_clients(Lab::new(), &["brpop", "psubscribe"]);
+            let mut lab = Lab::new().clients(&["brpop", "psubscribe"]);
             let facts = lab.evidence.broker.server.seen_mut().expect("seen");
             for client in facts.clients.seen_mut().expect("seen") {
                 client.blocked = false;
