@@ -20,8 +20,6 @@ mod tests;
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 pub(crate) use self::backend::parse_result_backend;
 pub(crate) use self::broker::parse_broker;
 pub(crate) use self::mask::masked;
@@ -97,7 +95,7 @@ fn is_known_scheme(scheme: &str) -> bool {
 }
 
 /// A Redis server, and how to log in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RedisServer {
     pub endpoint: Endpoint,
     pub db: u32,
@@ -108,7 +106,7 @@ pub(crate) struct RedisServer {
 }
 
 /// Where a Redis server is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Tcp {
         host: String,
@@ -126,7 +124,7 @@ pub(crate) enum Endpoint {
 }
 
 /// How a TLS connection is made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tls {
     pub verify: Verify,
     /// `None`: the system's roots.
@@ -136,7 +134,7 @@ pub(crate) struct Tls {
 }
 
 /// How much of the server's certificate is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verify {
     /// Chain and host name: `ssl_cert_reqs` `required`, and `optional`, which means the same to a client in Python.
     Full,
@@ -147,13 +145,13 @@ pub(crate) enum Verify {
 }
 
 /// A broker that can be read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Broker {
     Redis(RedisServer),
 }
 
 /// A result backend. One that cannot be read is no error: a trace does without it, and says so (CD807).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ResultBackend {
     Redis(RedisServer),
     Unsupported {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Rule;
+use crate::evidence::StoredResult;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,6 +79,15 @@ impl Finding {
     pub fn evidence(mut self, name: &str, fact: impl Into<Value>) -> Self {
         self.evidence.insert(name.to_owned(), fact.into());
         self
+    }
+
+    /// Adds when a task ended, where its result says so.
+    #[must_use]
+    pub fn date_done(self, result: &StoredResult) -> Self {
+        match result.doc.date_done {
+            Some(done) => self.evidence("date_done", done.to_string()),
+            None => self,
+        }
     }
 
     /// Adds a command that shows it by hand.

@@ -61,13 +61,11 @@ fn is_for_tests(file: &Path) -> bool {
         .into_iter()
         .filter_map(|parent| fs::read_to_string(parent).ok())
         .any(|parent| {
-            let mut lines = parent.lines().skip_while(|line| *line != "#[cfg(test)]");
-            let declared = |line: &str| line.ends_with(&format!("mod {name};"));
-            std::iter::from_fn(|| {
-                lines.find(|line| *line == "#[cfg(test)]")?;
-                lines.next()
-            })
-            .any(declared)
+            let lines: Vec<&str> = parent.lines().collect();
+            let declared = format!("mod {name};");
+            lines
+                .windows(2)
+                .any(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with(&declared))
         })
 }
 

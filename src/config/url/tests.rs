@@ -288,13 +288,13 @@ proptest! {
         let broker = match parse_broker(&url, &options()) {
             // An unencoded password is cut apart as kombu cuts it, and a piece of it may be taken for the host.
             Ok(_) if !encoded => String::new(),
-            Ok(broker) => format!("{broker:?} {}", serde_json::to_string(&broker).expect("serializes")),
+            Ok(broker) => format!("{broker:?}"),
             Err(error) => format!("{error} {error:?}"),
         };
         prop_assert!(!leaks(&broker), "broker {broker}");
         let backend = match parse_result_backend(&url, &options()) {
             Ok(_) if !encoded => String::new(),
-            Ok(backend) => format!("{backend:?} {}", serde_json::to_string(&backend).expect("serializes")),
+            Ok(backend) => format!("{backend:?}"),
             Err(error) => format!("{error} {error:?}"),
         };
         prop_assert!(!leaks(&backend), "backend {backend}");

@@ -164,6 +164,13 @@ impl<'e> Case<'e> {
         self.result().filter(|result| result.doc.ready)
     }
 
+    /// The stored result, where it is a failure with an exception of this class.
+    pub fn failed_with(&self, exception: &str) -> Option<&'e StoredResult> {
+        self.final_result()
+            .filter(|result| result.doc.state == "FAILURE")
+            .filter(|result| result.doc.exc_type.as_deref() == Some(exception))
+    }
+
     /// What workers say of it, in this state.
     pub fn claims(&self, state: ClaimState) -> Vec<&'e WorkerClaim> {
         self.task

@@ -81,6 +81,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     );
     let mut finding = Finding::of(&CHAIN_BROKEN, message)
         .evidence("state", "SUCCESS")
+        .date_done(parent)
         .evidence("children", case.task.children.len())
         .evidence(
             "missing",
@@ -90,9 +91,6 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .confirm(format!("celery-doctor trace {}", missing[0]))
         .remedy("look for it in the workers' logs; send the rest of the chain again")
         .task(case.id);
-    if let Some(done) = parent.doc.date_done {
-        finding = finding.evidence("date_done", done.to_string());
-    }
     if !idle {
         finding.severity = Severity::Info;
     }

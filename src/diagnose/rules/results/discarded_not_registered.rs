@@ -32,12 +32,7 @@ pub static DISCARDED_NOT_REGISTERED: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    let failed = case
-        .final_result()
-        .filter(|result| result.doc.state == "FAILURE");
-    let Some(result) =
-        failed.filter(|result| result.doc.exc_type.as_deref() == Some("NotRegistered"))
-    else {
+    let Some(result) = case.failed_with("NotRegistered") else {
         return Vec::new();
     };
     let strangers: Vec<&str> = case
@@ -60,17 +55,15 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         case.called(),
         case.id
     );
-    let mut finding = Finding::of(&DISCARDED_NOT_REGISTERED, message)
+    let finding = Finding::of(&DISCARDED_NOT_REGISTERED, message)
         .evidence("state", result.doc.state.as_str())
+        .date_done(result)
         .evidence("exception", "NotRegistered")
         .evidence("workers_without_it", strangers)
         .confirm("celery -A APP inspect --timeout 3 registered")
         .confirm("look for `Received unregistered task of type` in the workers' logs")
         .remedy("bring every worker of the queue to the same code, then send it again")
         .task(case.id);
-    if let Some(done) = result.doc.date_done {
-        finding = finding.evidence("date_done", done.to_string());
-    }
     vec![finding]
 }
 

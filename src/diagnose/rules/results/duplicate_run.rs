@@ -156,10 +156,9 @@ fn runs_again(case: &Case<'_>) -> Option<Finding> {
         case.called(),
         case.id
     );
-    let mut finding = finding(case, message).evidence("state", state);
-    if let Some(done) = ended.doc.date_done {
-        finding = finding.evidence("date_done", done.to_string());
-    }
+    let mut finding = finding(case, message)
+        .evidence("state", state)
+        .date_done(ended);
     if state == "FAILURE" {
         // To run once more what failed is what acks_on_failure_or_timeout and many people do on purpose.
         finding.severity = Severity::Info;

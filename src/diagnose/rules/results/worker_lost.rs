@@ -33,12 +33,7 @@ pub static WORKER_LOST: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    let failed = case
-        .final_result()
-        .filter(|result| result.doc.state == "FAILURE");
-    let Some(result) =
-        failed.filter(|result| result.doc.exc_type.as_deref() == Some("WorkerLostError"))
-    else {
+    let Some(result) = case.failed_with("WorkerLostError") else {
         return Vec::new();
     };
     let on = match &result.doc.worker {
@@ -52,13 +47,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     );
     let mut finding = Finding::of(&WORKER_LOST, message)
         .evidence("state", result.doc.state.as_str())
+        .date_done(result)
         .evidence("exception", "WorkerLostError")
         .confirm("look for `WorkerLostError` in the worker's log, and for `Out of memory` in the kernel's")
         .remedy("send it again, unless it is the task that kills its process; set acks_late and reject_on_worker_lost")
         .task(case.id);
-    if let Some(done) = result.doc.date_done {
-        finding = finding.evidence("date_done", done.to_string());
-    }
     if let Some(node) = &result.doc.worker {
         finding = finding.subject("worker", node.as_str());
     }
