@@ -72,7 +72,7 @@ pub enum SettingsError {
         file::FILE_NAME
     )]
     NoBroker,
-    #[error("{origin}: {source}")]
+    #[error("{origin}")]
     Url { origin: Origin, source: UrlError },
     #[error("{variable}: expected {expected}")]
     Variable {
