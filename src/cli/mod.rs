@@ -18,6 +18,8 @@ use self::reading::Interrupted;
 
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
+/// The same for nagios, to which 2 would be an alarm about the tasks.
+const UNKNOWN: u8 = 3;
 
 /// Runs the command that the arguments of this process name; returns the exit code.
 pub fn main() -> u8 {
@@ -26,7 +28,7 @@ pub fn main() -> u8 {
         Err(error) => {
             // Help and version go to standard output and are no mistakes; where nobody reads them, nothing is lost.
             let _ = error.print();
-            return if error.use_stderr() { USAGE } else { 0 };
+            return if error.use_stderr() { usage() } else { 0 };
         }
     };
     match run(&cli) {
@@ -58,6 +60,18 @@ fn report(error: &anyhow::Error) -> u8 {
     let _ = writeln!(io::stderr(), "error: {error:#}");
     match error.downcast_ref::<Interrupted>() {
         Some(interrupted) => interrupted.exit_code(),
-        None => USAGE,
+        None => usage(),
     }
+}
+
+/// The exit code of wrong usage, in the style that the arguments ask for, as far as they can be understood.
+fn usage() -> u8 {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let nagios = arguments
+        .windows(2)
+        .any(|pair| pair == ["--exit-code-style", "nagios"])
+        || arguments
+            .iter()
+            .any(|one| one == "--exit-code-style=nagios");
+    if nagios { UNKNOWN } else { USAGE }
 }

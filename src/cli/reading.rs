@@ -20,9 +20,11 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The user ended the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted; nothing was left behind")]
+#[error("interrupted{}", if *clean { "; nothing was left behind" } else { "" })]
 pub(super) struct Interrupted {
     signal: u8,
+    /// The reply address was taken away, or there was none.
+    clean: bool,
 }
 
 impl Interrupted {
@@ -32,20 +34,24 @@ impl Interrupted {
     }
 }
 
+/// A variable of the environment. What is not UTF-8 is kept as far as it is, so that it gets an error and is not
+/// silently passed over.
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
 /// The settings of this run.
 pub(super) fn settings(connection: &ConnectionArgs) -> anyhow::Result<Settings> {
-    let env = |name: &str| std::env::var(name).ok();
     let here = std::env::current_dir().context("the current directory can't be read")?;
-    let file = settings::find_file(connection, &env, &here)?;
-    Ok(settings::resolve(connection, &env, file)?)
+    let file = settings::find_file(connection, &variable, &here)?;
+    Ok(settings::resolve(connection, &variable, file)?)
 }
 
 /// The settings that matter where a snapshot takes the place of a broker.
 pub(super) fn offline_settings(connection: &ConnectionArgs) -> anyhow::Result<Settings> {
-    let env = |name: &str| std::env::var(name).ok();
     let here = std::env::current_dir().context("the current directory can't be read")?;
-    let file = settings::find_file(connection, &env, &here)?;
-    Ok(settings::resolve_offline(connection, &env, file)?)
+    let file = settings::find_file(connection, &variable, &here)?;
+    Ok(settings::resolve_offline(connection, &variable, file)?)
 }
 
 /// Reads the deployment that the settings name.
@@ -95,8 +101,8 @@ async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
     let progress = |what: &str, done: u64, of: u64| bar.show(what, done, of);
     let read = tokio::select! {
         evidence = collect(plan, &cleanup, &progress) => Ok(evidence),
-        _ = interrupt.recv() => Err(Interrupted { signal: 2 }),
-        _ = terminate.recv() => Err(Interrupted { signal: 15 }),
+        _ = interrupt.recv() => Err(2),
+        _ = terminate.recv() => Err(15),
     };
     bar.clear();
     // A worker that has not answered may be about to.
@@ -108,9 +114,10 @@ async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
         Ok(Err(leftover)) => Some(leftover.to_string()),
         Err(_) => Some("the reply address could not be removed: the broker fell silent".to_owned()),
     };
+    let clean = leftover.is_none();
     if let Some(leftover) = leftover {
         // Where standard error is closed there is nobody left to tell.
         let _ = writeln!(io::stderr(), "warning: {leftover}");
     }
-    Ok(read?)
+    Ok(read.map_err(|signal| Interrupted { signal, clean })?)
 }

@@ -161,8 +161,12 @@ impl<'p> BrokerReader<'p> {
     ) -> QueuePass {
         let total: u64 = lists.iter().map(|list| list.length).sum();
         let mut pass = QueuePass::default();
+        // Once the server fell silent, each further list would wait as long again.
+        let mut silent: Option<Why> = None;
         for mut list in lists {
-            if list.length > 0 {
+            if let Some(why) = &silent {
+                list.read = Observed::Unseen(why.clone());
+            } else if list.length > 0 {
                 list.read = match self
                     .search_one(&mut list, wanted, &mut pass, progress, total)
                     .await
@@ -175,6 +179,9 @@ impl<'p> BrokerReader<'p> {
                 list.read = Observed::Seen(());
             }
             if let Observed::Unseen(why) = &list.read {
+                if why.reason == Reason::TimedOut {
+                    silent = Some(why.clone());
+                }
                 pass.obstacle.get_or_insert_with(|| why.clone());
             }
             pass.lists.push(list);
@@ -257,7 +264,7 @@ impl<'p> BrokerReader<'p> {
         wanted: &mut Wanted,
         progress: Progress<'_>,
     ) -> Result<QueuePass, Why> {
-        let (lists, _) = self.lists(names).await?;
+        let (lists, obstacle) = self.lists(names).await?;
         let mut again = Vec::new();
         let mut copies = Vec::new();
         for list in lists.into_iter().filter(|list| list.length > 0) {
@@ -269,9 +276,15 @@ impl<'p> BrokerReader<'p> {
             let mut found = Vec::new();
             let reader = self.reader().await?;
             let enough = reader
-                .newcomers(&list.key, ends, |index, message| {
+                .newcomers(&list.key, ends, list.length, |index, message| {
                     if let Look::Wanted(envelope) = wanted.look(message, keep) {
-                        found.push((index, *envelope));
+                        // What is near both ends is shown twice.
+                        let known = |(_, seen): &(u64, message::Envelope)| {
+                            (&seen.delivery_tag, &seen.id) == (&envelope.delivery_tag, &envelope.id)
+                        };
+                        if envelope.delivery_tag.is_none() || !found.iter().any(known) {
+                            found.push((index, *envelope));
+                        }
                     }
                 })
                 .await;
@@ -293,6 +306,7 @@ impl<'p> BrokerReader<'p> {
             }
         }
         let mut pass = self.search(again, wanted, progress).await;
+        pass.obstacle = obstacle.or(pass.obstacle);
         pass.copies.extend(copies);
         Ok(pass)
     }
@@ -342,7 +356,10 @@ impl<'p> BrokerReader<'p> {
             let mut there = BrokerReader::connect(&plan).await?;
             let tables = keys::bindings(&there.client).await?;
             let names = Names::of(&tables, None, &[]);
-            let (lists, _) = there.lists(&names).await?;
+            let (lists, obstacle) = there.lists(&names).await?;
+            if let Some(why) = obstacle {
+                return Err(why);
+            }
             let mut celery = Vec::new();
             for list in lists.into_iter().filter(|list| list.length > 0) {
                 if list.named || there.is_celery(&list.key).await? {

@@ -7,7 +7,8 @@ use redis::cmd;
 
 use super::redis::client::Client;
 use crate::celery::control::{REPLY_BINDINGS, reply_list};
-use crate::evidence::Why;
+use crate::config::url::RedisServer;
+use crate::evidence::{Reason, Why};
 
 /// A worker that answers late looks the reply queue up before it pushes. So long after the binding is gone no such
 /// push can come any more.
@@ -24,6 +25,7 @@ pub(crate) struct Cleanup {
 #[derive(Clone)]
 pub(crate) struct Address {
     client: Arc<Client>,
+    server: RedisServer,
     prefix: String,
     oid: String,
     binding: String,
@@ -31,9 +33,17 @@ pub(crate) struct Address {
 
 impl Cleanup {
     /// Notes an address that is about to be announced.
-    pub(crate) fn announce(&self, client: &Arc<Client>, prefix: &str, oid: &str, binding: &str) {
+    pub(crate) fn announce(
+        &self,
+        client: &Arc<Client>,
+        server: &RedisServer,
+        prefix: &str,
+        oid: &str,
+        binding: &str,
+    ) {
         let address = Address {
             client: Arc::clone(client),
+            server: server.clone(),
             prefix: prefix.to_owned(),
             oid: oid.to_owned(),
             binding: binding.to_owned(),
@@ -53,13 +63,18 @@ impl Cleanup {
     /// # Errors
     /// The addresses that could not be taken away, as commands that do it by hand, and why.
     pub(crate) async fn run(&self, late: bool) -> Result<(), Leftover> {
-        let open = std::mem::take(&mut *self.addresses());
+        let mut open = std::mem::take(&mut *self.addresses());
         if open.is_empty() {
             return Ok(());
         }
         let mut failed = None;
-        for address in &open {
-            if let Err(why) = address.unbind().await {
+        for address in &mut open {
+            let mut outcome = address.unbind().await;
+            if matches!(&outcome, Err(why) if why.reason == Reason::Unreachable) {
+                // The connection broke; the server may be there still.
+                outcome = address.unbind_anew().await;
+            }
+            if let Err(why) = outcome {
                 failed = Some(why);
             }
         }
@@ -108,6 +123,11 @@ impl Address {
         let mut command = cmd("SREM");
         command.arg(self.bindings()).arg(&self.binding);
         self.client.ask(&command).await
+    }
+
+    async fn unbind_anew(&mut self) -> Result<(), Why> {
+        self.client = Arc::new(Client::connect(&self.server, self.server.db).await?);
+        self.unbind().await
     }
 
     async fn delete(&self) -> Result<(), Why> {

@@ -46,6 +46,13 @@ pub(crate) struct Plan {
     pub keep: Keep,
 }
 
+impl Plan {
+    /// Whether one server is broker and result backend.
+    fn one_server(&self) -> bool {
+        matches!(&self.result_backend, Some(ResultBackend::Redis(server)) if server.endpoint == self.broker.endpoint)
+    }
+}
+
 /// What to look for.
 #[derive(Debug, Clone)]
 pub(crate) enum Question {

@@ -14,13 +14,15 @@ const PAGE: usize = 100;
 /// How many parts of a chord are looked at.
 const PARTS: i64 = 1_000;
 /// How many pages of keys are looked at for a prefix, and how many prefixes are tried.
-const SCANS: u32 = 100;
+const SCANS: u32 = 1_000;
 const PREFIXES: usize = 20;
 
 /// A way to the results, or why there is none.
 pub(crate) struct Results {
     client: Result<Client, Why>,
     prefix: String,
+    /// Why a result that is not under the prefix may be under another.
+    unsure: Option<Why>,
 }
 
 /// Results by id.
@@ -47,6 +49,14 @@ impl Results {
         Self {
             client,
             prefix: String::new(),
+            unsure: None,
+        }
+    }
+
+    /// Asks nothing more, for this reason.
+    pub(crate) fn give_up(&mut self, why: &Why) {
+        if self.client.is_ok() {
+            self.client = Err(why.clone());
         }
     }
 
@@ -62,11 +72,17 @@ impl Results {
             return;
         };
         match find_prefix(client, ids).await {
-            Ok(prefix) => self.prefix = prefix,
-            // Without SCAN the prefix stays empty, as it is by default.
-            Err(why) if why.reason == Reason::Refused => {}
+            Ok((prefix, unsure)) => (self.prefix, self.unsure) = (prefix, unsure),
+            // Without SCAN the prefix stays empty, as it is by default, and what is not there may be under another.
+            Err(why) if why.reason == Reason::Refused => self.unsure = Some(why),
             Err(why) => self.client = Err(why),
         }
+    }
+
+    /// Why it answers nothing any more, where it fell silent.
+    pub(crate) fn silent(&self) -> Option<&Why> {
+        let why = self.client.as_ref().err()?;
+        (why.reason == Reason::TimedOut).then_some(why)
     }
 
     /// Whether it can be read.
@@ -93,6 +109,12 @@ impl Results {
                         let why = result.unseen()?;
                         turned_away.contains(&why.reason).then(|| why.clone())
                     });
+                    let results = results
+                        .into_iter()
+                        .map(|result| match (&self.unsure, result) {
+                            (Some(why), Observed::Seen(None)) => Observed::Unseen(why.clone()),
+                            (_, result) => result,
+                        });
                     found.extend(page.iter().cloned().zip(results));
                     if let Some(why) = refused {
                         self.client = Err(why);
@@ -110,16 +132,22 @@ impl Results {
     }
 
     /// Reads the counters of a chord; none where the group is no chord or is over.
-    pub(crate) async fn chord(&self, group: &str) -> Observed<Option<ChordParts>> {
+    pub(crate) async fn chord(&mut self, group: &str) -> Observed<Option<ChordParts>> {
         let outcome = match &self.client {
             Ok(client) => read_chord(client, &self.prefix, group).await,
             Err(why) => Err(why.clone()),
         };
+        if let Err(why) = &outcome
+            && matches!(why.reason, Reason::TimedOut | Reason::Unreachable)
+        {
+            self.give_up(why);
+        }
         outcome.map_or_else(Observed::Unseen, Observed::Seen)
     }
 }
 
-async fn find_prefix(client: &Client, ids: &[String]) -> Result<String, Why> {
+/// The prefix, and why it is not sure that there is no other, where it is not.
+async fn find_prefix(client: &Client, ids: &[String]) -> Result<(String, Option<Why>), Why> {
     let name = key_for_task("", "");
     let mut prefixes: BTreeSet<String> = BTreeSet::new();
     let mut cursor = 0_u64;
@@ -137,17 +165,32 @@ async fn find_prefix(client: &Client, ids: &[String]) -> Result<String, Why> {
             break;
         }
     }
+    let mut unsure = (cursor != 0).then(|| {
+        let what =
+            "there are too many keys to find their prefix among; give it with --result-key-prefix";
+        Why::new(Reason::Truncated, what)
+    });
+    let mut best = (0, prefixes.first().cloned().unwrap_or_default());
     for prefix in &prefixes {
-        let mut command = cmd("EXISTS");
-        let keys = ids.iter().map(|id| format!("{prefix}{name}{id}"));
-        keys.take(PAGE).for_each(|key| {
-            command.arg(key);
-        });
-        if !ids.is_empty() && client.ask::<u64>(&command).await? > 0 {
-            return Ok(prefix.clone());
+        let mut there = 0;
+        for page in ids.chunks(PAGE) {
+            let mut command = cmd("EXISTS");
+            for id in page {
+                command.arg(format!("{prefix}{name}{id}"));
+            }
+            there += client.ask::<u64>(&command).await?;
+        }
+        if there > 0 && best.0 > 0 {
+            unsure = Some(Why::new(
+                Reason::Truncated,
+                "these ids have results under several key prefixes; give one with --result-key-prefix",
+            ));
+        }
+        if there > best.0 {
+            best = (there, prefix.clone());
         }
     }
-    Ok(prefixes.pop_first().unwrap_or_default())
+    Ok((best.1, unsure))
 }
 
 async fn read_page(

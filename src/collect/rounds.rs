@@ -25,10 +25,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
-    let mut results = Results::connect(plan.result_backend.as_ref()).await;
-    let mut evidence = blank(plan, &results);
     let started = Instant::now();
-    match BrokerReader::connect(plan).await {
+    let (mut results, broker) = tokio::join!(
+        Results::connect(plan.result_backend.as_ref()),
+        BrokerReader::connect(plan),
+    );
+    let mut evidence = blank(plan, &results);
+    match broker {
         Ok(broker) => {
             let mut reading = Reading {
                 plan,
@@ -220,6 +223,13 @@ impl Reading<'_> {
                     }
                 }
             }
+            // They may have been asked who is there, and not who has the tasks.
+            if self.plan.ask_workers {
+                self.evidence.workers = Observed::Unseen(why.clone());
+            }
+            if why.reason == Reason::TimedOut && self.plan.one_server() {
+                self.results.give_up(&why);
+            }
             let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
             let found = self.results.read(&ids).await;
             self.note_last_results(found);
@@ -228,6 +238,15 @@ impl Reading<'_> {
             return;
         }
         self.note_workers(started);
+        let fell_silent = |why: &Why| why.reason == Reason::TimedOut;
+        if self
+            .evidence
+            .other_databases
+            .unseen()
+            .is_some_and(fell_silent)
+        {
+            return;
+        }
         if let Ok((now, ahead)) = server::clock(&self.broker.client).await {
             self.evidence.taken_at = now;
             if let Some(facts) = self.evidence.broker.server.seen_mut() {
@@ -245,6 +264,7 @@ impl Reading<'_> {
         for (id, result) in first {
             self.task(&id).first_result = result;
         }
+        self.unless_silent()?;
         let everything = matches!(self.plan.question, Question::Everything { .. });
         if everything {
             return self.read_everything().await;
@@ -369,12 +389,17 @@ impl Reading<'_> {
             .iter()
             .filter_map(|w| w.conf.seen());
         let learned = told.find_map(|conf| conf.result_key_prefix.clone());
+        let nobody_told = self
+            .evidence
+            .answered()
+            .iter()
+            .all(|w| w.conf.seen().is_none());
         match (&self.plan.result_key_prefix, learned) {
             (Some(given), _) => self.results.set_prefix(given),
             (None, Some(told)) if told != STARRED => self.results.set_prefix(&told),
             // There is one and it is starred, or nobody is there to tell.
             (None, Some(_)) => self.results.find_prefix(&traced(self.plan)).await,
-            (None, None) if self.evidence.answered().is_empty() => {
+            (None, None) if nobody_told => {
                 self.results.find_prefix(&traced(self.plan)).await;
             }
             (None, None) => {}
@@ -384,11 +409,19 @@ impl Reading<'_> {
 
     /// Follows ids from queues to results, and notes what was found in place of what was known before.
     async fn look(&mut self, ids: &BTreeSet<String>, look: Look) -> Result<(), Why> {
-        let mut wanted = Wanted::ids(ids.iter().cloned());
-        let mut copies = self.look_into_queues(&mut wanted, look).await?;
-        copies.extend(self.look_into_unacked(&wanted).await?);
+        let mut copies = Vec::new();
+        let claims = self.follow(ids, look, &mut copies).await;
         let mut by_id = by_id(copies);
-        let claims = self.ask_for(ids, &by_id).await?;
+        let claims = match claims {
+            Ok(claims) => claims,
+            Err(why) => {
+                // The broker went away: what was found by then stays.
+                for (id, found) in by_id {
+                    self.task(&id).copies = found;
+                }
+                return Err(why);
+            }
+        };
         let ids: Vec<String> = ids.iter().cloned().collect();
         let results = self.results.read(&ids).await;
         for id in &ids {
@@ -403,28 +436,72 @@ impl Reading<'_> {
             task.revoked_by = claims.revoked.get(id).cloned().unwrap_or_default();
         }
         self.note_last_results(results);
+        self.unless_silent()?;
         self.drop_moved(&ids).await
+    }
+
+    /// A result backend that fell silent and is the broker too would only be waited for again.
+    fn unless_silent(&self) -> Result<(), Why> {
+        match self.results.silent() {
+            Some(why) if self.plan.one_server() => Err(why.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks into queues and `unacked`, and asks the workers.
+    async fn follow(
+        &mut self,
+        ids: &BTreeSet<String>,
+        look: Look,
+        copies: &mut Vec<Copy>,
+    ) -> Result<Claims, Why> {
+        let mut wanted = Wanted::ids(ids.iter().cloned());
+        self.look_into_queues(&mut wanted, look, copies).await?;
+        copies.extend(self.look_into_unacked(&wanted).await?);
+        self.ask_for(ids, copies).await
     }
 
     async fn look_into_queues(
         &mut self,
         wanted: &mut Wanted,
         look: Look,
-    ) -> Result<Vec<Copy>, Why> {
+        copies: &mut Vec<Copy>,
+    ) -> Result<(), Why> {
         let started = Instant::now();
-        if look == Look::Newcomers {
-            let pass = self
-                .broker
+        let mut pass = if look == Look::Newcomers {
+            self.broker
                 .search_again(&self.queues, &self.names, wanted, self.progress)
-                .await?;
-            return Ok(pass.copies);
+                .await?
+        } else {
+            let (lists, obstacle) = self.broker.lists(&self.names).await?;
+            let mut pass = self.broker.search(lists, wanted, self.progress).await;
+            pass.obstacle = obstacle.or(pass.obstacle);
+            pass
+        };
+        copies.append(&mut pass.copies);
+        let silent = pass
+            .obstacle
+            .clone()
+            .filter(|why| why.reason == Reason::TimedOut);
+        match look {
+            Look::Whole => self.note_queues(started, pass),
+            Look::Newcomers => self.note_gap(Source::Queues, pass.obstacle.as_ref()),
         }
-        let (lists, obstacle) = self.broker.lists(&self.names).await?;
-        let mut pass = self.broker.search(lists, wanted, self.progress).await;
-        pass.obstacle = obstacle.or(pass.obstacle);
-        let copies = std::mem::take(&mut pass.copies);
-        self.note_queues(started, pass);
-        Ok(copies)
+        // A server that fell silent is not asked for more: each question would wait as long again.
+        silent.map_or(Ok(()), Err)
+    }
+
+    /// Notes what kept a second look from being whole.
+    fn note_gap(&mut self, source: Source, obstacle: Option<&Why>) {
+        let known = self.evidence.reads.iter_mut();
+        let whole = known
+            .filter(|read| read.source == source)
+            .find(|read| read.status == ReadStatus::Complete);
+        if let (Some(read), Some(why)) = (whole, obstacle) {
+            read.status = ReadStatus::Partial;
+            read.detail = format!("{}; at a second look: {}", read.detail, why.detail);
+            read.reason = Some(why.reason);
+        }
     }
 
     fn note_queues(&mut self, started: Instant, pass: QueuePass) {
@@ -466,21 +543,20 @@ impl Reading<'_> {
     }
 
     /// Asks the workers for these ids. Their ETA tasks are asked for only where an id would stay unaccounted for.
-    async fn ask_for(
-        &mut self,
-        ids: &BTreeSet<String>,
-        copies: &BTreeMap<String, Vec<Copy>>,
-    ) -> Result<Claims, Why> {
+    async fn ask_for(&mut self, ids: &BTreeSet<String>, copies: &[Copy]) -> Result<Claims, Why> {
         let Some(panel) = &mut self.panel else {
             return Ok(Claims::default());
         };
         let mut claims = panel.claims(Some(ids), false).await?;
+        let mut places: BTreeMap<&str, Vec<&Place>> = BTreeMap::new();
+        for copy in copies {
+            let of_task = places.entry(copy.envelope.id.as_str()).or_default();
+            of_task.push(&copy.place);
+        }
         let open = |id: &String| {
-            let in_queue = copies.get(id).is_some_and(|copies| {
-                copies
-                    .iter()
-                    .all(|copy| matches!(copy.place, Place::Queue { .. }))
-            });
+            let mut places = places.get(id.as_str()).into_iter().flatten().peekable();
+            let in_queue =
+                places.peek().is_some() && places.all(|place| matches!(place, Place::Queue { .. }));
             !in_queue && !claims.held.contains_key(id)
         };
         if !panel.workers.answered.is_empty() && ids.iter().any(open) {
@@ -645,7 +721,9 @@ impl Reading<'_> {
             return Ok(());
         };
         let mut wanted = Wanted::All { left: limit };
-        let queued = self.look_into_queues(&mut wanted, Look::Whole).await?;
+        let mut queued = Vec::new();
+        self.look_into_queues(&mut wanted, Look::Whole, &mut queued)
+            .await?;
         let held = self.look_into_unacked(&wanted).await?;
         let tags: BTreeSet<String> = held
             .iter()

@@ -70,7 +70,7 @@ pub(crate) enum SettingsError {
         file::FILE_NAME
     )]
     NoBroker,
-    #[error("{origin}: {source}")]
+    #[error("{origin}")]
     Url { origin: Origin, source: UrlError },
     #[error("{variable}: expected {expected}")]
     Variable {
@@ -361,7 +361,9 @@ mod tests {
     }
 
     fn error(flags: &ConnectionArgs, env: &dyn Fn(&str) -> Option<String>) -> String {
-        resolve(flags, env, None).expect_err("refused").to_string()
+        let error = resolve(flags, env, None).expect_err("refused");
+        // As the command line prints it, with its causes.
+        format!("{:#}", anyhow::Error::from(error))
     }
 
     #[test]

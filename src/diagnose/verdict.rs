@@ -9,7 +9,7 @@ use super::stages::stages;
 use super::view::{Case, Fate, Holder, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
-use crate::evidence::{Evidence, Observed, Place, Source, WorkerClaim};
+use crate::evidence::{Evidence, Observed, Place, Reason, Source, WorkerClaim};
 
 /// Where a task is. The order is the one of the table in the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -340,6 +340,10 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             None
         }
     };
+    let others = case.evidence.other_databases.unseen();
+    if others.is_some_and(|why| matches!(why.reason, Reason::TimedOut | Reason::Unreachable)) {
+        unread.push(Source::OtherDatabases.name());
+    }
     if !unread.is_empty() {
         let state = result.map_or(String::new(), |r| {
             format!(" its result says {};", r.doc.state)
@@ -375,9 +379,19 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
                 result.doc.state
             ),
         ),
-        None => (
-            Verdict::Unknown,
-            "everything was read, and nothing knows this id".to_owned(),
-        ),
+        None => match case.evidence.other_databases.unseen() {
+            // Nobody who sends to this database comes past another, so that this is no gap in its own path.
+            Some(why) if why.reason != Reason::NotAsked => (
+                Verdict::Unknown,
+                format!(
+                    "nothing in this database knows this id; the server's other databases could not be read: {}",
+                    why.detail
+                ),
+            ),
+            _ => (
+                Verdict::Unknown,
+                "everything was read, and nothing knows this id".to_owned(),
+            ),
+        },
     }
 }

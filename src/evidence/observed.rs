@@ -29,6 +29,8 @@ pub enum Reason {
     NotAsked,
     /// The server refused it to this user.
     Refused,
+    /// The server takes no writes from anybody now: a read-only replica, out of memory, or unable to save.
+    TakesNoWrites,
     /// The server could not be reached, or went away.
     Unreachable,
     /// No answer within the time given.

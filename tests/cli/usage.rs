@@ -95,3 +95,30 @@ fn command_lines_that_make_no_sense() {
         .code(2)
         .complains("cannot be used with");
 }
+
+#[test]
+fn wrong_usage_is_no_alarm_about_tasks() {
+    for broker in ["bogus", "redis://h/x"] {
+        let args = ["trace", "t1", "--exit-code-style", "nagios"];
+        Test::new()
+            .args(args)
+            .env("CELERY_BROKER_URL", broker)
+            .code(3);
+    }
+    Test::new()
+        .args(["trace", "--exit-code-style=nagios"])
+        .code(3);
+}
+
+#[test]
+fn a_url_that_makes_no_sense_is_told_once() {
+    let ran = Test::new()
+        .args(["trace", "t1", "--broker", "redis://h/0?foo=1"])
+        .code(2);
+    assert_eq!(
+        ran.stderr.matches("parameter foo").count(),
+        1,
+        "{}",
+        ran.stderr
+    );
+}

@@ -152,15 +152,15 @@ fn why(error: &RedisError, command: &str) -> Why {
             "the server is a replica that has lost its master".to_owned(),
         ),
         (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => (
-            Reason::Refused,
+            Reason::TakesNoWrites,
             format!("the server is a read-only replica, and {command} writes"),
         ),
         (_, "OOM") => (
-            Reason::Refused,
+            Reason::TakesNoWrites,
             format!("the server is out of memory and refuses {command}"),
         ),
         (_, "MISCONF") => (
-            Reason::Refused,
+            Reason::TakesNoWrites,
             format!("the server can't save its data and refuses {command}"),
         ),
         (_, "WRONGTYPE") => (

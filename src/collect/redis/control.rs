@@ -65,13 +65,13 @@ impl Mailbox {
         let replies = Client::connect(server, server.db).await?;
         let oid = Uuid::new_v4().to_string();
         let binding = reply_binding(&oid, sep);
-        cleanup.announce(&control, prefix, &oid, &binding);
+        cleanup.announce(&control, server, prefix, &oid, &binding);
         let mut announce = cmd("SADD");
         announce
             .arg(format!("{prefix}{REPLY_BINDINGS}"))
             .arg(&binding);
         if let Err(why) = control.ask::<u64>(&announce).await {
-            if why.reason == Reason::Refused {
+            if matches!(why.reason, Reason::Refused | Reason::TakesNoWrites) {
                 cleanup.withdraw(&oid);
             }
             return Err(why);

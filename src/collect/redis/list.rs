@@ -138,6 +138,7 @@ impl ListReader {
         &mut self,
         key: &str,
         ends: &Ends,
+        length: u64,
         mut see: impl FnMut(u64, &[u8]),
     ) -> Result<bool, Why> {
         self.ask(key, 0, REMEMBERED - 1).await?;
@@ -160,10 +161,12 @@ impl ListReader {
         ])
         .await?;
         let mut known = Known::of(&ends.tail);
-        for index in 0..self.array("LRANGE").await? {
+        let count = self.array("LRANGE").await?;
+        let before = length.saturating_sub(count);
+        for index in 0..count {
             let message = self.bulk().await?;
             known.next(mark(message));
-            see(index, message);
+            see(before + index, message);
         }
         Ok(head && known.met())
     }

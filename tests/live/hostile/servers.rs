@@ -1,5 +1,7 @@
 //! Servers that refuse, break off, or say nothing.
 
+use std::time::{Duration, Instant};
+
 use redis::Commands as _;
 use serde_json::json;
 
@@ -44,7 +46,6 @@ fn a_server_that_closes_or_is_silent_or_talks_nonsense() {
 }
 
 #[test]
-#[ignore = "an unmet demand for a password is told as permission-denied, not as broker-unavailable"]
 fn a_password_is_asked_for() {
     let lab = Lab::new();
     let server = lab.redis_with(&["--requirepass", "open sesame"]);
@@ -142,6 +143,70 @@ fn a_server_that_takes_no_writes_can_still_be_read() {
     assert_eq!(copies(&done), Some(1), "{done:#?}");
     let left: Vec<String> = master.connect().keys("*reply.celery.pidbox").unwrap();
     assert!(left.is_empty(), "{left:?}");
+    for broker in [&master, &replica] {
+        let done = trace(&lab, &id, &["--broker", &broker.db(0)]);
+        assert_found(&done, "workers-not-asked");
+        // No right of any user would help.
+        let names = findings(&done.json());
+        assert!(
+            !names.contains(&"permission-denied".to_owned()),
+            "{done:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_result_that_may_stand_under_another_prefix_is_not_called_absent() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    let acl = "SETUSER looker on >hunter2 ~* &* +@all -scan";
+    let mut command = redis::cmd("ACL");
+    acl.split(' ').for_each(|word| {
+        command.arg(word);
+    });
+    let _: () = command.query(&mut server.connect()).unwrap();
+    let backend = format!("redis://looker:hunter2@127.0.0.1:{}/1", server.port);
+    let given = ["--broker", &server.db(0), "--result-backend", &backend];
+    let done = trace(&lab, ABSENT, &given);
+    assert_incomplete(&done);
+    assert_eq!(
+        done.json()["traces"][0]["stages"][4]["status"],
+        "not_read",
+        "{done:#?}"
+    );
+    let told = [&given[..], &["--result-key-prefix", ""]].concat();
+    let done = trace(&lab, ABSENT, &told);
+    assert_eq!(
+        done.json()["traces"][0]["stages"][4]["status"],
+        "absent",
+        "{done:#?}"
+    );
+}
+
+#[test]
+fn a_connection_that_breaks_leaves_no_reply_address() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    // Somebody listens as workers do, and never answers.
+    let mut listener = server.connect();
+    let mut channel = listener.as_pubsub();
+    channel.psubscribe("/0.celery.pidbox").unwrap();
+    let broker = server.db(0);
+    let arguments = ["trace", ABSENT, "--format", "json", "--broker", &broker];
+    let monitor = Monitor::new(&server);
+    let running = lab.spawn(&mut lab.doctor(&arguments));
+    monitor.wait_for("BRPOP");
+    let _: () = redis::cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("normal")
+        .query(&mut server.connect())
+        .unwrap();
+    let done = running.wait(LIMIT);
+    done.assert_decent(&[]);
+    assert_incomplete(&done);
+    let left: Vec<String> = server.connect().keys("*reply.celery.pidbox").unwrap();
+    assert!(left.is_empty(), "{left:?}: {done:#?}");
 }
 
 #[test]
@@ -153,6 +218,9 @@ fn a_server_that_stops_or_dies_in_mid_scan() {
         for _ in 0..300 {
             let _: () = server.connect().lpush("celery", &items).unwrap();
         }
+        for more in ["more", "mortal", "morsel"] {
+            let _: () = server.connect().lpush(more, &items).unwrap();
+        }
         let monitor = Monitor::new(&server);
         let broker = server.db(0);
         let mut command = lab.doctor(&[
@@ -162,6 +230,8 @@ fn a_server_that_stops_or_dies_in_mid_scan() {
             "json",
             "--broker",
             &broker,
+            "--result-backend",
+            &server.db(1),
             "--timeout",
             "1s",
         ]);
@@ -172,7 +242,10 @@ fn a_server_that_stops_or_dies_in_mid_scan() {
         } else {
             server.freeze();
         }
+        let stopped = Instant::now();
         let done = running.wait(LIMIT);
+        // One wait for an answer, and one for the removal of the reply address.
+        assert!(stopped.elapsed() < Duration::from_secs(11), "{done:#?}");
         done.assert_decent(&[]);
         assert_incomplete(&done);
     }

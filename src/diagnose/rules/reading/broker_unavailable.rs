@@ -16,8 +16,8 @@ pub static BROKER_UNAVAILABLE: Rule = Rule {
                 between, the password or the user is wrong, or the server is too busy to answer in time.",
         read: "The connection to the broker, and its first answers.",
         confirm: "Run `redis-cli -u URL PING` from the same machine, with the broker's URL.",
-        mend: "Correct --broker, or CELERY_BROKER_URL. If the server is down, start it; if it is busy, give more time \
-               with --timeout.",
+        mend: "Correct --broker, or CELERY_BROKER_URL. If the server is down, start it; if it is busy, \
+               look what keeps it so (`redis-cli SLOWLOG GET`), and run it again.",
         prevent: "Watch the broker itself. Give this tool a user of its own that may read (see permission-denied, \
                   CD805).",
         references: &[
@@ -37,7 +37,9 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         Reason::Refused => {
             "give a user and a password that the broker accepts: --broker, or CELERY_BROKER_URL"
         }
-        Reason::TimedOut => "look whether the server is busy, and give it more time with --timeout",
+        Reason::TimedOut => {
+            "look whether the server is busy or hangs (`redis-cli PING`), and run it again"
+        }
         _ => {
             "look whether the server runs and whether the URL is right: --broker, or CELERY_BROKER_URL"
         }

@@ -84,6 +84,9 @@ mod tests {
         assert!(Lab::new().check(&PERMISSION_DENIED, "").is_empty());
         let cut = Lab::new().read_only_part(Source::Queues, Reason::Truncated);
         assert!(cut.check(&PERMISSION_DENIED, "").is_empty());
+        // A replica, or a server out of memory, refuses writes to everybody: no right of a user would help.
+        let full = Lab::new().unread(Source::Workers, Reason::TakesNoWrites);
+        assert!(full.check(&PERMISSION_DENIED, "").is_empty());
     }
 
     #[test]

@@ -16,8 +16,7 @@ pub static SCAN_TRUNCATED: Rule = Rule {
                 long queue, a large `unacked`, a database with very many keys, or a slow network.",
         read: "How far each scan got.",
         confirm: "Compare with the real size: `redis-cli LLEN QUEUE`, `redis-cli HLEN unacked`, `redis-cli DBSIZE`.",
-        mend: "Run it again with a longer --timeout, from a machine nearer to the broker. Name the queues with --queue \
-               so that less is looked for.",
+        mend: "Run it again when the server is less busy, or from a machine nearer to it.",
         prevent: "Keep results and caches out of the broker's database, and backlogs short.",
         references: &["https://redis.io/docs/latest/commands/scan/"],
     },
@@ -57,7 +56,7 @@ fn finding(read: &Read) -> Finding {
     let finding = Finding::of(&SCAN_TRUNCATED, message)
         .evidence("source", source)
         .evidence("detail", read.detail.as_str())
-        .remedy("run it again with a longer --timeout, or name the queues with --queue")
+        .remedy("run it again when the server is less busy, or from a machine nearer to it")
         .subject("source", source);
     match read.source {
         Source::Queues => finding.confirm("redis-cli LLEN QUEUE"),

@@ -13,7 +13,8 @@ pub static WORKERS_NOT_ASKED: Rule = Rule {
         meaning: "The workers were not asked. Whether a task runs, who holds it, and which queues are consumed is not \
                   known; nothing is called stuck, orphaned or lost for the want of it.",
         cause: "The flag --no-workers was given, or the broker's user may not publish the request or announce the \
-                address for the replies.",
+                address for the replies, or the server takes no writes: it is a read-only replica, out of memory, or \
+                can't save its data. Celery itself can't send anything to such a server either.",
         read: "Nothing: the question was not put.",
         confirm: "Run `celery -A APP status` with the workers' own credentials.",
         mend: "Leave --no-workers out, or give the user what Celery's remote control needs: PUBLISH on the channel \
@@ -31,14 +32,18 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .workers
         .unseen()
         .filter(|_| !broker_is_away(evidence));
-    let Some(why) = why.filter(|why| matches!(why.reason, Reason::NotAsked | Reason::Refused))
-    else {
+    let Some(why) = why else {
         return Vec::new();
     };
-    let remedy = if why.reason == Reason::Refused {
-        "let the broker's user publish to the pidbox channel; `celery-doctor explain CD804` lists what is needed"
-    } else {
-        "leave --no-workers out"
+    let remedy = match why.reason {
+        Reason::NotAsked => "leave --no-workers out",
+        Reason::Refused => {
+            "let the broker's user publish to the pidbox channel; `celery-doctor explain CD804` lists what is needed"
+        }
+        Reason::TakesNoWrites => {
+            "give the URL of the server that takes writes, or mend this one: `redis-cli INFO` shows its role and memory"
+        }
+        _ => return Vec::new(),
     };
     vec![
         Finding::of(
@@ -64,7 +69,7 @@ mod tests {
 
     #[test]
     fn workers_that_were_left_out_or_may_not_be_asked_are_found() {
-        for reason in [Reason::NotAsked, Reason::Refused] {
+        for reason in [Reason::NotAsked, Reason::Refused, Reason::TakesNoWrites] {
             let findings = unseen(reason).check(&WORKERS_NOT_ASKED, "");
             assert_eq!(names(&findings), ["workers-not-asked"]);
         }

@@ -15,8 +15,8 @@ pub static RATE_LIMITED: Rule = Rule {
         cause: "A worker puts a task whose rate_limit is used up into a bucket in its memory, without reserving it. \
                 Such a task is in no reply to remote control: neither active, nor reserved, nor scheduled.",
         read: "The hash `unacked`, the word of every live worker about this id, and the rate_limit of its task where \
-               it is registered and whose worker was there when the message was delivered. That it waits in a bucket can't be seen; it could also be a leftover of a worker \
-               that is gone.",
+               it is registered and whose worker was there when the message was delivered. That it waits in a bucket \
+               can't be seen; it could also be a leftover of a worker that is gone.",
         confirm: "Wait for a time that the rate limit makes likely, and trace it again. If it is still the same after \
                   the visibility timeout, no worker has it.",
         mend: "Nothing needs mending if the limit is meant. Else lift it at run time: `celery -A APP control \

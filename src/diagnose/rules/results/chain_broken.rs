@@ -21,9 +21,9 @@ pub static CHAIN_BROKEN: Rule = Rule {
                 any other: no binding matches its exchange and routing key, the broker was restarted or has evicted \
                 it, a worker acknowledged it early and was killed.",
         read: "The children in the task's result, and for each of them the queues, the hash `unacked`, the word of \
-               every live worker, and the result. Nothing is said where a live worker knows \
-               a task that ignores its result and may have run it, or when the child's result could have expired. A child that was sent with ignore_result, to \
-               another broker, or that raised Ignore, leaves no trace either.",
+               every live worker, and the result. Nothing is said where a live worker knows a task that ignores its \
+               result and may have run it, or when the child's result could have expired. A child that was sent with \
+               ignore_result, to another broker, or that raised Ignore, leaves no trace either.",
         confirm: "Trace the child by its id. Look for it in the workers' logs.",
         mend: "Send the rest of the chain again, with this task's result as its first argument.",
         prevent: "Set acks_late on the links of a chain that can run twice without harm. Keep what the broker holds \

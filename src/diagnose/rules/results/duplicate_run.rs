@@ -17,8 +17,9 @@ pub static DUPLICATE_RUN: Rule = Rule {
     name: "duplicate-run",
     severity: Severity::Error,
     page: Page {
-        meaning: "The same task is in the hands of two workers, or of two processes of one, or has ended and is about to run again: a copy of its \
-                  message is still there, or a worker has begun anew. What it does is done twice.",
+        meaning: "The same task is in the hands of two workers, or of two processes of one, or has ended and is about \
+                  to run again: a copy of its message is still there, or a worker has begun anew. What it does is \
+                  done twice.",
         cause: "On Redis a message that is not acknowledged within the visibility timeout (one hour by default) is \
                 delivered again, whether its worker lives or not: tasks with acks_late that run for longer, and tasks \
                 whose ETA is further off, come back again and again. The shortest timeout of all workers and clients \
