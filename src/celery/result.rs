@@ -131,7 +131,10 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
     // In any other state, `result` is what the task returned, and no business of ours.
     let failed = EXCEPTION_STATES.contains(&state.as_str());
     let exc_type = if failed {
-        meta.result.exc_type.filled()
+        meta.result
+            .exc_type
+            .filled()
+            .filter(|name| is_class_name(name))
     } else {
         None
     };
@@ -153,6 +156,13 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
         retries: meta.retries.count(),
         state,
     })
+}
+
+/// Whether this can be the name of a class, perhaps with its module. Any other text is none that Celery writes, and may
+/// hold what is private.
+fn is_class_name(text: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_alphanumeric() || c == '_' || c == '.')
 }
 
 /// Reads a member of a chord's `.j`, `[1, task id, state, result]`: the task and its state.

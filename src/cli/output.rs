@@ -46,20 +46,42 @@ pub(super) fn to_file(
     file: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut name = file.file_name().map_or_else(OsString::new, OsString::from);
+    // What a link leads to is replaced, not the link; a device or a pipe is written to, and never replaced.
+    let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    if fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
+        return straight_to(file, write);
+    }
+    let mut name = target
+        .file_name()
+        .map_or_else(OsString::new, OsString::from);
     name.push(format!(".{}.part", std::process::id()));
-    let part = file.with_file_name(name);
+    let part = target.with_file_name(name);
     let outcome = File::create(&part).and_then(|created| {
         let mut out = BufWriter::new(created);
         write(&mut out)?;
         out.flush()?;
-        fs::rename(&part, file)
+        fs::rename(&part, &target)
     });
     if outcome.is_err() {
         // The error that is reported is the first one; a part that was never created can't be removed.
         let _ = fs::remove_file(&part);
     }
     outcome.with_context(|| format!("{} can't be written", file.display()))
+}
+
+/// Writes to what is no ordinary file.
+fn straight_to(
+    file: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let opened = File::options().write(true).open(file);
+    opened
+        .and_then(|opened| {
+            let mut out = BufWriter::new(opened);
+            write(&mut out)?;
+            out.flush()
+        })
+        .with_context(|| format!("{} can't be written", file.display()))
 }
 
 /// Prints a completion script.
@@ -90,4 +112,21 @@ pub(super) fn man() -> anyhow::Result<u8> {
         Ok(())
     })?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_replaced() {
+        let directory = tempfile::tempdir().expect("a file");
+        let (real, link) = (directory.path().join("real"), directory.path().join("link"));
+        fs::write(&real, "old").expect("a file");
+        std::os::unix::fs::symlink(&real, &link).expect("a file");
+        to_file(&link, |out| out.write_all(b"new")).expect("a file");
+        assert!(fs::symlink_metadata(&link).expect("a file").is_symlink());
+        assert_eq!(fs::read(&real).expect("a file"), b"new");
+        assert_eq!(fs::read_dir(directory.path()).expect("a file").count(), 2);
+    }
 }

@@ -137,3 +137,11 @@ fn an_id_that_the_snapshot_was_not_taken_for() {
         .code(2)
         .complains("says nothing about other");
 }
+
+#[test]
+fn a_report_can_go_where_no_file_can_take_the_place() {
+    let ran = trace()
+        .args(["stuck", "--format", "json", "--output", "/dev/stdout"])
+        .code(1);
+    assert!(ran.stdout.contains("celery-doctor/1"), "{}", ran.stdout);
+}

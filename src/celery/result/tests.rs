@@ -150,3 +150,18 @@ proptest! {
         let _ = parse_result(&result);
     }
 }
+
+#[test]
+fn an_exception_type_that_is_no_name_is_not_kept() {
+    let of = |name: &str| {
+        let document = serde_json::json!({"status": "FAILURE", "result": {"exc_type": name}});
+        parse_result(document.to_string().as_bytes())
+            .expect("a result")
+            .exc_type
+    };
+    assert_eq!(
+        of("shop.errors.Éxhausted_2").as_deref(),
+        Some("shop.errors.Éxhausted_2")
+    );
+    assert_eq!(of("no card 4711 0815"), None);
+}
