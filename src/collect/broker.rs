@@ -443,7 +443,9 @@ fn elsewhere(copy: Copy, database: u32) -> Copy {
             position: 0,
             of: 0,
         },
-        other @ Place::OtherDatabase { .. } => other,
+        // Redis has no others.
+        other
+        @ (Place::OtherDatabase { .. } | Place::DeadLetter { .. } | Place::Delayed { .. }) => other,
     };
     Copy {
         place,

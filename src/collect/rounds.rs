@@ -111,6 +111,7 @@ fn blank(plan: &Plan, results: &Results) -> Evidence {
         lists: Observed::not_asked("not read yet"),
         reservations: Observed::not_asked("not read yet"),
         other_databases: Observed::not_asked("not needed: every id was found, or is accounted for"),
+        rabbitmq: None,
         workers: Observed::not_asked("not asked yet"),
         tasks: traced(plan).into_iter().map(|id| (id, nothing())).collect(),
         reads: Vec::new(),

@@ -24,6 +24,7 @@ pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
     let mut causes: Vec<Cause> = [
         broker_forgot(case),
         early_acknowledgement(case),
+        worker_ending(case),
         restore_dropped(case),
         Some(delivery_cut_off()),
     ]
@@ -103,6 +104,22 @@ fn early_acknowledgement(case: &Case<'_>) -> Option<Cause> {
                   look for SIGKILL or the kernel's OOM killer at that time"
             .to_owned(),
         weight: 50,
+    })
+}
+
+/// A worker that shuts down warmly answers nothing and runs its tasks to their end, acknowledged as they are. Its
+/// connection stays; so does that of a client that has just asked the workers something, hence no more than a cause.
+fn worker_ending(case: &Case<'_>) -> Option<Cause> {
+    let evidence = case.evidence;
+    (evidence.takers() > evidence.answered().len()).then(|| Cause {
+        name: "worker-ending",
+        text: "a worker that shuts down warmly has it, and runs it to its end without another word: a connection that \
+               last took a message belongs to no worker that answered"
+            .to_owned(),
+        confirm: "redis-cli CLIENT LIST | grep cmd=brpop, and look on those hosts for workers that are shutting down; \
+                  trace it again when they are gone"
+            .to_owned(),
+        weight: 55,
     })
 }
 
@@ -275,4 +292,31 @@ fn content_refused(case: &Case<'_>) -> Option<Cause> {
         confirm: "look for `ContentDisallowed` or `Can't decode message body` in the workers' logs".to_owned(),
         weight: 12,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::diagnose::judge;
+    use crate::diagnose::testkit::Lab;
+
+    fn causes(commands: &[&str]) -> Vec<&'static str> {
+        let mut lab = Lab::new().worker("w1", &["celery"]).clients(commands);
+        lab.task("t");
+        let server = lab.evidence.broker.server.seen_mut().expect("it was read");
+        for client in server.clients.seen_mut().expect("they were read") {
+            client.blocked = false;
+        }
+        let trace = judge(&lab.evidence, &["t".to_owned()]).traces.remove(0);
+        trace.causes.iter().map(|cause| cause.name).collect()
+    }
+
+    #[test]
+    fn a_worker_that_ends_warmly_remains_where_a_connection_is_left() {
+        assert!(causes(&["brpop", "brpop"]).contains(&"worker-ending"));
+        let without = causes(&["brpop", "ping"]);
+        assert!(
+            !without.is_empty() && !without.contains(&"worker-ending"),
+            "{without:?}"
+        );
+    }
 }

@@ -55,6 +55,23 @@ pub struct Finding {
     pub task_ids: Vec<String>,
     /// How many times it was seen.
     pub count: u64,
+    /// The text that it is about, where it is about a file.
+    pub location: Option<Location>,
+}
+
+/// A piece of text in a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Location {
+    /// The file's path, relative to the folder that was checked, with `/` between its parts.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u32,
+    /// The first character's column, from 1, in characters.
+    pub column: u32,
+    /// The column after the last character, in the same line.
+    pub end_column: u32,
+    /// The whole line, as it stands in the file; cut where it is very long.
+    pub text: String,
 }
 
 impl Finding {
@@ -71,6 +88,7 @@ impl Finding {
             subject: BTreeMap::new(),
             task_ids: Vec::new(),
             count: 1,
+            location: None,
         }
     }
 
@@ -111,6 +129,13 @@ impl Finding {
         self
     }
 
+    /// Says which text it is about.
+    #[must_use]
+    pub fn location(mut self, location: Location) -> Self {
+        self.location = Some(location);
+        self
+    }
+
     /// Names a task concerned.
     #[must_use]
     pub fn task(mut self, id: &str) -> Self {
@@ -118,12 +143,13 @@ impl Finding {
         self
     }
 
-    /// The order in reports: the worst first, then by code, then by text.
+    /// The order in reports: the worst first, then by code, then by place in a file, then by text.
     pub fn order(&self, other: &Self) -> Ordering {
         other
             .severity
             .cmp(&self.severity)
             .then_with(|| self.code.cmp(&other.code))
+            .then_with(|| self.location.cmp(&other.location))
             .then_with(|| self.message.cmp(&other.message))
     }
 }

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::causes::Cause;
-pub use self::finding::{Finding, Severity};
+pub use self::finding::{Finding, Location, Severity};
 pub use self::outcome::Outcome;
 pub use self::stages::{Stage, StageName, StageStatus};
 pub use self::verdict::Verdict;
@@ -32,12 +32,36 @@ pub struct Rule {
     pub name: &'static str,
     /// The severity that it has unless the user sets another.
     pub severity: Severity,
+    /// On which brokers its finding can occur. On others it is not asked, and no report lists it.
+    pub brokers: Brokers,
     /// What `explain` prints.
     pub page: Page,
     /// The places that must have been read whole before "clear" may be said.
     pub needs: &'static [Source],
     /// From evidence to findings. It finds only what the evidence proves, complete or not.
     pub check: Check,
+}
+
+/// On which brokers a finding can occur.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Brokers {
+    /// On each.
+    Any,
+    /// On Redis: it is about the transport that kombu builds there.
+    Redis,
+    /// On RabbitMQ, and on servers that speak AMQP 0-9-1 as it does.
+    RabbitMq,
+}
+
+impl Brokers {
+    /// Whether a finding can occur on the broker of this evidence.
+    fn has(self, evidence: &Evidence) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Redis => evidence.rabbitmq.is_none(),
+            Self::RabbitMq => evidence.rabbitmq.is_some(),
+        }
+    }
 }
 
 /// What a rule looks at.
@@ -138,7 +162,10 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
     let mut by_task: BTreeMap<&str, Vec<Finding>> = BTreeMap::new();
     let mut deployment = Vec::new();
     let mut checks = Vec::new();
-    for rule in registry::ALL {
+    for rule in registry::ALL
+        .iter()
+        .filter(|rule| rule.brokers.has(evidence))
+    {
         let mut found = Vec::new();
         match rule.check {
             Check::Deployment(check) => {

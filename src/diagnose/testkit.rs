@@ -151,6 +151,7 @@ impl Lab {
                 lists: Observed::Seen(Vec::new()),
                 reservations: Observed::Seen(vec![reservations]),
                 other_databases: Observed::Seen(Vec::new()),
+                rabbitmq: None,
                 workers: Observed::Seen(Workers {
                     answered: Vec::new(),
                     silent: 0,

@@ -6,6 +6,7 @@
 mod broker;
 pub mod file;
 mod observed;
+pub mod rabbitmq;
 mod task;
 mod workers;
 
@@ -18,7 +19,8 @@ pub use self::broker::{
     BindingTable, ClientFacts, List, MutexTtl, OtherDatabase, Reservations, ServerFacts,
 };
 pub use self::observed::{Observed, Reason, Why};
-pub use self::task::{ChordParts, Copy, Place, StoredResult, TaskEvidence};
+pub use self::rabbitmq::RabbitMq;
+pub use self::task::{ChordParts, Copy, Death, Place, StoredResult, TaskEvidence};
 pub use self::workers::{Silence, Worker, WorkerClaim, Workers};
 
 /// Everything that one reading found out.
@@ -41,6 +43,8 @@ pub struct Evidence {
     pub reservations: Observed<Vec<Reservations>>,
     /// Other databases of the same server. Looked into only where an id was not found in the broker's own.
     pub other_databases: Observed<Vec<OtherDatabase>>,
+    /// The virtual host, where the broker is RabbitMQ; none on Redis. Its task queues stand in `lists` too.
+    pub rabbitmq: Option<RabbitMq>,
     /// The workers, by their own word.
     pub workers: Observed<Workers>,
     /// What was found about each id, traced or related.
@@ -67,9 +71,9 @@ pub enum Scope {
 pub struct Broker {
     /// The URL with its secrets masked.
     pub url: String,
-    /// `redis`, as the report names it.
+    /// `redis` or `rabbitmq`, as the report names it.
     pub kind: String,
-    /// The database number.
+    /// The database number; 0 on RabbitMQ, which has none.
     pub database: u32,
     /// Facts about the server; unseen where the broker could not be read.
     pub server: Observed<ServerFacts>,
@@ -130,6 +134,8 @@ pub enum Source {
     Clients,
     /// The server's other databases.
     OtherDatabases,
+    /// RabbitMQ's management API: server, nodes, alarms, consumers, channels, connections.
+    Management,
 }
 
 impl Source {
@@ -144,6 +150,7 @@ impl Source {
             Self::Results => "results",
             Self::Clients => "clients",
             Self::OtherDatabases => "other_databases",
+            Self::Management => "management",
         }
     }
 }

@@ -49,6 +49,25 @@ pub enum Place {
         /// The list's length.
         of: u64,
     },
+    /// In a dead-letter queue of RabbitMQ.
+    DeadLetter {
+        /// The queue in which it stands now.
+        queue: String,
+        /// How many deliveries away it is: 1 is next.
+        position: u64,
+        /// How many messages wait in the queue.
+        of: u64,
+        /// How it came there, where a header says so.
+        death: Option<Death>,
+    },
+    /// In one of the queues of RabbitMQ's native delayed delivery, `celery_delayed_N` (Celery 5.5, kombu 5.5
+    /// transport/native_delayed_delivery.py).
+    Delayed {
+        /// The queue in which it waits now.
+        queue: String,
+        /// The task queue to which it will go.
+        target: String,
+    },
     /// In `unacked`.
     Unacked {
         /// The `global_keyprefix` before the key.
@@ -75,6 +94,19 @@ pub enum Place {
         /// The list's length; 0 for `unacked`.
         of: u64,
     },
+}
+
+/// Why a message stands in a dead-letter queue: the newest entry of its `x-death` header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Death {
+    /// `rejected`, `expired`, `maxlen` or `delivery_limit`.
+    pub reason: String,
+    /// The queue that it came from.
+    pub queue: String,
+    /// How often this happened to it there.
+    pub count: u64,
+    /// Unix seconds of the last time.
+    pub at: Option<i64>,
 }
 
 /// A result as it stands in the backend.

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::plain;
-use crate::diagnose::{Cause, Checked, Diagnosis, Finding, Outcome, Severity, Stage, Trace};
+use crate::diagnose::{
+    Cause, Checked, Diagnosis, Finding, Location, Outcome, Severity, Stage, Trace,
+};
 use crate::evidence::{
     Broker, Copy, Evidence, Place, Read, ResultBackend, StoredResult, TaskEvidence, WorkerClaim,
 };
@@ -238,6 +240,24 @@ fn message<'a>(evidence: &'a Evidence, copy: &'a Copy) -> CopyV1<'a> {
             of: Some(*of),
             ..common
         },
+        Place::DeadLetter {
+            queue,
+            position,
+            of,
+            ..
+        } => CopyV1 {
+            place: "dead_letter",
+            queue: Some(queue),
+            position: Some(*position),
+            of: Some(*of),
+            ..common
+        },
+        // It waits in a queue, and is bound for another.
+        Place::Delayed { queue, .. } => CopyV1 {
+            place: "queue",
+            queue: Some(queue),
+            ..common
+        },
         Place::OtherDatabase {
             database,
             key,
@@ -332,6 +352,9 @@ struct FindingV1<'a> {
     subject: &'a BTreeMap<String, String>,
     task_ids: &'a [String],
     count: u64,
+    /// Where it is about a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<&'a Location>,
 }
 
 impl<'a> FindingV1<'a> {
@@ -347,6 +370,7 @@ impl<'a> FindingV1<'a> {
             subject: &finding.subject,
             task_ids: &finding.task_ids,
             count: finding.count,
+            location: finding.location.as_ref(),
         }
     }
 }

@@ -47,6 +47,15 @@ pub(super) fn path_row(stage: &Stage) -> Vec<String> {
 pub(super) fn place(place: &Place) -> String {
     match place {
         Place::Queue { key, position, of } => format!("queue {key}, place {position} of {of}"),
+        Place::DeadLetter {
+            queue,
+            position,
+            of,
+            ..
+        } => {
+            format!("dead-letter queue {queue}, place {position} of {of}")
+        }
+        Place::Delayed { queue, target } => format!("delayed in {queue}, then to queue {target}"),
         Place::Unacked { tag, .. } => format!("unacked, delivery tag {tag}"),
         Place::OtherDatabase {
             database,

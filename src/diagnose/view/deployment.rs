@@ -134,7 +134,7 @@ impl Evidence {
 
     /// How many connections last took a message from the broker's database with BRPOP, whether they wait for another or
     /// not. Zero where CLIENT LIST was not read.
-    pub(super) fn takers(&self) -> usize {
+    pub(in crate::diagnose) fn takers(&self) -> usize {
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
         let here = clients.into_iter().flatten();
         here.filter(|c| c.database == self.broker.database && c.command == "brpop")

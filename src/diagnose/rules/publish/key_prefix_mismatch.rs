@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -10,6 +10,7 @@ pub static KEY_PREFIX_MISMATCH: Rule = Rule {
     code: "CD105",
     name: "key-prefix-mismatch",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "The message waits under a global_keyprefix that no live worker uses, while live workers of the same \
                   database use another one, or none. No worker sees it, whatever its queue is called.",

@@ -1,6 +1,6 @@
 //! CD101: messages wait where no live worker takes them.
 
-use crate::diagnose::{Case, Check, Fate, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static NO_CONSUMER: Rule = Rule {
     code: "CD101",
     name: "no-consumer",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "Messages wait in a queue from which no live worker takes. They stay there until one does.",
         cause: "A queue's name was misspelt when the task was sent: Celery creates the queue and fills it, because \

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::celery::exchange::{DEFAULT_SEP, DEFAULT_STEPS};
-use crate::diagnose::{Case, Check, Fate, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Source, Worker};
 
 /// The rule.
@@ -11,6 +11,7 @@ pub static PRIORITY_NOT_CONSUMED: Rule = Rule {
     code: "CD104",
     name: "priority-not-consumed",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "A message waits in the list of a priority from which no worker takes, though workers consume its \
                   queue. It stays there until a worker with the sender's settings starts.",

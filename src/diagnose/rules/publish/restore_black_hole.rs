@@ -1,7 +1,7 @@
 //! CD103: an unacknowledged message whose restore would drop it.
 
 use crate::diagnose::view::Route;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static RESTORE_BLACK_HOLE: Rule = Rule {
     code: "CD103",
     name: "restore-black-hole",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "A message is delivered and not acknowledged, and the exchange and routing key under which it would \
                   be put back lead to no queue. If it is restored, it is gone.",

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::restore_black_hole;
 use crate::celery::control::STARRED;
 use crate::diagnose::view::Route;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -13,6 +13,7 @@ pub static UNROUTABLE: Rule = Rule {
     code: "CD102",
     name: "unroutable",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "An exchange and a routing key in use match no binding. On Redis kombu drops what is sent there \
                   without an error and without a trace: apply_async returns an id as if all were well.",

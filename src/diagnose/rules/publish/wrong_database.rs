@@ -1,6 +1,6 @@
 //! CD106: the message is in one database and the workers are in another.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Place, Source};
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static WRONG_DATABASE: Rule = Rule {
     code: "CD106",
     name: "wrong-database",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "The message stands in another database of this Redis server than the one that was looked at, or it \
                   stands here while workers are connected only to another one. Redis databases do not see each \

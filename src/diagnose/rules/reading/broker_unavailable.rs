@@ -1,7 +1,7 @@
 //! CD801: the broker could not be read.
 
 use super::broker_is_away;
-use crate::diagnose::{Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, ReadStatus, Reason, Source};
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static BROKER_UNAVAILABLE: Rule = Rule {
     code: "CD801",
     name: "broker-unavailable",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The broker could not be read, so nothing can be said about queues, unacknowledged messages and \
                   workers. Workers and senders may have the same trouble.",

@@ -28,6 +28,9 @@ fn tells(source: Source) -> &'static str {
         Source::Workers => "whether a worker has the task, and which queues are consumed",
         Source::Results => "how the task ended",
         Source::Clients => "whether a worker really waits for messages",
+        Source::Management => {
+            "the queues, exchanges and bindings, who consumes, and whether an alarm blocks publishers"
+        }
         Source::OtherDatabases => "whether the task was sent to another database of the server",
     }
 }

@@ -1,7 +1,7 @@
 //! CD805: the server refused a command to this user.
 
 use super::{broker_is_away, tells};
-use crate::diagnose::{Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, Read, Reason, Source};
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static PERMISSION_DENIED: Rule = Rule {
     code: "CD805",
     name: "permission-denied",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The server refused a command to this user, so a part of the evidence is missing. Nothing is called \
                   absent that could not be looked at.",

@@ -1,6 +1,6 @@
 //! CD802: the result backend could not be read.
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, Reason, Source};
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static RESULT_BACKEND_UNAVAILABLE: Rule = Rule {
     code: "CD802",
     name: "result-backend-unavailable",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The result backend could not be read. Whether and how a task ended is not known, and one that ended \
                   can't be told from one that is lost.",

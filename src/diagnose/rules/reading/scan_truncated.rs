@@ -1,7 +1,7 @@
 //! CD806: a limit ended a scan before its end.
 
 use super::tells;
-use crate::diagnose::{Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, Read, ReadStatus, Reason, Source};
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static SCAN_TRUNCATED: Rule = Rule {
     code: "CD806",
     name: "scan-truncated",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "A part of the broker was read only up to a limit. What was not found may stand in the rest, so \
                   nothing is called absent there.",

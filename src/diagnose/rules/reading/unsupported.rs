@@ -1,7 +1,7 @@
 //! CD807: something in use that this tool does not read.
 
 use super::tells;
-use crate::diagnose::{Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, Reason, Source};
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static UNSUPPORTED: Rule = Rule {
     code: "CD807",
     name: "unsupported",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "A result backend or a feature is in use that this tool does not read, so a part of the evidence is \
                   missing. Nothing is called absent that could not be looked at.",

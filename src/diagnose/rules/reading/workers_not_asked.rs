@@ -1,7 +1,7 @@
 //! CD804: the workers were not asked.
 
 use super::broker_is_away;
-use crate::diagnose::{Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, Reason, Source};
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static WORKERS_NOT_ASKED: Rule = Rule {
     code: "CD804",
     name: "workers-not-asked",
     severity: Severity::Info,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The workers were not asked. Whether a task runs, who holds it, and which queues are consumed is not \
                   known; nothing is called stuck, orphaned or lost for the want of it.",

@@ -1,6 +1,6 @@
 //! CD406: tasks that wait for their ETA fill a worker.
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Source, Worker};
 
 /// How many tasks beyond its usual prefetch a worker may hold before it is worth a word.
@@ -14,6 +14,7 @@ pub static ETA_FLOOD: Rule = Rule {
     code: "CD406",
     name: "eta-flood",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "A worker holds a thousand or more tasks that wait for their ETA or countdown. They fill its memory, \
                   all come back at once when it dies, and those further off than the visibility timeout run more \

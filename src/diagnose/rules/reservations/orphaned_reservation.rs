@@ -1,7 +1,7 @@
 //! CD401: a message is unacknowledged, and no live worker has it.
 
 use crate::diagnose::view::{Held, Holder};
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{MutexTtl, Source};
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static ORPHANED_RESERVATION: Rule = Rule {
     code: "CD401",
     name: "orphaned-reservation",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The message was delivered to a worker that is gone, and it is still unacknowledged. It stands in \
                   the hash `unacked`, where no worker takes from. It comes back to its queue only when a live worker \

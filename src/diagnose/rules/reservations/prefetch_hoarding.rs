@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::celery::control::ClaimState;
 use crate::diagnose::view::Route;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Source, Worker, WorkerClaim};
 
 /// For how many seconds every slot must have been busy. On a burst of short tasks one worker is always a moment ahead
@@ -19,6 +19,7 @@ pub static PREFETCH_HOARDING: Rule = Rule {
     code: "CD403",
     name: "prefetch-hoarding",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The task was taken by a worker all of whose slots are busy with long tasks, and waits there. \
                   Another worker of the same queue is idle and can't take it, because it has left the queue.",

@@ -1,7 +1,7 @@
 //! CD407: a task that most likely waits for its rate limit, where no reply shows it.
 
 use crate::diagnose::view::Holder;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static RATE_LIMITED: Rule = Rule {
     code: "CD407",
     name: "rate-limited",
     severity: Severity::Info,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The message is unacknowledged and no worker says that it has it, but its task is rate limited on a \
                   live worker. Most likely it waits there for its turn, and is not lost.",

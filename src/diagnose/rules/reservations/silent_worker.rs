@@ -1,6 +1,6 @@
 //! CD402: a worker is subscribed to remote control, and does not answer.
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Silence, Source};
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static SILENT_WORKER: Rule = Rule {
     code: "CD402",
     name: "silent-worker",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "A worker is connected to the broker and listens to remote control, and does not answer it. Either \
                   it hangs, and the tasks that it holds stay where they are; or it uses the solo pool and runs a task \

@@ -1,6 +1,6 @@
 //! CD509: a task ended well, and what it sent next is known nowhere.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Source, StoredResult, Worker};
 
 /// For how many seconds the parent's result must still be kept. A child that the parent sent early can have ended, and
@@ -12,6 +12,7 @@ pub static CHAIN_BROKEN: Rule = Rule {
     code: "CD509",
     name: "chain-broken",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The task succeeded, and its result names a task that it sent: the next link of a chain, or one that \
                   its code called. Nothing knows that one: no queue, no worker, no result. The chain has stopped \

@@ -1,7 +1,7 @@
 //! CD507: a chord waits for this task, and this task can no longer report to it.
 
 use crate::diagnose::view::{Fate, Holder, stored};
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{ChordParts, Source};
 
 /// For how many seconds after the end of one part others of the same header may still be on their way into a queue.
@@ -12,6 +12,7 @@ pub static CHORD_STUCK: Rule = Rule {
     code: "CD507",
     name: "chord-stuck",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The task belongs to the header of a chord. The chord's body is sent when every task of the header \
                   has reported its end, and this one never will. The body does not run, and nothing says so: its \

@@ -1,6 +1,6 @@
 //! CD506: a worker that does not know the task threw it away.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static DISCARDED_NOT_REGISTERED: Rule = Rule {
     code: "CD506",
     name: "discarded-not-registered",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "A worker took the message, did not know a task of that name, threw the message away and stored \
                   FAILURE with NotRegistered. The task never ran, and will not. If it belonged to the header of a \

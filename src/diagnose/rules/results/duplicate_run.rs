@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::celery::control::ClaimState;
 use crate::diagnose::view::{Holder, stored};
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Source, StoredResult, WorkerClaim};
 
 /// Seconds by which a run must begin after a result to be another run than the one that stored it. Both times come
@@ -16,6 +16,7 @@ pub static DUPLICATE_RUN: Rule = Rule {
     code: "CD508",
     name: "duplicate-run",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The same task is in the hands of two workers, or of two processes of one, or has ended and is about \
                   to run again: a copy of its message is still there, or a worker has begun anew. What it does is \

@@ -1,6 +1,6 @@
 //! CD505: a result that is about to go away.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The share of `result_expires` below which a result is about to go.
@@ -14,6 +14,7 @@ pub static RESULT_EXPIRES: Rule = Rule {
     code: "CD505",
     name: "result-expires",
     severity: Severity::Info,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The result of the task goes away soon. After that nothing tells any more that it ever ran, and its \
                   id is unknown.",

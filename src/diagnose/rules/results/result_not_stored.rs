@@ -1,6 +1,6 @@
 //! CD504: no result is stored for the task, so that a missing one proves nothing.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Source, Worker};
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static RESULT_NOT_STORED: Rule = Rule {
     code: "CD504",
     name: "result-not-stored",
     severity: Severity::Info,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "Results of this task are not stored. That there is none says nothing: it may have run and ended \
                   well.",

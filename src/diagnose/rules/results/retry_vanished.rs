@@ -1,6 +1,6 @@
 //! CD502: the result says that the task is retried, and no message for the retry exists.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static RETRY_VANISHED: Rule = Rule {
     code: "CD502",
     name: "retry-vanished",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The result backend says RETRY, and there is no message for the retry: in no queue, not in \
                   `unacked`, and with no live worker. Nobody will run the task again.",

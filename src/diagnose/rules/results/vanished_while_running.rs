@@ -1,6 +1,6 @@
 //! CD501: the result says that the task has begun, and nothing runs it.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static VANISHED_WHILE_RUNNING: Rule = Rule {
     code: "CD501",
     name: "vanished-while-running",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The result backend says that the task has begun (STARTED, RECEIVED, or a state of its own such as \
                   PROGRESS), no copy of its message is left, and no live worker runs it. Its worker died, and nobody \

@@ -1,6 +1,6 @@
 //! CD503: the process that ran the task died.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static WORKER_LOST: Rule = Rule {
     code: "CD503",
     name: "worker-lost",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The task did not fail in its own code: the pool process that ran it died. The worker's main process \
                   noticed it, stored FAILURE with WorkerLostError, and acknowledged the message. It is not run again.",

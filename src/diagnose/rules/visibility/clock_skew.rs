@@ -1,6 +1,6 @@
 //! CD307: times of workers lie ahead of the server's clock.
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Place, Source};
 
 /// How far ahead a time may lie before it counts, in seconds: NTP keeps machines well within it.
@@ -11,6 +11,7 @@ pub static CLOCK_SKEW: Rule = Rule {
     code: "CD307",
     name: "clock-skew",
     severity: Severity::Warning,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "A worker wrote a time that lies ahead of the Redis server's clock. The clocks of the machines \
                   differ, so that messages are restored too early or too late, and ETA and expires are off.",

@@ -1,6 +1,6 @@
 //! CD302: an ETA that lies further off than the visibility timeout.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static ETA_BEYOND_VISIBILITY: Rule = Rule {
     code: "CD302",
     name: "eta-beyond-visibility",
     severity: Severity::Warning,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "The task waits for an ETA or countdown that lies further off than the visibility timeout. Its \
                   message is put back and delivered again each time the timeout passes, and may run more than once \

@@ -1,7 +1,7 @@
 //! CD310: a reservation that a mere look with kombu's defaults would run twice.
 
 use crate::diagnose::view::DEFAULT_VISIBILITY_TIMEOUT;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static FOREIGN_SWEEP: Rule = Rule {
     code: "CD310",
     name: "foreign-sweep",
     severity: Severity::Warning,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "The message has been unacknowledged for more than one hour. The workers' visibility timeout is \
                   longer, so they leave it alone; a kombu client without that setting does not. `celery status`, \

@@ -1,6 +1,6 @@
 //! CD308: unacknowledged messages, and no live worker to restore them.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static NOBODY_RESTORES: Rule = Rule {
     code: "CD308",
     name: "nobody-restores",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "The message was delivered and not acknowledged, and no worker is there that could run it or put it \
                   back. It stays hidden for as long as no worker starts.",

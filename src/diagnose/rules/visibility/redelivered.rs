@@ -1,6 +1,6 @@
 //! CD304: the message has been restored at least once.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static REDELIVERED: Rule = Rule {
     code: "CD304",
     name: "redelivered",
     severity: Severity::Info,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The message carries the mark of a message that was delivered before and put back. The task may \
                   have begun to run, or have run, before.",

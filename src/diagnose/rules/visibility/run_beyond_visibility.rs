@@ -2,7 +2,7 @@
 
 use crate::celery::control::ClaimState;
 use crate::diagnose::view::Visibility;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Source, WorkerClaim};
 
 /// The rule.
@@ -10,6 +10,7 @@ pub static RUN_BEYOND_VISIBILITY: Rule = Rule {
     code: "CD303",
     name: "run-beyond-visibility",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "A worker runs the task, its message is not acknowledged, and the visibility timeout has passed. \
                   The message is put back, or is about to be, and a second run starts beside the first.",

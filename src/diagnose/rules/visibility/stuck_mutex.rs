@@ -1,6 +1,6 @@
 //! CD309: the lock of the sweep never goes away.
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, MutexTtl, Source};
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static STUCK_MUTEX: Rule = Rule {
     code: "CD309",
     name: "stuck-mutex",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "`unacked_mutex` exists and has no time to live. While it does, no worker restores anything: every \
                   message whose worker dies stays in `unacked` for good.",

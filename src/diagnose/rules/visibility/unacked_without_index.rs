@@ -1,6 +1,6 @@
 //! CD305: a message in `unacked` that `unacked_index` does not name.
 
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static UNACKED_WITHOUT_INDEX: Rule = Rule {
     code: "CD305",
     name: "unacked-without-index",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "The message is in `unacked` and has no entry in `unacked_index`. Nothing will ever restore it: if \
                   its worker is gone, it stays there for good.",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Source, Worker};
 
 /// The rule.
@@ -10,6 +10,7 @@ pub static VISIBILITY_CONFLICT: Rule = Rule {
     code: "CD306",
     name: "visibility-conflict",
     severity: Severity::Warning,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "Workers that share a database (and key prefix) have different visibility timeouts. The shortest \
                   counts for all of them: tasks of the others are put back and run twice earlier than their settings \

@@ -1,7 +1,7 @@
 //! CD301: a reservation outlived the visibility timeout and was not restored.
 
 use crate::diagnose::view::{DEFAULT_SWEEP_PERIOD, Visibility};
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static VISIBILITY_EXPIRED: Rule = Rule {
     code: "CD301",
     name: "visibility-expired",
     severity: Severity::Error,
+    brokers: Brokers::Redis,
     page: Page {
         meaning: "The message was delivered longer ago than the visibility timeout, was never acknowledged, and \
                   should be back in its queue by now. It is not: whatever should restore it does not work.",

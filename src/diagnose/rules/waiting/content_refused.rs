@@ -1,6 +1,6 @@
 //! CD204: no worker that takes from the queue accepts the message's content type.
 
-use crate::diagnose::{Case, Check, Fate, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static CONTENT_REFUSED: Rule = Rule {
     code: "CD204",
     name: "content-refused",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The message is serialized in a way that no worker of its queue accepts. The worker that takes it \
                   logs ContentDisallowed, acknowledges the message, and stores no result: the task stays PENDING for \

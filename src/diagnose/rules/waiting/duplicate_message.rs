@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::diagnose::view::Route;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Copy, Place, Source};
 
 /// The rule.
@@ -11,6 +11,7 @@ pub static DUPLICATE_MESSAGE: Rule = Rule {
     code: "CD209",
     name: "duplicate-message",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The broker holds more than one message with this id. Unless one of them is dropped, the task runs \
                   as often as there are messages.",
@@ -91,6 +92,8 @@ fn place(case: &Case<'_>, copy: &Copy) -> String {
             let queue = case.evidence.list(key).map_or(key, |list| &list.queue);
             format!("queue {queue}")
         }
+        Place::DeadLetter { queue, .. } => format!("dead-letter queue {queue}"),
+        Place::Delayed { queue, .. } => format!("queue {queue}"),
         Place::Unacked { prefix, .. } => format!("{prefix}unacked"),
     }
 }

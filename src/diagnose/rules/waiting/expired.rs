@@ -2,7 +2,7 @@
 
 use crate::celery::message::Envelope;
 use crate::diagnose::view::Holder;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -10,6 +10,7 @@ pub static EXPIRED: Rule = Rule {
     code: "CD201",
     name: "expired",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The task was sent with `expires`, and that time has passed, or lies before its ETA. A worker will \
                   drop it instead of running it, and store the state REVOKED.",

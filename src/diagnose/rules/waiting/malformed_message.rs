@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, List, Place, Source};
 
 /// The rule.
@@ -10,6 +10,7 @@ pub static MALFORMED_MESSAGE: Rule = Rule {
     code: "CD207",
     name: "malformed-message",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "A queue that Celery workers use holds something that is not a Celery task message. A worker that \
                   takes it throws it away or fails on it.",

@@ -1,6 +1,6 @@
 //! CD203: some of the workers that take from the queue know the task, and some do not.
 
-use crate::diagnose::{Case, Check, Fate, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static MIXED_REGISTRIES: Rule = Rule {
     code: "CD203",
     name: "mixed-registries",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "Several workers take from the queue, and only some of them know the task. Which one gets the \
                   message is chance: the others throw it away as unregistered.",

@@ -1,6 +1,6 @@
 //! CD202: no worker that takes from the queue knows the task.
 
-use crate::diagnose::{Case, Check, Fate, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static NOT_REGISTERED: Rule = Rule {
     code: "CD202",
     name: "not-registered",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "The message waits in a queue whose workers do not know its task. The worker that takes it will log \
                   `Received unregistered task`, throw the message away, and store a NotRegistered failure.",

@@ -1,7 +1,7 @@
 //! CD205: a worker has revoked the task.
 
 use crate::celery::control::ClaimState;
-use crate::diagnose::{Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
 /// The rule.
@@ -9,6 +9,7 @@ pub static REVOKED: Rule = Rule {
     code: "CD205",
     name: "revoked",
     severity: Severity::Warning,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "A worker has the id in its list of revoked tasks. When the message reaches that worker, it is \
                   dropped instead of run, and the state REVOKED is stored.",

@@ -1,6 +1,6 @@
 //! CD701: no worker is there.
 
-use crate::diagnose::{Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Source};
 
 /// The rule.
@@ -8,6 +8,7 @@ pub static NO_WORKERS: Rule = Rule {
     code: "CD701",
     name: "no-workers",
     severity: Severity::Error,
+    brokers: Brokers::Any,
     page: Page {
         meaning: "No worker is connected to this broker: nobody answered, and nobody is subscribed to remote control. \
                   What is sent waits, and what was unacknowledged is not restored.",
