@@ -10,6 +10,7 @@
 //!   to whoever answers.
 //! - `int()` takes `-1`, `1_0` and `２` for a database. Here it is ASCII digits.
 
+pub(crate) mod amqp;
 mod backend;
 mod broker;
 mod mask;
