@@ -1,7 +1,7 @@
 //! The list of all rules, by code. A new finding is one new file and one line here.
 
 use super::Rule;
-use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
+use super::rules::{broker, publish, reading, reservations, results, visibility, waiting, workers};
 
 /// Every rule, in the order of the codes.
 pub static ALL: &[&Rule] = &[
@@ -11,12 +11,16 @@ pub static ALL: &[&Rule] = &[
     &publish::priority_not_consumed::PRIORITY_NOT_CONSUMED,
     &publish::key_prefix_mismatch::KEY_PREFIX_MISMATCH,
     &publish::wrong_database::WRONG_DATABASE,
+    &publish::unroutable_publishes::UNROUTABLE_PUBLISHES,
+    &publish::unbound_exchange::UNBOUND_EXCHANGE,
+    &publish::delayed_delivery_unbound::DELAYED_DELIVERY_UNBOUND,
     &waiting::expired::EXPIRED,
     &waiting::not_registered::NOT_REGISTERED,
     &waiting::mixed_registries::MIXED_REGISTRIES,
     &waiting::content_refused::CONTENT_REFUSED,
     &waiting::revoked::REVOKED,
     &waiting::malformed_message::MALFORMED_MESSAGE,
+    &waiting::queue_limits::QUEUE_LIMITS,
     &waiting::duplicate_message::DUPLICATE_MESSAGE,
     &visibility::visibility_expired::VISIBILITY_EXPIRED,
     &visibility::eta_beyond_visibility::ETA_BEYOND_VISIBILITY,
@@ -31,6 +35,8 @@ pub static ALL: &[&Rule] = &[
     &reservations::orphaned_reservation::ORPHANED_RESERVATION,
     &reservations::silent_worker::SILENT_WORKER,
     &reservations::prefetch_hoarding::PREFETCH_HOARDING,
+    &reservations::consumer_timeout::CONSUMER_TIMEOUT,
+    &reservations::delivery_limit::DELIVERY_LIMIT,
     &reservations::eta_flood::ETA_FLOOD,
     &reservations::rate_limited::RATE_LIMITED,
     &results::vanished_while_running::VANISHED_WHILE_RUNNING,
@@ -42,9 +48,13 @@ pub static ALL: &[&Rule] = &[
     &results::chord_stuck::CHORD_STUCK,
     &results::duplicate_run::DUPLICATE_RUN,
     &results::chain_broken::CHAIN_BROKEN,
+    &broker::memory_pressure::MEMORY_PRESSURE,
+    &broker::transient_queue::TRANSIENT_QUEUE,
+    &broker::no_publisher_confirms::NO_PUBLISHER_CONFIRMS,
     &workers::no_workers::NO_WORKERS,
     &reading::broker_unavailable::BROKER_UNAVAILABLE,
     &reading::result_backend_unavailable::RESULT_BACKEND_UNAVAILABLE,
+    &reading::management_unavailable::MANAGEMENT_UNAVAILABLE,
     &reading::workers_not_asked::WORKERS_NOT_ASKED,
     &reading::permission_denied::PERMISSION_DENIED,
     &reading::scan_truncated::SCAN_TRUNCATED,

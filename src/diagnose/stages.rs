@@ -119,7 +119,7 @@ fn publish(case: &Case<'_>) -> Stage {
     stage(
         StageName::Publish,
         StageStatus::NotRead,
-        "Redis keeps no record of what was sent",
+        "the broker keeps no record of what was sent",
     )
 }
 

@@ -1,11 +1,14 @@
 //! Facts about a RabbitMQ virtual host: from AMQP itself, and from the management API where it can be read. A field
 //! that a version does not have, or whose statistics are switched off, is unseen and never zero.
 
+mod roles;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::roles::{DELAYED_EXCHANGE, Role, role_by_name};
 use super::Observed;
 
 /// A virtual host and the node or cluster around it.
