@@ -9,7 +9,7 @@ pub static MEMORY_PRESSURE: Rule = Rule {
     code: "CD604",
     name: "memory-pressure",
     severity: Severity::Warning,
-    brokers: Brokers::Any,
+    brokers: Brokers::RabbitMq,
     page: Page {
         meaning: "The broker is out of memory or disk, or close to it. RabbitMQ then blocks everybody who publishes: \
                   apply_async hangs, and workers can't answer remote control, so that a healthy worker looks dead. \
