@@ -11,6 +11,7 @@ use super::redis::server;
 use super::redis::unacked::{self, Keys};
 use super::{Plan, Progress};
 use crate::celery::message::{self, IdFinder, Keep, Malformed, Match};
+use crate::config::url::RedisServer;
 use crate::evidence::{
     BindingTable, Copy, List, Observed, OtherDatabase, Place, Reason, Reservations, Why,
 };
@@ -94,6 +95,7 @@ pub(crate) struct QueuePass {
 /// A broker that could be reached.
 pub(crate) struct BrokerReader<'p> {
     plan: &'p Plan,
+    server: RedisServer,
     /// For ordinary commands.
     pub(crate) client: Client,
     /// For lists; connected when first needed, and again where it broke.
@@ -102,10 +104,11 @@ pub(crate) struct BrokerReader<'p> {
 
 impl<'p> BrokerReader<'p> {
     /// Connects.
-    pub(crate) async fn connect(plan: &'p Plan) -> Result<Self, Why> {
-        let client = Client::connect(&plan.broker, plan.broker.db).await?;
+    pub(crate) async fn connect(plan: &'p Plan, server: &RedisServer) -> Result<Self, Why> {
+        let client = Client::connect(server, server.db).await?;
         Ok(Self {
             plan,
+            server: server.clone(),
             client,
             lists: None,
         })
@@ -313,7 +316,7 @@ impl<'p> BrokerReader<'p> {
 
     async fn reader(&mut self) -> Result<&mut ListReader, Why> {
         if self.lists.is_none() {
-            self.lists = Some(ListReader::connect(&self.plan.broker, self.plan.broker.db).await?);
+            self.lists = Some(ListReader::connect(&self.server, self.server.db).await?);
         }
         self.lists
             .as_mut()
@@ -348,12 +351,12 @@ impl<'p> BrokerReader<'p> {
         let mut all = Vec::new();
         let mut copies = Vec::new();
         for database in server::databases(&self.client).await? {
-            if database == self.plan.broker.db {
+            if database == self.server.db {
                 continue;
             }
-            let mut plan = self.plan.clone();
-            plan.broker.db = database;
-            let mut there = BrokerReader::connect(&plan).await?;
+            let mut server = self.server.clone();
+            server.db = database;
+            let mut there = BrokerReader::connect(self.plan, &server).await?;
             let tables = keys::bindings(&there.client).await?;
             let names = Names::of(&tables, None, &[]);
             let (lists, obstacle) = there.lists(&names).await?;

@@ -10,6 +10,7 @@ use super::cleanup::Cleanup;
 use super::redis::control::{Answers, Mailbox};
 use super::redis::keys::Names;
 use crate::celery::control::{self, Claim, ClaimState, TASK_INFO_ITEMS};
+use crate::config::url::RedisServer;
 use crate::evidence::{BindingTable, Observed, Reason, Why, Worker, WorkerClaim, Workers};
 
 /// What a worker that does not run its tasks by these says of itself does not change while we look.
@@ -41,6 +42,7 @@ impl Panel {
     /// Asks under every prefix who is there and what each consumes, knows and is configured with.
     pub(crate) async fn open(
         plan: &Plan,
+        server: &RedisServer,
         tables: &[BindingTable],
         names: &Names,
         cleanup: &Cleanup,
@@ -64,7 +66,7 @@ impl Panel {
                 continue;
             }
             let sep = Names::reply_separator(tables, prefix);
-            let mailbox = Mailbox::open(&plan.broker, prefix, &sep, cleanup).await?;
+            let mailbox = Mailbox::open(server, prefix, &sep, cleanup).await?;
             panel.introduce(prefix, &mailbox, declared).await?;
             panel.mailboxes.push((prefix.clone(), mailbox));
         }

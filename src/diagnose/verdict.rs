@@ -9,6 +9,7 @@ use super::stages::stages;
 use super::view::{Case, Fate, Holder, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
+use crate::evidence::rabbitmq::{Role, role_by_name};
 use crate::evidence::{Evidence, Observed, Place, Reason, Source, WorkerClaim};
 
 /// Where a task is. The order is the one of the table in the documentation.
@@ -298,6 +299,9 @@ fn delayed(case: &Case<'_>) -> Option<(Verdict, String)> {
     let Place::Delayed { queue, target } = &copy.place else {
         return None;
     };
+    if role_by_name(queue) != Some(Role::Delayed) {
+        return Some(waiting(case, queue, target));
+    }
     let left = copy
         .envelope
         .eta
@@ -327,6 +331,29 @@ fn delayed(case: &Case<'_>) -> Option<(Verdict, String)> {
             ),
         ),
     })
+}
+
+/// A queue without consumers whose messages are dead-lettered into another when their time to live is over.
+fn waiting(case: &Case<'_>, queue: &str, target: &str) -> (Verdict, String) {
+    let place =
+        format!("it waits in {queue}, which has no consumer, until its time to live is over");
+    if target.is_empty() {
+        return (
+            Verdict::Doomed,
+            format!("{place}, and is dropped then: its dead letters lead nowhere"),
+        );
+    }
+    let list = case.evidence.list(target);
+    match list.and_then(|list| case.evidence.consumers_told(list)) {
+        Some(0) => (
+            Verdict::Stuck,
+            format!("{place}; it then goes to {target}, which has no consumer either"),
+        ),
+        _ => (
+            Verdict::Reserved,
+            format!("{place}; it then goes to {target}"),
+        ),
+    }
 }
 
 fn dead_lettered(case: &Case<'_>) -> Option<(Verdict, String)> {

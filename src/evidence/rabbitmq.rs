@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::roles::{DELAYED_EXCHANGE, Role, role_by_name};
-use super::Observed;
+use super::{Observed, Why};
 
 /// A virtual host and the node or cluster around it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -256,6 +256,48 @@ pub struct Connection {
     pub peer_port: Option<u64>,
     /// The heartbeat in seconds that was agreed on; 0 is none.
     pub heartbeat_seconds: Option<u64>,
+}
+
+impl RabbitMq {
+    /// A virtual host of which nothing was read yet, for this reason.
+    pub fn unread(vhost: &str, detail: &str) -> Self {
+        fn unread<T>(detail: &str) -> Observed<T> {
+            Observed::not_asked(detail)
+        }
+        Self {
+            vhost: vhost.to_owned(),
+            product: unread(detail),
+            version: unread(detail),
+            management_url: None,
+            overview: unread(detail),
+            nodes: unread(detail),
+            alarms: unread(detail),
+            queues: unread(detail),
+            exchanges: unread(detail),
+            bindings: unread(detail),
+            consumers: unread(detail),
+            channels: unread(detail),
+            connections: unread(detail),
+        }
+    }
+
+    /// The first of what the management API tells that was not read, and why. Nodes are shown only to users with the tag
+    /// `monitoring`, and nothing else needs them.
+    pub fn first_unseen(&self) -> Option<(&'static str, &Why)> {
+        [
+            ("queues", self.queues.unseen()),
+            ("exchanges", self.exchanges.unseen()),
+            ("bindings", self.bindings.unseen()),
+            ("consumers", self.consumers.unseen()),
+            ("channels", self.channels.unseen()),
+            ("alarms", self.alarms.unseen()),
+            ("overview", self.overview.unseen()),
+            ("connections", self.connections.unseen()),
+            ("nodes", self.nodes.unseen()),
+        ]
+        .into_iter()
+        .find_map(|(what, why)| Some((what, why?)))
+    }
 }
 
 impl Queue {

@@ -62,10 +62,6 @@ pub(crate) struct ManagementServer {
 
 impl ManagementServer {
     /// Where the management API of a broker usually is, for the broker's own user.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the reading of RabbitMQ will call it")
-    )]
     pub(crate) fn guessed(broker: &AmqpServer) -> Self {
         Self {
             host: broker.host.clone(),

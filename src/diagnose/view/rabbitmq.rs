@@ -56,6 +56,15 @@ impl Evidence {
         places
     }
 
+    /// Whether a message may be unacknowledged without a word of any worker.
+    pub(in crate::diagnose) fn is_unacked_unclear(&self) -> bool {
+        let unclaimed = self
+            .rabbitmq
+            .as_ref()
+            .and_then(|rabbit| self.unclaimed_on(rabbit));
+        !self.complete(Source::Workers) || self.unheard_consumers() > 0 || unclaimed.is_some()
+    }
+
     /// What is unacknowledged and not accounted for by the workers' own word. RabbitMQ shows no ids of such messages,
     /// only their number for each queue and channel.
     fn unclaimed_on(&self, rabbit: &RabbitMq) -> Option<String> {

@@ -47,6 +47,12 @@ impl RabbitMq {
     pub fn queue(&self, name: &str) -> Option<&Queue> {
         self.queues.seen()?.iter().find(|queue| queue.name == name)
     }
+    /// A queue by its name, to be changed.
+    pub fn queue_mut(&mut self, name: &str) -> Option<&mut Queue> {
+        let queues = self.queues.seen_mut()?;
+        queues.iter_mut().find(|queue| queue.name == name)
+    }
+
     /// The queues that some other queue dead-letters into.
     fn dead_letter_queues(&self) -> BTreeSet<&str> {
         let queues = self.queues.seen().map_or(&[][..], Vec::as_slice);
