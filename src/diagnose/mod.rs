@@ -4,6 +4,7 @@ mod causes;
 mod finding;
 pub mod outcome;
 mod plain;
+pub mod policy;
 pub mod registry;
 pub mod rules;
 mod stages;
