@@ -21,7 +21,7 @@ use crate::evidence::{
 };
 
 /// Between BRPOP and the write to `unacked` a message is in no key at all; a second look comes this much later.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
@@ -35,6 +35,7 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
         Ok(broker) => {
             let mut reading = Reading {
                 plan,
+                started,
                 progress,
                 evidence: &mut evidence,
                 broker,
@@ -43,6 +44,7 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
                 keys: Vec::new(),
                 panel: None,
                 queues: QueuePass::default(),
+                looked_through: None,
             };
             reading.run(cleanup).await;
         }
@@ -65,7 +67,7 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
 fn traced(plan: &Plan) -> Vec<String> {
     match &plan.question {
         Question::Ids(ids) => ids.clone(),
-        Question::Everything { .. } => Vec::new(),
+        Question::Everything(_) => Vec::new(),
     }
 }
 
@@ -94,7 +96,7 @@ fn blank(plan: &Plan, results: &Results) -> Evidence {
         taken_at: Timestamp::now(),
         scope: match &plan.question {
             Question::Ids(ids) => Scope::Ids(ids.clone()),
-            Question::Everything { .. } => Scope::Everything,
+            Question::Everything(_) => Scope::Everything,
         },
         broker: Broker {
             url: plan.broker_url.clone(),
@@ -114,13 +116,18 @@ fn blank(plan: &Plan, results: &Results) -> Evidence {
         rabbitmq: None,
         workers: Observed::not_asked("not asked yet"),
         tasks: traced(plan).into_iter().map(|id| (id, nothing())).collect(),
+        census: None,
         reads: Vec::new(),
         visibility_timeout_given: plan.visibility_timeout.map(|timeout| timeout.as_secs_f64()),
     }
 }
 
 /// One line about what was read.
-fn line(source: Source, started: Instant, outcome: Result<(ReadStatus, String), &Why>) -> Read {
+pub(super) fn line(
+    source: Source,
+    started: Instant,
+    outcome: Result<(ReadStatus, String), &Why>,
+) -> Read {
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (status, detail, reason) = match outcome {
         Ok((status, detail)) => (status, detail, None),
@@ -183,16 +190,19 @@ fn note_results(evidence: &mut Evidence, started: Instant) {
 }
 
 /// A reading under way.
-struct Reading<'r> {
+pub(super) struct Reading<'r> {
     plan: &'r Plan,
-    progress: Progress<'r>,
-    evidence: &'r mut Evidence,
-    broker: BrokerReader<'r>,
-    results: &'r mut Results,
-    names: Names,
-    keys: Vec<Keys>,
-    panel: Option<Panel>,
+    pub(super) started: Instant,
+    pub(super) progress: Progress<'r>,
+    pub(super) evidence: &'r mut Evidence,
+    pub(super) broker: BrokerReader<'r>,
+    pub(super) results: &'r mut Results,
+    pub(super) names: Names,
+    pub(super) keys: Vec<Keys>,
+    pub(super) panel: Option<Panel>,
     queues: QueuePass,
+    /// How the look through the results ended, where there was one: how many there are.
+    pub(super) looked_through: Option<Result<u64, Why>>,
 }
 
 impl Reading<'_> {
@@ -266,9 +276,8 @@ impl Reading<'_> {
             self.task(&id).first_result = result;
         }
         self.unless_silent()?;
-        let everything = matches!(self.plan.question, Question::Everything { .. });
-        if everything {
-            return self.read_everything().await;
+        if let Question::Everything(wanted) = self.plan.question {
+            return self.read_everything(&wanted).await;
         }
         self.look(&ids.into_iter().collect(), Look::Whole).await?;
         let (again, look) = self.unsettled();
@@ -409,7 +418,7 @@ impl Reading<'_> {
     }
 
     /// Follows ids from queues to results, and notes what was found in place of what was known before.
-    async fn look(&mut self, ids: &BTreeSet<String>, look: Look) -> Result<(), Why> {
+    pub(super) async fn look(&mut self, ids: &BTreeSet<String>, look: Look) -> Result<(), Why> {
         let mut copies = Vec::new();
         let claims = self.follow(ids, look, &mut copies).await;
         let mut by_id = by_id(copies);
@@ -462,7 +471,7 @@ impl Reading<'_> {
         self.ask_for(ids, copies).await
     }
 
-    async fn look_into_queues(
+    pub(super) async fn look_into_queues(
         &mut self,
         wanted: &mut Wanted,
         look: Look,
@@ -520,7 +529,7 @@ impl Reading<'_> {
         self.queues = pass;
     }
 
-    async fn look_into_unacked(&mut self, wanted: &Wanted) -> Result<Vec<Copy>, Why> {
+    pub(super) async fn look_into_unacked(&mut self, wanted: &Wanted) -> Result<Vec<Copy>, Why> {
         let started = Instant::now();
         match self.broker.reservations(&self.keys, wanted).await {
             Ok((reservations, copies)) => {
@@ -567,7 +576,7 @@ impl Reading<'_> {
         Ok(claims)
     }
 
-    fn note_last_results(&mut self, results: ById) {
+    pub(super) fn note_last_results(&mut self, results: ById) {
         for (id, result) in results {
             let children = result
                 .seen()
@@ -580,7 +589,7 @@ impl Reading<'_> {
     }
 
     /// Drops copies in `unacked` that were acknowledged or restored while the rest was read.
-    async fn drop_moved(&mut self, ids: &[String]) -> Result<(), Why> {
+    pub(super) async fn drop_moved(&mut self, ids: &[String]) -> Result<(), Why> {
         for id in ids {
             let mut copies = std::mem::take(&mut self.task(id).copies);
             self.broker.still_reserved(&mut copies, &self.keys).await?;
@@ -640,7 +649,7 @@ impl Reading<'_> {
         open
     }
 
-    async fn read_chords(&mut self) {
+    pub(super) async fn read_chords(&mut self) {
         let group = |task: &TaskEvidence| {
             let of_message = task
                 .copies
@@ -716,51 +725,6 @@ impl Reading<'_> {
         }
     }
 
-    /// Reads every message, for a snapshot. A message that moved meanwhile keeps its later place.
-    async fn read_everything(&mut self) -> Result<(), Why> {
-        let Question::Everything { limit } = self.plan.question else {
-            return Ok(());
-        };
-        let mut wanted = Wanted::All { left: limit };
-        let mut queued = Vec::new();
-        self.look_into_queues(&mut wanted, Look::Whole, &mut queued)
-            .await?;
-        let held = self.look_into_unacked(&wanted).await?;
-        let tags: BTreeSet<String> = held
-            .iter()
-            .filter_map(|c| c.envelope.delivery_tag.clone())
-            .collect();
-        let moved = |copy: &Copy| {
-            copy.envelope
-                .delivery_tag
-                .as_ref()
-                .is_some_and(|tag| tags.contains(tag))
-        };
-        let queued = queued.into_iter().filter(|copy| !moved(copy));
-        for (id, copies) in by_id(queued.chain(held).collect()) {
-            self.task(&id).copies = copies;
-        }
-        if let Some(panel) = &mut self.panel {
-            let claims = panel.claims(None, true).await?;
-            self.evidence.workers = Observed::Seen(panel.workers.clone());
-            for (id, held) in claims.held {
-                self.task(&id).claims = held;
-            }
-            for (id, nodes) in claims.revoked {
-                self.task(&id).revoked_by = nodes;
-            }
-        }
-        let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
-        let results = self.results.read(&ids).await;
-        for (id, result) in &results {
-            self.task(id).first_result = result.clone();
-        }
-        self.note_last_results(results);
-        self.drop_moved(&ids).await?;
-        self.read_chords().await;
-        Ok(())
-    }
-
     fn note_workers(&mut self, started: Instant) {
         let outcome = match &self.evidence.workers {
             Observed::Seen(workers) => Ok(answered(workers)),
@@ -773,14 +737,14 @@ impl Reading<'_> {
         self.replace_read(read);
     }
 
-    fn replace_read(&mut self, read: Read) {
+    pub(super) fn replace_read(&mut self, read: Read) {
         self.evidence
             .reads
             .retain(|known| known.source != read.source);
         self.evidence.reads.push(read);
     }
 
-    fn task(&mut self, id: &str) -> &mut TaskEvidence {
+    pub(super) fn task(&mut self, id: &str) -> &mut TaskEvidence {
         self.evidence
             .tasks
             .entry(id.to_owned())
@@ -790,7 +754,7 @@ impl Reading<'_> {
 
 /// How a look goes about the queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+pub(super) enum Look {
     /// Every list from its head to its end.
     Whole,
     /// Only what came in since the last look.

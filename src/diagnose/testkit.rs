@@ -9,7 +9,7 @@ use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTr
 use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
 use crate::evidence::{
-    Broker, ClientFacts, Copy, Evidence, List, Observed, Place, Read, ReadStatus, Reason,
+    Broker, ClientFacts, Copy, Evidence, Health, List, Observed, Place, Read, ReadStatus, Reason,
     Reservations, ResultBackend, Scope, ServerFacts, Source, StoredResult, TaskEvidence, Why,
     Worker, WorkerClaim, Workers,
 };
@@ -159,6 +159,7 @@ impl Lab {
                     timeout_seconds: 2.0,
                 }),
                 tasks: BTreeMap::new(),
+                census: None,
                 reads: reads.to_vec(),
                 visibility_timeout_given: None,
             },
@@ -424,6 +425,7 @@ impl Lab {
             evicted_keys: Observed::not_asked("a test"),
             clock_ahead_seconds: 0.0,
             clients: Observed::Seen(clients.collect()),
+            health: Health::default(),
         });
         self
     }

@@ -4,6 +4,7 @@
 //! meanwhile is seen twice rather than never.
 
 mod broker;
+mod census;
 pub mod file;
 mod observed;
 pub mod rabbitmq;
@@ -16,8 +17,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::broker::{
-    BindingTable, ClientFacts, List, MutexTtl, OtherDatabase, Reservations, ServerFacts,
+    BindingTable, ClientFacts, Health, List, MutexTtl, OtherDatabase, Replica, Reservations,
+    ServerFacts,
 };
+pub use self::census::{Ages, Census, Class, ListMovement, Movement, NAMED_IDS, Software, Twice};
 pub use self::observed::{Observed, Reason, Why};
 pub use self::rabbitmq::RabbitMq;
 pub use self::task::{ChordParts, Copy, Death, Place, StoredResult, TaskEvidence};
@@ -49,6 +52,9 @@ pub struct Evidence {
     pub workers: Observed<Workers>,
     /// What was found about each id, traced or related.
     pub tasks: BTreeMap<String, TaskEvidence>,
+    /// All messages in classes, where every message was read; none where a few ids were looked for.
+    #[serde(default)]
+    pub census: Option<Census>,
     /// What was read, how completely, and how long it took.
     pub reads: Vec<Read>,
     /// The visibility timeout in seconds that the user gave, which wins over what the workers say.
