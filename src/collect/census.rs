@@ -10,9 +10,7 @@ use super::Everything;
 use super::broker::{KEPT, Wanted, by_id};
 use super::counting::{Count, Counter, Known, mark};
 use super::rounds::{Look, Reading, line};
-use crate::evidence::{
-    Census, Copy, Observed, Place, ReadStatus, Reason, Source, StoredResult, Why,
-};
+use crate::evidence::{Census, Copy, Observed, ReadStatus, Reason, Source, StoredResult, Why};
 
 /// Of the time until the deadline this part goes to the queues; what comes after them is quick.
 const FOR_QUEUES: f64 = 0.6;

@@ -23,6 +23,9 @@ use crate::evidence::{
 /// Between BRPOP and the write to `unacked` a message is in no key at all; a second look comes this much later.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
+/// Of a deadline so much is left for taking away the reply address and for writing the report.
+const FOR_THE_REPORT: Duration = Duration::from_millis(500);
+
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
     let started = Instant::now();
@@ -31,6 +34,7 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
         BrokerReader::connect(plan),
     );
     let mut evidence = blank(plan, &results);
+    let mut looked_through = None;
     match broker {
         Ok(broker) => {
             let mut reading = Reading {
@@ -46,7 +50,28 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
                 queues: QueuePass::default(),
                 looked_through: None,
             };
-            reading.run(cleanup).await;
+            let deadline = match plan.question {
+                Question::Everything(wanted) => wanted.deadline,
+                Question::Ids(_) => None,
+            };
+            let outcome = match deadline {
+                Some(all) => {
+                    let left = all
+                        .saturating_sub(FOR_THE_REPORT)
+                        .saturating_sub(started.elapsed());
+                    tokio::time::timeout(left, reading.run(cleanup)).await
+                }
+                None => {
+                    reading.run(cleanup).await;
+                    Ok(())
+                }
+            };
+            looked_through = reading.looked_through.take();
+            if let (Err(_), Some(all)) = (outcome, deadline) {
+                let what = format!("the deadline of {} s came first", all.as_secs_f64());
+                let why = Why::new(Reason::Truncated, what);
+                without_rest(&mut evidence, plan, &why, started);
+            }
         }
         Err(why) => {
             without_broker(&mut evidence, &why, started);
@@ -60,7 +85,7 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
         }
     }
     evidence.result_backend.readable = results.readable();
-    note_results(&mut evidence, started);
+    note_results(&mut evidence, started, looked_through);
     evidence
 }
 
@@ -169,16 +194,60 @@ fn without_broker(evidence: &mut Evidence, why: &Why, started: Instant) {
     }
 }
 
-fn note_results(evidence: &mut Evidence, started: Instant) {
+/// The reading ended early: what was read stays, all else is unread.
+fn without_rest(evidence: &mut Evidence, plan: &Plan, why: &Why, started: Instant) {
+    for source in [
+        Source::Server,
+        Source::Bindings,
+        Source::Queues,
+        Source::Unacked,
+        Source::Workers,
+    ] {
+        if evidence.read(source).is_some() {
+            continue;
+        }
+        evidence.reads.push(line(source, started, Err(why)));
+        match source {
+            Source::Server => evidence.broker.server = Observed::Unseen(why.clone()),
+            Source::Bindings => evidence.bindings = Observed::Unseen(why.clone()),
+            Source::Queues => evidence.lists = Observed::Unseen(why.clone()),
+            Source::Unacked => evidence.reservations = Observed::Unseen(why.clone()),
+            _ => {}
+        }
+    }
+    // They may have been asked who is there, and not who has the tasks.
+    if plan.ask_workers {
+        evidence.workers = Observed::Unseen(why.clone());
+    }
+}
+
+fn note_results(
+    evidence: &mut Evidence,
+    started: Instant,
+    looked_through: Option<Result<u64, Why>>,
+) {
     let unread = |task: &TaskEvidence| task.result.unseen().cloned();
     let gaps: Vec<Why> = evidence.tasks.values().filter_map(unread).collect();
     let all = evidence.tasks.len();
     let read = match (&evidence.result_backend.readable, gaps.first()) {
         (Observed::Unseen(why), _) => line(Source::Results, started, Err(why)),
-        (_, None) => {
-            let detail = format!("{all} looked up");
-            line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
-        }
+        (_, None) => match looked_through {
+            // A limit that the user knows of is no obstacle, and yet not all was read.
+            Some(Err(why)) => {
+                let detail = why.detail;
+                let mut read = line(Source::Results, started, Ok((ReadStatus::Partial, detail)));
+                read.reason = Some(why.reason);
+                read
+            }
+            Some(Ok(results)) => {
+                let detail = format!("{results} looked through");
+                line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
+            }
+            None => {
+                let detail = format!("{all} looked up");
+                line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
+            }
+        },
         (_, Some(why)) => {
             let detail = format!("{} of {all} could not be read: {}", gaps.len(), why.detail);
             let mut read = line(Source::Results, started, Ok((ReadStatus::Partial, detail)));
@@ -209,35 +278,7 @@ impl Reading<'_> {
     async fn run(&mut self, cleanup: &Cleanup) {
         let started = Instant::now();
         if let Err(why) = self.read_all(cleanup).await {
-            // The broker went away: what was read stays, all else is unread.
-            let missing = |evidence: &Evidence, source| evidence.read(source).is_none();
-            for source in [
-                Source::Server,
-                Source::Bindings,
-                Source::Queues,
-                Source::Unacked,
-                Source::Workers,
-            ] {
-                if missing(self.evidence, source) {
-                    let read = line(source, started, Err(&why));
-                    self.evidence.reads.push(read);
-                    match source {
-                        Source::Server => {
-                            self.evidence.broker.server = Observed::Unseen(why.clone());
-                        }
-                        Source::Bindings => self.evidence.bindings = Observed::Unseen(why.clone()),
-                        Source::Queues => self.evidence.lists = Observed::Unseen(why.clone()),
-                        Source::Unacked => {
-                            self.evidence.reservations = Observed::Unseen(why.clone());
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            // They may have been asked who is there, and not who has the tasks.
-            if self.plan.ask_workers {
-                self.evidence.workers = Observed::Unseen(why.clone());
-            }
+            without_rest(self.evidence, self.plan, &why, started);
             if why.reason == Reason::TimedOut && self.plan.one_server() {
                 self.results.give_up(&why);
             }

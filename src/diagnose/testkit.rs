@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Case, Check, Finding, Rule};
+use super::{Case, Check, Finding, Rule, Thresholds};
 use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTraits};
 use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
@@ -435,6 +435,7 @@ impl Lab {
         match rule.check {
             Check::Task(check) => check(&Case::of(&self.evidence, id).expect("the id was traced")),
             Check::Deployment(check) => check(&self.evidence),
+            Check::Audit(check) => check(&self.evidence, &Thresholds::default()),
         }
     }
 }

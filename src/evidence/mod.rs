@@ -213,6 +213,26 @@ impl Evidence {
             .is_some_and(|workers| workers.silent == 0)
     }
 
+    /// Leaves of a reading of everything what an audit looks at: single messages that were kept for traces stand in the
+    /// classes too, and that not all were kept does not matter to it.
+    pub fn for_audit(&mut self) {
+        let Some(census) = &self.census else {
+            return;
+        };
+        let wanted = |id: &String| census.by_result.contains(id) || census.twice.ids.contains(id);
+        self.tasks.retain(|id, _| wanted(id));
+        if !census.counted_whole {
+            return;
+        }
+        for list in self.lists.seen_mut().into_iter().flatten() {
+            list.read = Observed::Seen(());
+        }
+        for read in self.reads.iter_mut().filter(|r| r.source == Source::Queues) {
+            read.status = ReadStatus::Complete;
+            read.reason = None;
+        }
+    }
+
     /// Notes that a reading of every message did not meet this id. Its result was not looked up.
     pub fn note_absent(&mut self, id: &str) {
         let unread = "the snapshot looked up the results of the tasks that it met only";
