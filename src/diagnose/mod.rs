@@ -10,6 +10,7 @@ pub mod rules;
 mod stages;
 #[cfg(test)]
 pub(crate) mod testkit;
+pub mod thresholds;
 mod verdict;
 mod view;
 
