@@ -1,6 +1,6 @@
 //! What is too much: limits that only the user can know. Without them no rule says that something is too long or too old.
 
-use std::collections::BTreeMap;
+use glob::Pattern;
 
 /// The limits of an audit.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,15 +18,15 @@ pub struct Thresholds {
 pub struct Limit<T> {
     /// What holds where no name has its own; none is no limit.
     pub general: Option<T>,
-    /// By the exact name of a queue or task; none is no limit for this one.
-    pub named: BTreeMap<String, Option<T>>,
+    /// By patterns of the names of queues or tasks, of which the last that fits counts; none is no limit for these.
+    pub named: Vec<(Pattern, Option<T>)>,
 }
 
 impl<T> Default for Limit<T> {
     fn default() -> Self {
         Self {
             general: None,
-            named: BTreeMap::new(),
+            named: Vec::new(),
         }
     }
 }
@@ -36,18 +36,19 @@ impl<T: Copy> Limit<T> {
     pub fn all(limit: Option<T>) -> Self {
         Self {
             general: limit,
-            named: BTreeMap::new(),
+            named: Vec::new(),
         }
     }
 
     /// The limit of this queue or task.
     pub fn of(&self, name: &str) -> Option<T> {
-        self.named.get(name).copied().unwrap_or(self.general)
+        let mut fitting = self.named.iter().filter(|(names, _)| names.matches(name));
+        fitting.next_back().map_or(self.general, |(_, own)| *own)
     }
 
     /// Whether there is any limit at all.
     pub fn is_set(&self) -> bool {
-        self.general.is_some() || self.named.values().any(Option::is_some)
+        self.general.is_some() || self.named.iter().any(|(_, own)| own.is_some())
     }
 }
 
@@ -56,13 +57,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_of_its_own_wins_over_the_general_limit() {
-        let mut limit = Limit::all(Some(10_u64));
-        limit.named.insert("mail".to_owned(), Some(100));
-        limit.named.insert("bulk".to_owned(), None);
+    fn the_last_pattern_that_fits_wins_over_the_general_limit() {
+        let pattern = |text| Pattern::new(text).expect("a pattern");
+        let limit = Limit {
+            general: Some(10_u64),
+            named: vec![
+                (pattern("mail*"), Some(100)),
+                (pattern("mail.bulk"), None),
+                (pattern("mail.[ab]"), Some(7)),
+            ],
+        };
         assert_eq!(limit.of("celery"), Some(10));
         assert_eq!(limit.of("mail"), Some(100));
-        assert_eq!(limit.of("bulk"), None);
+        assert_eq!(limit.of("mail.bulk"), None);
+        assert_eq!(limit.of("mail.a"), Some(7));
         assert!(limit.is_set() && !Limit::<u64>::default().is_set());
+        assert_eq!(Limit::all(Some(3_u64)).of("mail"), Some(3));
     }
 }
