@@ -102,6 +102,22 @@ pub fn request(
     message.to_string()
 }
 
+/// The versions of Celery and kombu in the answer to `report`, whose first line is `software -> celery:5.7.0 (name)
+/// kombu:5.7.0 py:3.11.2` (Celery 5.7 app/utils.py, `BUGREPORT_INFO`). The rest, the settings among it, is not looked at.
+pub fn decode_report(answer: &Value) -> (Option<String>, Option<String>) {
+    let text = answer.get("ok").and_then(Value::as_str).unwrap_or_default();
+    let line = text.lines().find(|line| line.contains("software ->"));
+    let version = |of: &str| {
+        let mut words = line?.split_whitespace();
+        let version = words.find_map(|word| word.strip_prefix(of))?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+        let is_one =
+            version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(plain);
+        is_one.then(|| version.to_owned())
+    };
+    (version("celery:"), version("kombu:"))
+}
+
 /// One worker's answer to one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reply {

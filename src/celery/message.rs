@@ -239,6 +239,116 @@ pub fn parse(message: &[u8], keep: Keep) -> Result<Envelope, Malformed> {
     })?
 }
 
+/// What tells messages with different fates apart, read without the body, which is most of the work.
+pub struct Glance<'m>(Seen<'m>);
+
+enum Seen<'m> {
+    /// Protocol 2 in plain JSON: everything is in the headers.
+    Headers(Box<Message<'m>>),
+    /// Whatever else there is.
+    Whole(Box<Envelope>),
+}
+
+/// Looks at a message as it stands in a queue; fails wherever [`parse`] does.
+pub fn glance(message: &[u8]) -> Result<Glance<'_>, Malformed> {
+    check_start(message, b'{', Malformed::NotAnObject)?;
+    if let Ok(read) = serde_json::from_slice::<Message<'_>>(message)
+        && read.headers.task != Scalar::Absent
+    {
+        return match read.headers.id.str() {
+            None | Some("") => Err(Malformed::NoTaskId),
+            Some(_) => Ok(Glance(Seen::Headers(Box::new(read)))),
+        };
+    }
+    parse(message, Keep::Envelope).map(|envelope| Glance(Seen::Whole(Box::new(envelope))))
+}
+
+impl Glance<'_> {
+    /// What was read whole already.
+    pub fn of(envelope: Envelope) -> Self {
+        Self(Seen::Whole(Box::new(envelope)))
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> &str {
+        match &self.0 {
+            Seen::Headers(message) => message.headers.id.str().unwrap_or_default(),
+            Seen::Whole(envelope) => &envelope.id,
+        }
+    }
+
+    /// As [`Envelope::task`], and so on.
+    pub fn task(&self) -> Option<&str> {
+        self.text(|m| &m.headers.task, |e| &e.task)
+    }
+
+    /// As [`Envelope::content_type`].
+    pub fn content_type(&self) -> Option<&str> {
+        self.text(|m| &m.content_type, |e| &e.content_type)
+    }
+
+    /// As [`Envelope::delivery_tag`].
+    pub fn delivery_tag(&self) -> Option<&str> {
+        self.text(|m| &m.properties.delivery_tag, |e| &e.delivery_tag)
+    }
+
+    /// As [`Envelope::exchange`].
+    pub fn exchange(&self) -> Option<&str> {
+        self.text(|m| &m.properties.delivery_info.exchange, |e| &e.exchange)
+    }
+
+    /// As [`Envelope::routing_key`].
+    pub fn routing_key(&self) -> Option<&str> {
+        self.text(
+            |m| &m.properties.delivery_info.routing_key,
+            |e| &e.routing_key,
+        )
+    }
+
+    /// As [`Envelope::eta`].
+    pub fn eta(&self) -> Option<When> {
+        match &self.0 {
+            Seen::Headers(message) => message.headers.eta.when(),
+            Seen::Whole(envelope) => envelope.eta,
+        }
+    }
+
+    /// As [`Envelope::expires`].
+    pub fn expires(&self) -> Option<When> {
+        match &self.0 {
+            Seen::Headers(message) => message.headers.expires.when(),
+            Seen::Whole(envelope) => envelope.expires,
+        }
+    }
+
+    /// As [`Envelope::retries`].
+    pub fn retries(&self) -> Option<u64> {
+        match &self.0 {
+            Seen::Headers(message) => message.headers.retries.count(),
+            Seen::Whole(envelope) => envelope.retries,
+        }
+    }
+
+    /// As [`Envelope::redelivered`].
+    pub fn redelivered(&self) -> bool {
+        match &self.0 {
+            Seen::Headers(message) => message.is_redelivered(),
+            Seen::Whole(envelope) => envelope.redelivered,
+        }
+    }
+
+    fn text(
+        &self,
+        of_message: impl for<'a> Fn(&'a Message<'_>) -> &'a Scalar<'a>,
+        of_envelope: impl Fn(&Envelope) -> &Option<String>,
+    ) -> Option<&str> {
+        match &self.0 {
+            Seen::Headers(message) => of_message(message).str().filter(|text| !text.is_empty()),
+            Seen::Whole(envelope) => of_envelope(envelope).as_deref(),
+        }
+    }
+}
+
 /// Rejects what does not start as it must: the readers take any other value for an empty one.
 pub(super) fn check_start(json: &[u8], start: u8, otherwise: Malformed) -> Result<(), Malformed> {
     std::str::from_utf8(json).map_err(|error| {
@@ -345,9 +455,7 @@ impl Message<'_> {
             delivery_tag: properties.delivery_tag.filled(),
             exchange: route.exchange.text(),
             routing_key: route.routing_key.text(),
-            redelivered: [&headers.redelivered, &route.redelivered]
-                .iter()
-                .any(|flag| flag.bool() == Some(true)),
+            redelivered: self.is_redelivered(),
             priority: properties.priority.python_int(),
             content_type: self.content_type.filled(),
             content_encoding: self.content_encoding.filled(),
@@ -361,6 +469,15 @@ impl Message<'_> {
             }),
             args: None,
         }
+    }
+
+    fn is_redelivered(&self) -> bool {
+        [
+            &self.headers.redelivered,
+            &self.properties.delivery_info.redelivered,
+        ]
+        .iter()
+        .any(|flag| flag.bool() == Some(true))
     }
 
     fn args(&self) -> Option<String> {

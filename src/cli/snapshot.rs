@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::args::{self, GlobalArgs, SnapshotArgs};
 use super::{output, reading};
-use crate::collect::Question;
+use crate::collect::{Everything, MOST_RESULT_KEYS, Question};
 use crate::evidence::{Evidence, ReadStatus, file};
 
 /// More messages than these are counted, and not kept one by one.
@@ -15,9 +15,12 @@ const MOST_MESSAGES: u64 = 100_000;
 /// Runs the command; returns the exit code: 3 where something could not be read.
 pub(super) fn run(args: &SnapshotArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     let question = if args.ids.is_empty() {
-        Question::Everything {
-            limit: MOST_MESSAGES,
-        }
+        Question::Everything(Everything {
+            keep: Some(MOST_MESSAGES),
+            result_keys: MOST_RESULT_KEYS,
+            sample: None,
+            deadline: None,
+        })
     } else {
         Question::Ids(args::parse_ids(&args.ids, BufReader::new(io::stdin()))?)
     };

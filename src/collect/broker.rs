@@ -1,9 +1,11 @@
 //! One broker under examination: its connections, and the steps of a reading.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use redis::cmd;
 
+use super::counting::{Counter, unread};
 use super::redis::client::{Client, decode};
 use super::redis::keys::{self, Names};
 use super::redis::list::{Ends, ListReader};
@@ -13,17 +15,20 @@ use super::{Plan, Progress};
 use crate::celery::message::{self, IdFinder, Keep, Malformed, Match};
 use crate::config::url::RedisServer;
 use crate::evidence::{
-    BindingTable, Copy, List, Observed, OtherDatabase, Place, Reason, Reservations, Why,
+    BindingTable, Class, Copy, List, Observed, OtherDatabase, Place, Reason, Reservations,
+    TaskEvidence, Why,
 };
 
 /// Which messages are wanted.
 pub(crate) enum Wanted {
     /// Those with these ids.
     Ids(BTreeSet<String>, Box<IdFinder>),
-    /// All, up to so many more.
+    /// All are counted.
     All {
-        /// How many more may be kept.
-        left: u64,
+        /// How many more may be kept; none where none are wanted.
+        left: Option<u64>,
+        /// What counts them.
+        counter: Box<Counter>,
     },
 }
 
@@ -43,7 +48,14 @@ impl Wanted {
         }
     }
 
-    fn look(&mut self, message: &[u8], keep: Keep) -> Look {
+    /// What is looked at from now on stands in this list.
+    fn enter(&mut self, list: &List) {
+        if let Self::All { counter, .. } = self {
+            counter.enter(list);
+        }
+    }
+
+    fn look(&mut self, index: u64, message: &[u8], keep: Keep) -> Look {
         match self {
             Self::Ids(ids, finder) => match finder.matches(message) {
                 Match::No => Look::Other,
@@ -56,17 +68,27 @@ impl Wanted {
                     Err(_) => Look::Malformed,
                 },
             },
-            Self::All { left } => match message::parse(message, keep) {
-                Ok(_) if *left == 0 => Look::TooMany,
-                Ok(envelope) => {
-                    *left -= 1;
-                    Look::Wanted(Box::new(envelope))
-                }
-                Err(_) => Look::Malformed,
+            Self::All { left, counter } => match (counter.see(index, message), left) {
+                (false, _) => Look::Malformed,
+                (true, None) => Look::Other,
+                (true, Some(0)) => Look::TooMany,
+                (true, Some(left)) => match message::parse(message, keep) {
+                    Ok(envelope) => {
+                        *left -= 1;
+                        Look::Wanted(Box::new(envelope))
+                    }
+                    Err(_) => Look::Malformed,
+                },
             },
         }
     }
 }
+
+/// Why a list counts as not read whole where its messages were counted and not all kept.
+pub(crate) const KEPT: &str = "more messages than are kept in one snapshot";
+
+/// More keys in another database are no deployment's: a result backend, or another program.
+const MOST_KEYS: u64 = 100_000;
 
 /// What a message is.
 enum Look {
@@ -92,6 +114,17 @@ pub(crate) struct QueuePass {
     pub(crate) obstacle: Option<Why>,
 }
 
+/// What stands in databases without workers.
+#[derive(Default)]
+pub(crate) struct Idle {
+    /// How many databases there are besides the broker's own.
+    pub(crate) all: usize,
+    /// Those that were looked into.
+    pub(crate) databases: Vec<OtherDatabase>,
+    /// The messages in them, a class for each list.
+    pub(crate) classes: Vec<Class>,
+}
+
 /// A broker that could be reached.
 pub(crate) struct BrokerReader<'p> {
     plan: &'p Plan,
@@ -100,6 +133,8 @@ pub(crate) struct BrokerReader<'p> {
     pub(crate) client: Client,
     /// For lists; connected when first needed, and again where it broke.
     lists: Option<ListReader>,
+    /// When no more lists are read.
+    stop: Option<Instant>,
 }
 
 impl<'p> BrokerReader<'p> {
@@ -111,7 +146,13 @@ impl<'p> BrokerReader<'p> {
             server: server.clone(),
             client,
             lists: None,
+            stop: None,
         })
+    }
+
+    /// Reads lists no longer than until then.
+    pub(crate) fn stop_at(&mut self, stop: Option<Instant>) {
+        self.stop = stop;
     }
 
     /// The lists that may hold task messages, with their lengths. Names come from the scan, and from bindings,
@@ -163,6 +204,9 @@ impl<'p> BrokerReader<'p> {
         progress: Progress<'_>,
     ) -> QueuePass {
         let total: u64 = lists.iter().map(|list| list.length).sum();
+        if let Wanted::All { counter, .. } = wanted {
+            counter.expect(total);
+        }
         let mut pass = QueuePass::default();
         // Once the server fell silent, each further list would wait as long again.
         let mut silent: Option<Why> = None;
@@ -203,14 +247,15 @@ impl<'p> BrokerReader<'p> {
         let (plan, key, length) = (self.plan, list.key.clone(), list.length);
         let mut found = Vec::new();
         let (mut malformed, mut too_many, mut unreadable) = (0, false, false);
-        let before = pass.messages;
+        let (before, stop) = (pass.messages, self.stop);
+        wanted.enter(list);
         let reader = self.reader().await?;
         let outcome = reader
-            .each(&key, length, |index, message| {
+            .each(&key, length, stop, |index, message| {
                 if index % 10_000 == 0 {
                     progress("messages in queues", before + index, total);
                 }
-                match wanted.look(message, plan.keep) {
+                match wanted.look(index, message, plan.keep) {
                     Look::Wanted(envelope) => found.push((index, *envelope)),
                     Look::Other => {}
                     Look::Malformed => malformed += 1,
@@ -250,10 +295,7 @@ impl<'p> BrokerReader<'p> {
             return Err(Why::new(Reason::Unsupported, what));
         }
         if too_many {
-            return Err(Why::new(
-                Reason::Truncated,
-                "more messages than are kept in one snapshot",
-            ));
+            return Err(Why::new(Reason::Truncated, KEPT));
         }
         Ok(())
     }
@@ -280,7 +322,7 @@ impl<'p> BrokerReader<'p> {
             let reader = self.reader().await?;
             let enough = reader
                 .newcomers(&list.key, ends, list.length, |index, message| {
-                    if let Look::Wanted(envelope) = wanted.look(message, keep) {
+                    if let Look::Wanted(envelope) = wanted.look(index, message, keep) {
                         // What is near both ends is shown twice.
                         let known = |(_, seen): &(u64, message::Envelope)| {
                             (&seen.delivery_tag, &seen.id) == (&envelope.delivery_tag, &envelope.id)
@@ -390,10 +432,68 @@ impl<'p> BrokerReader<'p> {
         Ok((all, copies))
     }
 
+    /// Looks into the databases in which no worker works, for queues with messages. One message of each list stands for
+    /// all in it.
+    pub(crate) async fn idle_databases(&self, busy: &BTreeSet<u32>) -> Result<Idle, Why> {
+        let mut idle = Idle::default();
+        for (database, size) in server::databases_with_keys(&self.client).await? {
+            if database == self.server.db {
+                continue;
+            }
+            idle.all += 1;
+            if busy.contains(&database) || size > MOST_KEYS {
+                continue;
+            }
+            let mut server = self.server.clone();
+            server.db = database;
+            let there = BrokerReader::connect(self.plan, &server).await?;
+            let tables = keys::bindings(&there.client).await?;
+            let names = Names::of(&tables, None, &[]);
+            let (lists, _) = there.lists(&names).await?;
+            let mut celery = Vec::new();
+            for list in lists.into_iter().filter(|list| list.length > 0) {
+                let Some(envelope) = there.next_in(&list.key).await? else {
+                    continue;
+                };
+                let place = Place::OtherDatabase {
+                    database,
+                    key: list.key.clone(),
+                    position: 1,
+                    of: list.length,
+                };
+                idle.classes.push(Class {
+                    id: envelope.id.clone(),
+                    count: list.length,
+                    ids: vec![envelope.id.clone()],
+                    task: TaskEvidence {
+                        copies: vec![Copy { place, envelope }],
+                        ..unread()
+                    },
+                });
+                celery.push(list);
+            }
+            let prefixes: BTreeSet<&String> = tables.iter().map(|table| &table.prefix).collect();
+            let mailboxes = prefixes
+                .iter()
+                .flat_map(|prefix| Names::mailboxes(&tables, prefix));
+            idle.databases.push(OtherDatabase {
+                database,
+                lists: celery,
+                mailboxes: mailboxes.collect(),
+            });
+        }
+        Ok(idle)
+    }
+
+    /// A list's next message, where it is Celery's.
+    async fn next_in(&self, key: &str) -> Result<Option<message::Envelope>, Why> {
+        let next: Option<Vec<u8>> = self.client.ask(cmd("LINDEX").arg(key).arg(-1)).await?;
+        Ok(next.and_then(|next| message::parse(&next, Keep::Envelope).ok()))
+    }
+
     /// Whether a list's next message is Celery's. Other programs' lists in other databases are none of ours.
     async fn is_celery(&self, key: &str) -> Result<bool, Why> {
-        let next: Option<Vec<u8>> = self.client.ask(cmd("LINDEX").arg(key).arg(-1)).await?;
-        Ok(next.is_some_and(|next| message::parse(&next, Keep::Envelope).is_ok()))
+        Ok(self.next_in(key).await?.is_some())
     }
 
     /// Drops the copies that are not in `unacked` any more, and brings the index entries of the others up to date.

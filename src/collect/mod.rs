@@ -1,12 +1,17 @@
 //! All input: connections, timeouts, the order of reading. Nothing here judges.
 
 mod broker;
+mod census;
 pub(crate) mod cleanup;
 mod connect;
+mod counting;
+mod holdings;
+mod movement;
 mod notes;
 mod rabbitmq;
 mod redis;
 mod related;
+mod reservations;
 mod results;
 mod rounds;
 mod workers;
@@ -20,6 +25,10 @@ use crate::config::url::{RedisServer, ResultBackend};
 
 /// How long a server may keep silent before it counts as gone. Generous, because a busy broker is not a broken one.
 pub(crate) const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Results are looked through where their database has no more keys than this, unless the user says otherwise: it takes
+/// about a second.
+pub(crate) const MOST_RESULT_KEYS: u64 = 100_000;
 
 /// What to read, and from where.
 #[derive(Debug, Clone)]
@@ -103,11 +112,21 @@ impl Plan {
 pub(crate) enum Question {
     /// These ids.
     Ids(Vec<String>),
-    /// Every message, up to so many.
-    Everything {
-        /// More than these are not kept.
-        limit: u64,
-    },
+    /// Every message.
+    Everything(Everything),
+}
+
+/// What a reading of everything goes into.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Everything {
+    /// How many messages are kept one by one; none where classes are enough.
+    pub(crate) keep: Option<u64>,
+    /// Results are looked through where their database has no more keys.
+    pub(crate) result_keys: u64,
+    /// How long after the first reading a second one tells what moves.
+    pub(crate) sample: Option<Duration>,
+    /// When the reading has to be over, counted from its start.
+    pub(crate) deadline: Option<Duration>,
 }
 
 /// Told what is being read, how far it is and how much there is.

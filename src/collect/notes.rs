@@ -14,7 +14,7 @@ use crate::evidence::{
 pub(super) fn traced(plan: &Plan) -> Vec<String> {
     match &plan.question {
         Question::Ids(ids) => ids.clone(),
-        Question::Everything { .. } => Vec::new(),
+        Question::Everything(_) => Vec::new(),
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn blank(plan: &Plan, results: &Results) -> Evidence {
         taken_at: Timestamp::now(),
         scope: match &plan.question {
             Question::Ids(ids) => Scope::Ids(ids.clone()),
-            Question::Everything { .. } => Scope::Everything,
+            Question::Everything(_) => Scope::Everything,
         },
         broker: Broker {
             url: plan.broker_url.clone(),
@@ -64,6 +64,7 @@ pub(super) fn blank(plan: &Plan, results: &Results) -> Evidence {
         rabbitmq: None,
         workers: Observed::not_asked("not asked yet"),
         tasks: traced(plan).into_iter().map(|id| (id, nothing())).collect(),
+        census: None,
         reads: Vec::new(),
         visibility_timeout_given: plan.visibility_timeout.map(|timeout| timeout.as_secs_f64()),
     }
@@ -96,16 +97,33 @@ pub(super) fn line(
     }
 }
 
-pub(super) fn note_results(evidence: &mut Evidence, started: Instant) {
+pub(super) fn note_results(
+    evidence: &mut Evidence,
+    started: Instant,
+    looked_through: Option<Result<u64, Why>>,
+) {
     let unread = |task: &TaskEvidence| task.result.unseen().cloned();
     let gaps: Vec<Why> = evidence.tasks.values().filter_map(unread).collect();
     let all = evidence.tasks.len();
     let read = match (&evidence.result_backend.readable, gaps.first()) {
         (Observed::Unseen(why), _) => line(Source::Results, started, Err(why)),
-        (_, None) => {
-            let detail = format!("{all} looked up");
-            line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
-        }
+        (_, None) => match looked_through {
+            // A limit that the user knows of is no obstacle, and yet not all was read.
+            Some(Err(why)) => {
+                let detail = why.detail;
+                let mut read = line(Source::Results, started, Ok((ReadStatus::Partial, detail)));
+                read.reason = Some(why.reason);
+                read
+            }
+            Some(Ok(results)) => {
+                let detail = format!("{results} looked through");
+                line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
+            }
+            None => {
+                let detail = format!("{all} looked up");
+                line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
+            }
+        },
         (_, Some(why)) => {
             let detail = format!("{} of {all} could not be read: {}", gaps.len(), why.detail);
             let mut read = line(Source::Results, started, Ok((ReadStatus::Partial, detail)));

@@ -1,5 +1,7 @@
 //! The result backend: states, chords.
 
+mod scan;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use redis::{Cmd, Value, cmd};

@@ -22,7 +22,10 @@ use crate::evidence::{
 };
 
 /// Between BRPOP and the write to `unacked` a message is in no key at all; a second look comes this much later.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
+
+/// Of a deadline so much is left for taking away the reply address and for writing the report.
+const FOR_THE_REPORT: Duration = Duration::from_millis(500);
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
@@ -44,11 +47,13 @@ async fn collect_redis(
         BrokerReader::connect(plan, server),
     );
     let mut evidence = blank(plan, &results);
+    let mut looked_through = None;
     match broker {
         Ok(broker) => {
             let mut reading = Reading {
                 plan,
                 server,
+                started,
                 progress,
                 evidence: &mut evidence,
                 broker,
@@ -57,8 +62,30 @@ async fn collect_redis(
                 keys: Vec::new(),
                 panel: None,
                 queues: QueuePass::default(),
+                looked_through: None,
             };
-            reading.run(cleanup).await;
+            let deadline = match plan.question {
+                Question::Everything(wanted) => wanted.deadline,
+                Question::Ids(_) => None,
+            };
+            let outcome = match deadline {
+                Some(all) => {
+                    let left = all
+                        .saturating_sub(FOR_THE_REPORT)
+                        .saturating_sub(started.elapsed());
+                    tokio::time::timeout(left, reading.run(cleanup)).await
+                }
+                None => {
+                    reading.run(cleanup).await;
+                    Ok(())
+                }
+            };
+            looked_through = reading.looked_through.take();
+            if let (Err(_), Some(all)) = (outcome, deadline) {
+                let what = format!("the deadline of {} s came first", all.as_secs_f64());
+                let why = Why::new(Reason::Truncated, what);
+                without_rest(&mut evidence, plan, &why, started);
+            }
         }
         Err(why) => {
             without_broker(&mut evidence, &why, started);
@@ -72,7 +99,7 @@ async fn collect_redis(
         }
     }
     evidence.result_backend.readable = results.readable();
-    note_results(&mut evidence, started);
+    note_results(&mut evidence, started, looked_through);
     evidence
 }
 
@@ -96,53 +123,55 @@ fn without_broker(evidence: &mut Evidence, why: &Why, started: Instant) {
     }
 }
 
+/// The reading ended early: what was read stays, all else is unread.
+fn without_rest(evidence: &mut Evidence, plan: &Plan, why: &Why, started: Instant) {
+    for source in [
+        Source::Server,
+        Source::Bindings,
+        Source::Queues,
+        Source::Unacked,
+        Source::Workers,
+    ] {
+        if evidence.read(source).is_some() {
+            continue;
+        }
+        evidence.reads.push(line(source, started, Err(why)));
+        match source {
+            Source::Server => evidence.broker.server = Observed::Unseen(why.clone()),
+            Source::Bindings => evidence.bindings = Observed::Unseen(why.clone()),
+            Source::Queues => evidence.lists = Observed::Unseen(why.clone()),
+            Source::Unacked => evidence.reservations = Observed::Unseen(why.clone()),
+            _ => {}
+        }
+    }
+    // They may have been asked who is there, and not who has the tasks.
+    if plan.ask_workers {
+        evidence.workers = Observed::Unseen(why.clone());
+    }
+}
+
 /// A reading under way.
-struct Reading<'r> {
+pub(super) struct Reading<'r> {
     plan: &'r Plan,
+    pub(super) started: Instant,
     server: &'r RedisServer,
-    progress: Progress<'r>,
-    evidence: &'r mut Evidence,
-    broker: BrokerReader<'r>,
-    results: &'r mut Results,
-    names: Names,
-    keys: Vec<Keys>,
-    panel: Option<Panel>,
+    pub(super) progress: Progress<'r>,
+    pub(super) evidence: &'r mut Evidence,
+    pub(super) broker: BrokerReader<'r>,
+    pub(super) results: &'r mut Results,
+    pub(super) names: Names,
+    pub(super) keys: Vec<Keys>,
+    pub(super) panel: Option<Panel>,
     queues: QueuePass,
+    /// How the look through the results ended, where there was one: how many there are.
+    pub(super) looked_through: Option<Result<u64, Why>>,
 }
 
 impl Reading<'_> {
     async fn run(&mut self, cleanup: &Cleanup) {
         let started = Instant::now();
         if let Err(why) = self.read_all(cleanup).await {
-            // The broker went away: what was read stays, all else is unread.
-            let missing = |evidence: &Evidence, source| evidence.read(source).is_none();
-            for source in [
-                Source::Server,
-                Source::Bindings,
-                Source::Queues,
-                Source::Unacked,
-                Source::Workers,
-            ] {
-                if missing(self.evidence, source) {
-                    let read = line(source, started, Err(&why));
-                    self.evidence.reads.push(read);
-                    match source {
-                        Source::Server => {
-                            self.evidence.broker.server = Observed::Unseen(why.clone());
-                        }
-                        Source::Bindings => self.evidence.bindings = Observed::Unseen(why.clone()),
-                        Source::Queues => self.evidence.lists = Observed::Unseen(why.clone()),
-                        Source::Unacked => {
-                            self.evidence.reservations = Observed::Unseen(why.clone());
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            // They may have been asked who is there, and not who has the tasks.
-            if self.plan.ask_workers {
-                self.evidence.workers = Observed::Unseen(why.clone());
-            }
+            without_rest(self.evidence, self.plan, &why, started);
             if why.reason == Reason::TimedOut && self.plan.one_server() {
                 self.results.give_up(&why);
             }
@@ -181,9 +210,8 @@ impl Reading<'_> {
             self.task(&id).first_result = result;
         }
         self.unless_silent()?;
-        let everything = matches!(self.plan.question, Question::Everything { .. });
-        if everything {
-            return self.read_everything().await;
+        if let Question::Everything(wanted) = self.plan.question {
+            return self.read_everything(&wanted).await;
         }
         self.look(&ids.into_iter().collect(), Look::Whole).await?;
         let (again, look) = self.unsettled();
@@ -304,7 +332,7 @@ impl Reading<'_> {
     }
 
     /// Follows ids from queues to results, and notes what was found in place of what was known before.
-    async fn look(&mut self, ids: &BTreeSet<String>, look: Look) -> Result<(), Why> {
+    pub(super) async fn look(&mut self, ids: &BTreeSet<String>, look: Look) -> Result<(), Why> {
         let mut copies = Vec::new();
         let claims = self.follow(ids, look, &mut copies).await;
         let mut by_id = by_id(copies);
@@ -357,7 +385,7 @@ impl Reading<'_> {
         self.ask_for(ids, copies).await
     }
 
-    async fn look_into_queues(
+    pub(super) async fn look_into_queues(
         &mut self,
         wanted: &mut Wanted,
         look: Look,
@@ -415,7 +443,7 @@ impl Reading<'_> {
         self.queues = pass;
     }
 
-    async fn look_into_unacked(&mut self, wanted: &Wanted) -> Result<Vec<Copy>, Why> {
+    pub(super) async fn look_into_unacked(&mut self, wanted: &Wanted) -> Result<Vec<Copy>, Why> {
         let started = Instant::now();
         match self.broker.reservations(&self.keys, wanted).await {
             Ok((reservations, copies)) => {
@@ -463,7 +491,7 @@ impl Reading<'_> {
     }
 
     /// Drops copies in `unacked` that were acknowledged or restored while the rest was read.
-    async fn drop_moved(&mut self, ids: &[String]) -> Result<(), Why> {
+    pub(super) async fn drop_moved(&mut self, ids: &[String]) -> Result<(), Why> {
         for id in ids {
             let mut copies = std::mem::take(&mut self.task(id).copies);
             self.broker.still_reserved(&mut copies, &self.keys).await?;
@@ -556,67 +584,22 @@ impl Reading<'_> {
         }
     }
 
-    /// Reads every message, for a snapshot. A message that moved meanwhile keeps its later place.
-    async fn read_everything(&mut self) -> Result<(), Why> {
-        let Question::Everything { limit } = self.plan.question else {
-            return Ok(());
-        };
-        let mut wanted = Wanted::All { left: limit };
-        let mut queued = Vec::new();
-        self.look_into_queues(&mut wanted, Look::Whole, &mut queued)
-            .await?;
-        let held = self.look_into_unacked(&wanted).await?;
-        let tags: BTreeSet<String> = held
-            .iter()
-            .filter_map(|c| c.envelope.delivery_tag.clone())
-            .collect();
-        let moved = |copy: &Copy| {
-            copy.envelope
-                .delivery_tag
-                .as_ref()
-                .is_some_and(|tag| tags.contains(tag))
-        };
-        let queued = queued.into_iter().filter(|copy| !moved(copy));
-        for (id, copies) in by_id(queued.chain(held).collect()) {
-            self.task(&id).copies = copies;
-        }
-        if let Some(panel) = &mut self.panel {
-            let claims = panel.claims(None, true).await?;
-            self.evidence.workers = Observed::Seen(panel.workers.clone());
-            for (id, held) in claims.held {
-                self.task(&id).claims = held;
-            }
-            for (id, nodes) in claims.revoked {
-                self.task(&id).revoked_by = nodes;
-            }
-        }
-        let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
-        let results = self.results.read(&ids).await;
-        for (id, result) in &results {
-            self.task(id).first_result = result.clone();
-        }
-        related::note_last_results(self.evidence, results);
-        self.drop_moved(&ids).await?;
-        related::read_chords(self.evidence, self.results).await;
-        Ok(())
-    }
-
     fn note_workers(&mut self, started: Instant) {
         note_workers(self.evidence, started);
     }
 
-    fn replace_read(&mut self, read: Read) {
+    pub(super) fn replace_read(&mut self, read: Read) {
         replace_read(self.evidence, read);
     }
 
-    fn task(&mut self, id: &str) -> &mut TaskEvidence {
+    pub(super) fn task(&mut self, id: &str) -> &mut TaskEvidence {
         task(self.evidence, id)
     }
 }
 
 /// How a look goes about the queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+pub(super) enum Look {
     /// Every list from its head to its end.
     Whole,
     /// Only what came in since the last look.

@@ -17,16 +17,16 @@ use crate::evidence::{BindingTable, Observed, Reason, Why, Worker, WorkerClaim, 
 const STANDING: [&str; 4] = ["active_queues", "stats", "conf", "registered"];
 
 /// Where it is known who answers, no more than this is waited for the others.
-const GRACE: Duration = Duration::from_millis(300);
+pub(super) const GRACE: Duration = Duration::from_millis(300);
 
 /// The open mailboxes, one for each key prefix, and what is known so far.
 pub(crate) struct Panel {
-    mailboxes: Vec<(String, Mailbox)>,
+    pub(super) mailboxes: Vec<(String, Mailbox)>,
     /// What the workers said.
     pub(crate) workers: Workers,
     /// How many answered the first questions, by prefix.
-    answering: HashMap<String, u64>,
-    timeout: Duration,
+    pub(super) answering: HashMap<String, u64>,
+    pub(super) timeout: Duration,
 }
 
 /// What workers say about tasks.

@@ -60,6 +60,9 @@ pub(crate) struct ConnectionArgs {
     /// Look into `RabbitMQ`'s queues, at most N messages in each [default without N: 1000]
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1000", value_parser = peek)]
     pub peek: Option<u64>,
+    /// The deployment of the settings file to read, where it has several
+    #[arg(long, value_name = "NAME")]
+    pub deployment: Option<String>,
     /// Settings file, in place of celery-doctor.toml in this directory
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

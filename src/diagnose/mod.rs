@@ -1,14 +1,17 @@
 //! From evidence to findings and verdicts: pure functions, sorted, the same every time.
 
+pub mod audit;
 mod causes;
 mod finding;
 pub mod outcome;
 mod plain;
+pub mod policy;
 pub mod registry;
 pub mod rules;
 mod stages;
 #[cfg(test)]
 pub(crate) mod testkit;
+pub mod thresholds;
 mod verdict;
 mod view;
 
@@ -20,6 +23,7 @@ pub use self::causes::Cause;
 pub use self::finding::{Finding, Location, Severity};
 pub use self::outcome::Outcome;
 pub use self::stages::{Stage, StageName, StageStatus};
+pub use self::thresholds::Thresholds;
 pub use self::verdict::Verdict;
 pub use self::view::{Case, Fate, Visibility};
 use crate::evidence::{Evidence, Source};
@@ -73,6 +77,8 @@ pub enum Check {
     Deployment(fn(&Evidence) -> Vec<Finding>),
     /// One traced task at a time, and then the deployment as far as no traced task showed it.
     Both(fn(&Case<'_>) -> Vec<Finding>, fn(&Evidence) -> Vec<Finding>),
+    /// The deployment as a whole, where every message was read and the user's limits are known: a matter of audits.
+    Audit(fn(&Evidence, &Thresholds) -> Vec<Finding>),
 }
 
 impl Check {
@@ -80,15 +86,15 @@ impl Check {
     pub fn of_task(self) -> Option<fn(&Case<'_>) -> Vec<Finding>> {
         match self {
             Self::Task(check) | Self::Both(check, _) => Some(check),
-            Self::Deployment(_) => None,
+            Self::Deployment(_) | Self::Audit(_) => None,
         }
     }
 
-    /// What it says of the deployment.
+    /// What it says of the deployment, traced tasks or not.
     pub fn of_deployment(self) -> Option<fn(&Evidence) -> Vec<Finding>> {
         match self {
             Self::Deployment(check) | Self::Both(_, check) => Some(check),
-            Self::Task(_) => None,
+            Self::Task(_) | Self::Audit(_) => None,
         }
     }
 }
@@ -186,6 +192,9 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         .iter()
         .filter(|rule| rule.brokers.has(evidence))
     {
+        if matches!(rule.check, Check::Audit(_)) {
+            continue;
+        }
         let mut found = false;
         if let Some(check) = rule.check.of_task() {
             for id in ids {

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 pub(crate) use self::rabbit::Rabbit;
-use super::{Case, Finding, Rule};
+use super::{Case, Check, Finding, Rule, Thresholds};
 use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTraits};
 use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
 use crate::evidence::{
-    Broker, ClientFacts, Copy, Evidence, List, Observed, Place, Read, ReadStatus, Reason,
+    Broker, ClientFacts, Copy, Evidence, Health, List, Observed, Place, Read, ReadStatus, Reason,
     Reservations, ResultBackend, Scope, ServerFacts, Source, StoredResult, TaskEvidence, Why,
     Worker, WorkerClaim, Workers,
 };
@@ -162,6 +162,7 @@ impl Lab {
                     timeout_seconds: 2.0,
                 }),
                 tasks: BTreeMap::new(),
+                census: None,
                 reads: reads.to_vec(),
                 visibility_timeout_given: None,
             },
@@ -427,12 +428,16 @@ impl Lab {
             evicted_keys: Observed::not_asked("a test"),
             clock_ahead_seconds: 0.0,
             clients: Observed::Seen(clients.collect()),
+            health: Health::default(),
         });
         self
     }
 
     /// What a rule says: of this id, or of the deployment.
     pub(crate) fn check(&self, rule: &Rule, id: &str) -> Vec<Finding> {
+        if let Check::Audit(check) = rule.check {
+            return check(&self.evidence, &Thresholds::default());
+        }
         let of_task = rule.check.of_task().filter(|_| !id.is_empty());
         let case = || Case::of(&self.evidence, id).expect("the id was traced");
         let mut findings = of_task.map_or_else(Vec::new, |check| check(&case()));

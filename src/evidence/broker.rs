@@ -33,6 +33,54 @@ pub struct ServerFacts {
     pub clock_ahead_seconds: f64,
     /// Connections that wait in BRPOP, by database; from CLIENT LIST.
     pub clients: Observed<Vec<ClientFacts>>,
+    /// What only matters for the deployment as a whole.
+    #[serde(default)]
+    pub health: Health,
+}
+
+/// How well the server is. Snapshots of single tasks from before there was an audit have none of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// `connected_clients`.
+    pub connections: Observed<u64>,
+    /// `maxclients`; INFO has it since Redis 6.2.
+    pub max_connections: Observed<u64>,
+    /// `rejected_connections` since the start.
+    pub rejected_connections: Observed<u64>,
+    /// Whether `rdb_last_bgsave_status` is `ok`.
+    pub last_rdb_save_ok: Observed<bool>,
+    /// Whether `aof_last_write_status` is `ok`.
+    pub last_aof_write_ok: Observed<bool>,
+    /// Of a replica: whether `master_link_status` is `up`.
+    pub master_link_up: Observed<bool>,
+    /// Of a master: its replicas, from the lines `slave0` and so on.
+    pub replicas: Observed<Vec<Replica>>,
+}
+
+/// One replica, as its master sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Whether its `state` is `online`.
+    pub online: bool,
+    /// Seconds since it last spoke; none where the line has no `lag`.
+    pub lag_seconds: Option<u64>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        fn unknown<T>() -> Observed<T> {
+            Observed::not_asked("it was not asked for")
+        }
+        Self {
+            connections: unknown(),
+            max_connections: unknown(),
+            rejected_connections: unknown(),
+            last_rdb_save_ok: unknown(),
+            last_aof_write_ok: unknown(),
+            master_link_up: unknown(),
+            replicas: unknown(),
+        }
+    }
 }
 
 /// One connection of CLIENT LIST, as far as it tells of a worker.

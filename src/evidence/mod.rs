@@ -4,6 +4,7 @@
 //! meanwhile is seen twice rather than never.
 
 mod broker;
+mod census;
 pub mod file;
 mod observed;
 pub mod rabbitmq;
@@ -16,8 +17,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::broker::{
-    BindingTable, ClientFacts, List, MutexTtl, OtherDatabase, Reservations, ServerFacts,
+    BindingTable, ClientFacts, Health, List, MutexTtl, OtherDatabase, Replica, Reservations,
+    ServerFacts,
 };
+pub use self::census::{Ages, Census, Class, ListMovement, Movement, NAMED_IDS, Software, Twice};
 pub use self::observed::{Observed, Reason, Why};
 pub use self::rabbitmq::RabbitMq;
 pub use self::task::{ChordParts, Copy, Death, Place, StoredResult, TaskEvidence};
@@ -49,6 +52,9 @@ pub struct Evidence {
     pub workers: Observed<Workers>,
     /// What was found about each id, traced or related.
     pub tasks: BTreeMap<String, TaskEvidence>,
+    /// All messages in classes, where every message was read; none where a few ids were looked for.
+    #[serde(default)]
+    pub census: Option<Census>,
     /// What was read, how completely, and how long it took.
     pub reads: Vec<Read>,
     /// The visibility timeout in seconds that the user gave, which wins over what the workers say.
@@ -205,6 +211,26 @@ impl Evidence {
         self.workers
             .seen()
             .is_some_and(|workers| workers.silent == 0)
+    }
+
+    /// Leaves of a reading of everything what an audit looks at: single messages that were kept for traces stand in the
+    /// classes too, and that not all were kept does not matter to it.
+    pub fn for_audit(&mut self) {
+        let Some(census) = &self.census else {
+            return;
+        };
+        let wanted = |id: &String| census.by_result.contains(id) || census.twice.ids.contains(id);
+        self.tasks.retain(|id, _| wanted(id));
+        if !census.counted_whole {
+            return;
+        }
+        for list in self.lists.seen_mut().into_iter().flatten() {
+            list.read = Observed::Seen(());
+        }
+        for read in self.reads.iter_mut().filter(|r| r.source == Source::Queues) {
+            read.status = ReadStatus::Complete;
+            read.reason = None;
+        }
     }
 
     /// Notes that a reading of every message did not meet this id. Its result was not looked up.

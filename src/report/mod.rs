@@ -3,6 +3,7 @@
 pub(crate) mod explain;
 pub(crate) mod json;
 pub(crate) mod plain;
+pub(crate) mod summary;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use super::amqp::{AmqpClient, Depth};
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, to_declare};
+use crate::celery::control;
 use crate::collect::cleanup::Cleanup;
+use crate::collect::mailbox::Replies;
 use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task, traced};
 use crate::collect::related;
 use crate::collect::results::Results;
-use crate::celery::control;
-use crate::collect::mailbox::Replies;
 use crate::collect::workers::{Claims, Expected, Panel};
 use crate::collect::{Plan, Progress, Question, RabbitTarget};
 use crate::config::url::amqp::ManagementServer;
@@ -48,9 +48,13 @@ pub(crate) async fn collect(
     let mut evidence = blank(plan, &results);
     evidence.rabbitmq = Some(rabbit);
     evidence.reads.push(managed);
-    let none = Why::new(Reason::Unsupported, "RabbitMQ does not show unacknowledged messages");
+    let none = Why::new(
+        Reason::Unsupported,
+        "RabbitMQ does not show unacknowledged messages",
+    );
     evidence.reservations = Observed::Unseen(none);
-    evidence.other_databases = Observed::not_asked("RabbitMQ has virtual hosts, which share nothing");
+    evidence.other_databases =
+        Observed::not_asked("RabbitMQ has virtual hosts, which share nothing");
     match client {
         Ok(client) => {
             let mut reading = Reading {
@@ -67,7 +71,7 @@ pub(crate) async fn collect(
         Err(why) => without_broker(&mut evidence, &mut results, &why, started).await,
     }
     evidence.result_backend.readable = results.readable();
-    note_results(&mut evidence, started);
+    note_results(&mut evidence, started, None);
     evidence
 }
 
@@ -109,7 +113,12 @@ async fn without_broker(
     evidence.broker.server = Observed::Unseen(why.clone());
     evidence.workers = Observed::Unseen(why.clone());
     evidence.lists = Observed::Unseen(why.clone());
-    for source in [Source::Server, Source::Queues, Source::Unacked, Source::Workers] {
+    for source in [
+        Source::Server,
+        Source::Queues,
+        Source::Unacked,
+        Source::Workers,
+    ] {
         evidence.reads.push(line(source, started, Err(why)));
     }
     let ids: Vec<String> = evidence.tasks.keys().cloned().collect();
@@ -307,7 +316,12 @@ impl Reading<'_> {
             let consumed = worker.queues.seen().into_iter().flatten();
             names.extend(consumed.map(|queue| queue.name.clone()));
             let routes = worker.conf.seen().and_then(|c| c.task_routes.as_deref());
-            names.extend(routes.into_iter().flatten().filter_map(|route| route.queue.clone()));
+            names.extend(
+                routes
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|route| route.queue.clone()),
+            );
         }
         let rabbit = self.evidence.rabbitmq.as_ref();
         if rabbit.is_none_or(|rabbit| rabbit.queues.seen().is_none()) {
@@ -404,7 +418,8 @@ impl Reading<'_> {
         };
         let mut claims = panel.claims(Some(ids), false).await?;
         // ETA tasks are asked for only where an id would stay unaccounted for.
-        if !panel.workers.answered.is_empty() && ids.iter().any(|id| !claims.held.contains_key(id)) {
+        if !panel.workers.answered.is_empty() && ids.iter().any(|id| !claims.held.contains_key(id))
+        {
             claims = panel.claims(Some(ids), true).await?;
         }
         self.evidence.workers = Observed::Seen(panel.workers.clone());
@@ -445,12 +460,19 @@ impl Reading<'_> {
         if let Some(panel) = &mut self.panel {
             let claims = panel.claims(None, true).await?;
             self.evidence.workers = Observed::Seen(panel.workers.clone());
-            let ids: BTreeSet<String> =
-                claims.held.keys().chain(claims.revoked.keys()).cloned().collect();
+            let ids: BTreeSet<String> = claims
+                .held
+                .keys()
+                .chain(claims.revoked.keys())
+                .cloned()
+                .collect();
             self.note_claims(ids.into_iter(), claims);
         }
         let ids: BTreeSet<String> = self.evidence.tasks.keys().cloned().collect();
-        let found = self.results.read(&ids.iter().cloned().collect::<Vec<_>>()).await;
+        let found = self
+            .results
+            .read(&ids.iter().cloned().collect::<Vec<_>>())
+            .await;
         for (id, result) in &found {
             self.task(id).first_result = result.clone();
         }
@@ -491,7 +513,10 @@ fn explains(replies: &Replies, consumers: &BTreeMap<String, u64>) -> bool {
             queues.map(|queue| queue.name).collect()
         })
         .collect();
-    let counted = |queue: &String| of_node.iter().filter(|names| names.contains(queue)).count() as u64;
+    let counted =
+        |queue: &String| of_node.iter().filter(|names| names.contains(queue)).count() as u64;
     consumers.values().any(|count| *count > 0)
-        && consumers.iter().all(|(queue, count)| counted(queue) >= *count)
+        && consumers
+            .iter()
+            .all(|(queue, count)| counted(queue) >= *count)
 }

@@ -43,16 +43,6 @@ pub(crate) struct Answers {
     pub(crate) by_node: BTreeMap<String, Vec<Value>>,
 }
 
-impl Answers {
-    /// How many answers came.
-    pub(crate) fn count(&self) -> u64 {
-        self.by_node
-            .values()
-            .map(|answers| answers.len() as u64)
-            .sum()
-    }
-}
-
 impl Mailbox {
     /// Announces a reply queue. It is noted in `cleanup` before it exists.
     pub(crate) async fn open(
@@ -93,31 +83,49 @@ impl Mailbox {
         patience: Duration,
         enough: Option<u64>,
     ) -> Result<BTreeMap<&'static str, Answers>, Why> {
+        let mut given: BTreeMap<&'static str, BTreeMap<String, Vec<Value>>> = BTreeMap::new();
+        let receivers = self
+            .ask_each(requests, patience, enough, |method, node, answer| {
+                let by_node = given.entry(method).or_default();
+                by_node.entry(node).or_default().push(answer);
+            })
+            .await?;
+        let answers = receivers.into_iter().map(|(method, receivers)| {
+            let by_node = given.remove(method).unwrap_or_default();
+            (method, Answers { receivers, by_node })
+        });
+        Ok(answers.collect())
+    }
+
+    /// As [`Mailbox::ask`], and shows each answer as it comes, so that they need not all be in memory at once. Returns how
+    /// many subscribers received each request.
+    pub(crate) async fn ask_each(
+        &self,
+        requests: &[(&'static str, Value)],
+        patience: Duration,
+        enough: Option<u64>,
+        mut see: impl FnMut(&'static str, String, Value),
+    ) -> Result<BTreeMap<&'static str, u64>, Why> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let expires = (now + patience).as_secs_f64();
-        let mut answers = BTreeMap::new();
+        let mut receivers = BTreeMap::new();
         let mut methods = HashMap::new();
         for (method, arguments) in requests {
             let ticket = Uuid::new_v4().to_string();
             let message = request(method, arguments.clone(), &ticket, &self.oid, expires);
-            let receivers = self.publish(&message).await?;
+            receivers.insert(*method, self.publish(&message).await?);
             methods.insert(ticket, *method);
-            answers.insert(
-                *method,
-                Answers {
-                    receivers,
-                    ..Answers::default()
-                },
-            );
         }
         let deadline = Instant::now() + patience;
         let enough = enough.unwrap_or(u64::MAX);
-        while !answers
-            .values()
-            .all(|a| a.count() >= a.receivers.min(enough))
-        {
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let all_in = |counts: &BTreeMap<&'static str, u64>| {
+            let mut wanted = receivers.iter();
+            wanted.all(|(method, n)| counts.get(method).copied().unwrap_or(0) >= (*n).min(enough))
+        };
+        while !all_in(&counts) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -131,14 +139,12 @@ impl Mailbox {
                 continue;
             };
             // A reply to another ticket is none of ours.
-            if let Some(answers) = methods
-                .get(&ticket)
-                .and_then(|method| answers.get_mut(method))
-            {
-                answers.by_node.entry(node).or_default().push(answer);
+            if let Some(method) = methods.get(&ticket) {
+                *counts.entry(method).or_default() += 1;
+                see(method, node, answer);
             }
         }
-        Ok(answers)
+        Ok(receivers)
     }
 
     /// Publishes to the channel that kombu's workers listen on. Where nobody does, to those of other options

@@ -82,11 +82,13 @@ impl ListReader {
     }
 
     /// Reads a list from its head to its end and shows each message with its index. Pushes that come meanwhile shift
-    /// what is left to higher indices, so that nothing is skipped and some may be seen twice.
+    /// what is left to higher indices, so that nothing is skipped and some may be seen twice. No more is asked for after
+    /// `stop`.
     pub(crate) async fn each(
         &mut self,
         key: &str,
         length: u64,
+        stop: Option<std::time::Instant>,
         mut see: impl FnMut(u64, &[u8]),
     ) -> Result<Pass, Why> {
         let mut asked: VecDeque<u64> = VecDeque::new();
@@ -99,6 +101,9 @@ impl ListReader {
         let most = length.saturating_mul(2).saturating_add(1_000_000);
         let mark_from = length.saturating_sub(8 * REMEMBERED);
         loop {
+            if stop.is_some_and(|stop| std::time::Instant::now() >= stop) {
+                return Err(Why::new(Reason::Truncated, "the deadline came first"));
+            }
             let depth = if pass.read == 0 { 1 } else { DEPTH };
             while !ended && asked.len() < depth {
                 self.ask(key, next, next + chunk - 1).await?;
@@ -417,7 +422,7 @@ mod tests {
             .expect("a runtime");
         let mut seen = Vec::new();
         runtime
-            .block_on(reader(bytes).each("q", 3, |_, message| seen.push(message.to_vec())))
+            .block_on(reader(bytes).each("q", 3, None, |_, message| seen.push(message.to_vec())))
             .map(|_| seen)
     }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use redis::cmd;
 
 use super::client::Client;
-use crate::evidence::{ClientFacts, Observed, Reason, ServerFacts, Why};
+use crate::evidence::{ClientFacts, Health, Observed, Reason, Replica, ServerFacts, Why};
 
 /// Reads INFO, CONFIG GET save and CLIENT LIST. Fails only where INFO can't be had for want of a connection; all
 /// else may be refused on its own.
@@ -51,7 +51,37 @@ pub(crate) async fn facts(client: &Client) -> Result<ServerFacts, Why> {
         evicted_keys: number("evicted_keys"),
         clock_ahead_seconds: 0.0,
         clients: clients(client).await,
+        health: Health {
+            connections: number("connected_clients"),
+            max_connections: number("maxclients"),
+            rejected_connections: number("rejected_connections"),
+            last_rdb_save_ok: text("rdb_last_bgsave_status").map(|status| status == "ok"),
+            last_aof_write_ok: text("aof_last_write_status").map(|status| status == "ok"),
+            master_link_up: text("master_link_status").map(|status| status == "up"),
+            replicas: match &info {
+                Ok(fields) => Observed::Seen(replicas(fields)),
+                Err(why) => Observed::Unseen(why.clone()),
+            },
+        },
     })
+}
+
+/// The replicas of a master: `slave0:ip=10.0.0.2,port=6379,state=online,offset=42,lag=0`.
+fn replicas(fields: &HashMap<String, String>) -> Vec<Replica> {
+    let replica = |line: &String| {
+        let of = |name: &str| {
+            let mut pairs = line.split(',').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+        };
+        Replica {
+            online: of("state") == Some("online"),
+            lag_seconds: of("lag").and_then(|lag| lag.parse().ok()),
+        }
+    };
+    (0_u32..)
+        .map_while(|n| fields.get(&format!("slave{n}")))
+        .map(replica)
+        .collect()
 }
 
 fn missing<T>(field: &str) -> Observed<T> {
@@ -130,14 +160,43 @@ pub(crate) async fn clock(client: &Client) -> Result<(Timestamp, f64), Why> {
 
 /// The numbers of the databases that hold anything, from INFO keyspace.
 pub(crate) async fn databases(client: &Client) -> Result<Vec<u32>, Why> {
+    let all = databases_with_keys(client).await?;
+    Ok(all.into_iter().map(|(database, _)| database).collect())
+}
+
+/// The same, each with how many keys it has: `db0:keys=12,expires=0,avg_ttl=0`.
+pub(crate) async fn databases_with_keys(client: &Client) -> Result<Vec<(u32, u64)>, Why> {
     let text: String = client.ask(cmd("INFO").arg("keyspace")).await?;
-    let number = |line: &str| line.strip_prefix("db")?.split_once(':')?.0.parse().ok();
-    Ok(text.lines().filter_map(number).collect())
+    let database = |line: &str| {
+        let (number, facts) = line.strip_prefix("db")?.split_once(':')?;
+        let keys = facts.split(',').find_map(|fact| fact.strip_prefix("keys="));
+        Some((number.parse().ok()?, keys?.trim().parse().ok()?))
+    };
+    Ok(text.lines().filter_map(database).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_are_read_as_their_master_sees_them() {
+        let info = "# Replication\r\nrole:master\r\nslave0:ip=10.0.0.2,port=6379,state=online,offset=42,lag=1\r\n\
+                    slave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0,lag=0\r\nslave2:\r\n";
+        let replica = |online, lag_seconds| Replica {
+            online,
+            lag_seconds,
+        };
+        assert_eq!(
+            replicas(&fields(info)),
+            [
+                replica(true, Some(1)),
+                replica(false, Some(0)),
+                replica(false, None)
+            ]
+        );
+        assert!(replicas(&fields("")).is_empty());
+    }
 
     #[test]
     fn a_line_of_client_list_tells_of_a_worker() {

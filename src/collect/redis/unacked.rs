@@ -39,6 +39,11 @@ impl Keys {
         }
     }
 
+    /// The key of the hash.
+    pub(crate) fn hash(&self) -> &str {
+        &self.unacked
+    }
+
     /// The prefix.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
@@ -102,29 +107,21 @@ pub(crate) async fn search(
     let mut found = Found::default();
     let mut kept: Vec<(Vec<u8>, Reservation)> = Vec::new();
     let mut seen: HashSet<Vec<u8>> = HashSet::new();
-    let mut cursor = 0_u64;
-    loop {
-        let mut command = cmd("HSCAN");
-        command.arg(&keys.unacked).arg(cursor).arg("COUNT").arg(200);
-        let (next, page): (u64, Page) = client.ask(&command).await?;
-        for (tag, value) in page {
-            found.read += 1;
-            match parse_unacked(&value, keep) {
-                // HSCAN may show an entry twice.
-                Ok(reservation) if wanted(&reservation.envelope.id) => {
-                    if seen.insert(tag.clone()) {
-                        kept.push((tag, reservation));
-                    }
+    each(client, keys, |tag, value| {
+        found.read += 1;
+        match parse_unacked(value, keep) {
+            // HSCAN may show an entry twice.
+            Ok(reservation) if wanted(&reservation.envelope.id) => {
+                if seen.insert(tag.to_vec()) {
+                    kept.push((tag.to_vec(), reservation));
                 }
-                Ok(_) => {}
-                Err(_) => found.malformed += 1,
             }
+            Ok(_) => {}
+            Err(_) => found.malformed += 1,
         }
-        if next == 0 {
-            break;
-        }
-        cursor = next;
-    }
+        true
+    })
+    .await?;
     for chunk in kept.chunks(500) {
         let scores: Vec<_> = chunk
             .iter()
@@ -151,6 +148,68 @@ pub(crate) async fn search(
         }
     }
     Ok(found)
+}
+
+/// Shows every entry of `unacked`, page by page, some perhaps twice. Ends early where `see` says false.
+pub(crate) async fn each(
+    client: &Client,
+    keys: &Keys,
+    mut see: impl FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), Why> {
+    let mut cursor = 0_u64;
+    loop {
+        let mut command = cmd("HSCAN");
+        command.arg(&keys.unacked).arg(cursor).arg("COUNT").arg(200);
+        let (next, page): (u64, Page) = client.ask(&command).await?;
+        if !page.iter().all(|(tag, value)| see(tag, value)) || next == 0 {
+            return Ok(());
+        }
+        cursor = next;
+    }
+}
+
+/// The scores of entries in the index.
+pub(crate) async fn scores(
+    client: &Client,
+    keys: &Keys,
+    tags: &[String],
+) -> Result<Vec<Option<f64>>, Why> {
+    let commands: Vec<_> = tags.iter().map(|tag| score(keys, tag)).collect();
+    let answers = client.ask_all(&commands).await?;
+    answers
+        .into_iter()
+        .map(|answer| decode(answer?, "ZSCORE"))
+        .collect()
+}
+
+/// As [`standing`], of many entries at once.
+pub(crate) async fn all_standing(
+    client: &Client,
+    keys: &Keys,
+    tags: &[String],
+) -> Result<Vec<Option<Option<f64>>>, Why> {
+    let commands: Vec<_> = tags
+        .iter()
+        .flat_map(|tag| {
+            let mut there = cmd("HEXISTS");
+            there.arg(&keys.unacked).arg(tag);
+            [score(keys, tag), there]
+        })
+        .collect();
+    let mut answers = client.ask_all(&commands).await?.into_iter();
+    let mut standing = Vec::with_capacity(tags.len());
+    while let (Some(score), Some(there)) = (answers.next(), answers.next()) {
+        let there: bool = decode(there?, "HEXISTS")?;
+        let score = decode(score?, "ZSCORE")?;
+        standing.push(there.then_some(score));
+    }
+    Ok(standing)
+}
+
+fn score(keys: &Keys, tag: &str) -> redis::Cmd {
+    let mut command = cmd("ZSCORE");
+    command.arg(&keys.index).arg(tag);
+    command
 }
 
 /// Whether an entry of `unacked` stands there still: none where it is gone, else its score, if the index has one.

@@ -1,0 +1,313 @@
+//! A reading of everything, for an audit or a snapshot: messages, reservations and claims in classes, and a closer look
+//! at the few that nothing accounts for.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Everything;
+use super::broker::{KEPT, Wanted, by_id};
+use super::counting::{Count, Counter, Known, mark};
+use super::notes::line;
+use super::related;
+use super::rounds::{Look, Reading};
+use crate::evidence::{Census, Copy, Observed, ReadStatus, Reason, Source, StoredResult, Why};
+
+/// Of the time until the deadline this part goes to the queues; what comes after them is quick.
+const FOR_QUEUES: f64 = 0.6;
+/// More suspects than these are not looked at one by one.
+const MOST_SUSPECTS: usize = 1_000;
+
+/// Results that nothing has accounted for yet.
+pub(super) type Suspects = BTreeMap<String, StoredResult>;
+
+impl Reading<'_> {
+    /// Reads everything. What was found by the time of an error stays in the evidence.
+    pub(super) async fn read_everything(&mut self, wanted: &Everything) -> Result<(), Why> {
+        let limit = wanted
+            .deadline
+            .map(|all| self.started + all.mul_f64(FOR_QUEUES));
+        self.broker.stop_at(limit);
+        self.census();
+        let mut suspects = self.look_through_results(wanted, limit).await;
+        let known = self.known().await?;
+        let (count, queued) = self.count_queues(known, wanted, &mut suspects).await?;
+        let holdings = self
+            .count_reservations(&count.known, wanted, &mut suspects)
+            .await?;
+        let mut again = holdings.several.clone();
+        self.census().twice.ids.extend(holdings.several);
+        for (id, result) in suspects.into_iter().take(MOST_SUSPECTS) {
+            self.task(&id).first_result = Observed::Seen(Some(result));
+            self.census().by_result.insert(id.clone());
+            again.insert(id);
+        }
+        if !again.is_empty() {
+            self.look(&again, Look::Newcomers).await?;
+        }
+        self.look_at_repeats(count.twice).await?;
+        if wanted.keep.is_some() {
+            self.keep_single_tasks(queued).await?;
+        }
+        related::read_chords(self.evidence, self.results).await;
+        self.read_idle_databases().await;
+        Ok(())
+    }
+
+    /// What is counted so far.
+    pub(super) fn census(&mut self) -> &mut Census {
+        self.evidence.census.get_or_insert_default()
+    }
+
+    /// Results that draw attention: those of unfinished tasks of this broker's workers, and of tasks that were lost.
+    async fn look_through_results(
+        &mut self,
+        wanted: &Everything,
+        limit: Option<Instant>,
+    ) -> Suspects {
+        let scan = match self.results.scan(wanted.result_keys, limit).await {
+            Ok(scan) => scan,
+            Err(why) => {
+                self.looked_through = Some(Err(why));
+                return Suspects::new();
+            }
+        };
+        self.looked_through = Some(if scan.cut {
+            let what = "more results draw attention than are kept, or the deadline came first";
+            Err(Why::new(Reason::Truncated, what))
+        } else {
+            Ok(scan.results)
+        });
+        // One member of each chord leads to all that is known of it.
+        for group in scan.chords {
+            let chord = self.results.chord(&group).await;
+            let waits = chord.seen().and_then(Option::as_ref);
+            let waits = waits.filter(|c| c.size.is_some_and(|size| c.joined < size));
+            if let Some((member, _)) = waits.and_then(|chord| chord.members.first().cloned()) {
+                let result = self.results.read(std::slice::from_ref(&member)).await;
+                let result = result.into_values().next();
+                let task = self.task(&member);
+                task.chord = chord;
+                if let Some(result) = result {
+                    task.first_result = result.clone();
+                    task.result = result;
+                }
+                self.census().by_result.insert(member);
+            }
+        }
+        // Who shares the result backend may have another broker: only a worker with a mailbox here is one of ours.
+        let ours: BTreeSet<String> = self
+            .evidence
+            .workers
+            .seen()
+            .into_iter()
+            .flat_map(|workers| {
+                let answered = workers.answered.iter().map(|w| w.node.clone());
+                answered.chain(workers.unanswered_names.iter().cloned())
+            })
+            .collect();
+        let (ended, open): (Suspects, Suspects) =
+            scan.drawn.into_iter().partition(|(_, r)| r.doc.ready);
+        for (id, result) in ended.into_iter().take(MOST_SUSPECTS) {
+            let task = self.task(&id);
+            task.first_result = Observed::Seen(Some(result.clone()));
+            task.result = Observed::Seen(Some(result));
+            self.census().by_result.insert(id);
+        }
+        let of_ours = |result: &StoredResult| {
+            let node = result.doc.worker.as_ref();
+            node.is_some_and(|node| ours.contains(node))
+        };
+        open.into_iter()
+            .filter(|(_, result)| of_ours(result))
+            .collect()
+    }
+
+    /// What tells fates apart before a message is read: who has revoked what, and the timeouts.
+    async fn known(&mut self) -> Result<Known, Why> {
+        let mut known = Known {
+            now: Timestamp::now(),
+            ..Known::default()
+        };
+        if let Some(facts) = self.evidence.broker.server.seen() {
+            let ahead = Duration::try_from_secs_f64(facts.clock_ahead_seconds.abs());
+            let ahead = ahead.unwrap_or_default();
+            let moved = if facts.clock_ahead_seconds < 0.0 {
+                known.now.checked_sub(ahead)
+            } else {
+                known.now.checked_add(ahead)
+            };
+            known.now = moved.unwrap_or(known.now);
+        }
+        for prefix in &self.names.prefixes {
+            let told = self
+                .evidence
+                .answered()
+                .iter()
+                .filter(|worker| worker.prefix == *prefix)
+                .filter_map(|worker| worker.stats.seen())
+                .map(|stats| stats.transport.visibility_timeout.unwrap_or(3600.0))
+                .min_by(f64::total_cmp);
+            let given = self.evidence.visibility_timeout_given;
+            let timeout = given.or(told).unwrap_or(3600.0);
+            known.timeouts.insert(prefix.clone(), timeout);
+        }
+        if let Some(panel) = &mut self.panel {
+            let software = panel.asides(&mut known).await?;
+            self.census().software = software;
+        }
+        Ok(known)
+    }
+
+    /// Counts what waits. Returns the messages that are kept one by one as well.
+    async fn count_queues(
+        &mut self,
+        known: Known,
+        wanted: &Everything,
+        suspects: &mut Suspects,
+    ) -> Result<(Count, Vec<Copy>), Why> {
+        let watched: HashSet<u64> = suspects.keys().map(|id| mark(id)).collect();
+        let mut pass = Wanted::All {
+            left: wanted.keep,
+            counter: Box::new(Counter::new(known, watched)),
+        };
+        let mut queued = Vec::new();
+        let outcome = self
+            .look_into_queues(&mut pass, Look::Whole, &mut queued)
+            .await;
+        let Wanted::All { counter, .. } = pass else {
+            return Ok((Count::default(), queued));
+        };
+        let lists = self.evidence.lists.seen();
+        let length = |key: &str| {
+            let list = lists.into_iter().flatten().find(|list| list.key == key);
+            list.map_or(0, |list| list.length)
+        };
+        let mut count = counter.finish(length);
+        let unread = lists
+            .into_iter()
+            .flatten()
+            .filter_map(|list| list.read.unseen());
+        let mut unread = unread.peekable();
+        let counted_whole = unread.peek().is_some() && unread.all(|why| why.detail == KEPT);
+        suspects.retain(|id, _| count.watched.contains(&mark(id)));
+        let classes = std::mem::take(&mut count.classes);
+        let census = self.census();
+        census.classes = classes;
+        census.unclassed = count.unclassed;
+        census.twice.repeats = count.repeats;
+        census.twice.not_compared = count.not_compared;
+        census.counted_whole = counted_whole;
+        outcome.map(|()| (count, queued))
+    }
+
+    /// Looks again at ids that stood more than once, in the lists where they did.
+    async fn look_at_repeats(&mut self, twice: BTreeMap<String, Vec<String>>) -> Result<(), Why> {
+        if twice.is_empty() {
+            return Ok(());
+        }
+        let keys: BTreeSet<String> = twice.values().flatten().cloned().collect();
+        let lists = self.evidence.lists.seen().into_iter().flatten();
+        let lists = lists
+            .filter(|list| keys.contains(&list.key))
+            .cloned()
+            .collect();
+        let mut wanted = Wanted::ids(twice.into_keys());
+        let pass = self.broker.search(lists, &mut wanted, self.progress).await;
+        for (id, copies) in by_id(pass.copies) {
+            if copies.len() > 1 {
+                self.task(&id).copies = copies;
+                self.census().twice.ids.insert(id);
+            }
+        }
+        match pass.obstacle {
+            Some(why) if matches!(why.reason, Reason::TimedOut | Reason::Unreachable) => Err(why),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps messages one by one, for traces of a snapshot. A message that moved meanwhile keeps its later place.
+    async fn keep_single_tasks(&mut self, queued: Vec<Copy>) -> Result<(), Why> {
+        let everything = Wanted::All {
+            left: None,
+            counter: Box::new(Counter::new(Known::default(), HashSet::new())),
+        };
+        let held = self.look_into_unacked(&everything).await?;
+        let tags: BTreeSet<String> = held
+            .iter()
+            .filter_map(|c| c.envelope.delivery_tag.clone())
+            .collect();
+        let moved = |copy: &Copy| {
+            copy.envelope
+                .delivery_tag
+                .as_ref()
+                .is_some_and(|tag| tags.contains(tag))
+        };
+        let queued = queued.into_iter().filter(|copy| !moved(copy));
+        for (id, copies) in by_id(queued.chain(held).collect()) {
+            self.task(&id).copies = copies;
+        }
+        if let Some(panel) = &mut self.panel {
+            let claims = panel.claims(None, true).await?;
+            self.evidence.workers = Observed::Seen(panel.workers.clone());
+            for (id, held) in claims.held {
+                self.task(&id).claims = held;
+            }
+            for (id, nodes) in claims.revoked {
+                self.task(&id).revoked_by = nodes;
+            }
+        }
+        let by_result = self.census().by_result.clone();
+        let ids: Vec<String> = self
+            .evidence
+            .tasks
+            .keys()
+            .filter(|id| !by_result.contains(*id))
+            .cloned()
+            .collect();
+        let results = self.results.read(&ids).await;
+        for (id, result) in &results {
+            self.task(id).first_result = result.clone();
+        }
+        related::note_last_results(self.evidence, results);
+        self.drop_moved(&ids).await
+    }
+
+    /// Looks into the server's other databases for messages that nobody there takes.
+    async fn read_idle_databases(&mut self) {
+        let started = Instant::now();
+        let clients = self.evidence.broker.server.seen();
+        let clients = clients.and_then(|server| server.clients.seen());
+        let Some(clients) = clients else {
+            let what =
+                "other databases are looked into where CLIENT LIST tells that no worker is there";
+            let why = Why::new(Reason::NotAsked, what);
+            self.replace_read(line(Source::OtherDatabases, started, Err(&why)));
+            self.evidence.other_databases = Observed::Unseen(why);
+            return;
+        };
+        let busy: BTreeSet<u32> = clients
+            .iter()
+            .filter(|client| client.command == "brpop" || client.pattern_subscriptions > 0)
+            .map(|client| client.database)
+            .collect();
+        match self.broker.idle_databases(&busy).await {
+            Ok(found) => {
+                let detail = format!("{} of {} looked into", found.databases.len(), found.all);
+                let read = line(
+                    Source::OtherDatabases,
+                    started,
+                    Ok((ReadStatus::Complete, detail)),
+                );
+                self.replace_read(read);
+                self.evidence.other_databases = Observed::Seen(found.databases);
+                self.census().classes.extend(found.classes);
+            }
+            Err(why) => {
+                self.replace_read(line(Source::OtherDatabases, started, Err(&why)));
+                self.evidence.other_databases = Observed::Unseen(why);
+            }
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! Messages in classes: counted as they stream by, in memory that does not grow with the backlog.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use jiff::Timestamp;
+
+use crate::celery::message::{self, Envelope, Glance, Keep};
+use crate::celery::when::When;
+use crate::evidence::{Class, Copy, List, NAMED_IDS, Observed, Place, TaskEvidence};
+
+/// More classes than this are not told apart.
+pub(super) const MOST_CLASSES: usize = 5_000;
+/// Longer messages are read at once and not kept as they are.
+const LONG_MESSAGE: usize = 4 * 1024;
+/// Longer ids are no ids of Celery's, and are not named.
+const LONG_ID: usize = 1024;
+/// So many ids are remembered, to see whether one stands twice: two million take 36 MB.
+const MOST_IDS: u64 = 3_600_000;
+/// So many ids that stand twice are looked at again.
+const MOST_TWICE: usize = 100;
+
+/// A name in 64 bits.
+pub(super) fn mark(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What is known before the messages are read, and tells their fates apart.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    /// The moment from which `expires` and ETA are told to be past or to come.
+    pub(super) now: Timestamp,
+    /// Seconds of the visibility timeout, by key prefix.
+    pub(super) timeouts: BTreeMap<String, f64>,
+    /// For ids that workers have revoked: which set of nodes.
+    pub(super) revoked: HashMap<u64, usize>,
+    /// The sets of nodes.
+    pub(super) revokers: Vec<Vec<String>>,
+}
+
+impl Known {
+    /// Notes that a node has revoked these ids. Workers tell each other what is revoked, so that few sets cover all.
+    pub(super) fn revoke(&mut self, node: &str, ids: &[String]) {
+        let mut sets: HashMap<Option<usize>, usize> = HashMap::new();
+        for id in ids {
+            let id = mark(id);
+            let before = self.revoked.get(&id).copied();
+            if before.is_some_and(|set| self.revokers[set].last().is_some_and(|last| last == node))
+            {
+                continue;
+            }
+            let after = *sets.entry(before).or_insert_with(|| {
+                let mut nodes = before.map_or_else(Vec::new, |set| self.revokers[set].clone());
+                nodes.push(node.to_owned());
+                self.revokers.push(nodes);
+                self.revokers.len() - 1
+            });
+            self.revoked.insert(id, after);
+        }
+    }
+
+    /// The nodes that have revoked an id.
+    pub(super) fn revokers_of(&self, id: &str) -> Vec<String> {
+        let set = self.revoked.get(&mark(id));
+        set.map_or_else(Vec::new, |set| self.revokers[*set].clone())
+    }
+
+    /// What tells a message's fate: all that rules look at, as far as it stands in the message. `since` is when the wait
+    /// for its ETA began, in Unix seconds, for one that was delivered; none for one that waits.
+    pub(super) fn shape(&self, seen: &Glance<'_>, prefix: &str, since: Option<f64>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let (eta, expires) = (seen.eta(), seen.expires());
+        let passed = |at: When| at.seconds_until(self.now) < 0.0;
+        let beyond = |eta: When| {
+            let waited = since.map_or(0.0, |since| seconds(self.now) - since);
+            let timeout = self.timeouts.get(prefix).copied();
+            timeout.is_some_and(|timeout| eta.seconds_until(self.now) + waited > timeout)
+        };
+        (
+            seen.task(),
+            seen.content_type(),
+            seen.exchange(),
+            seen.routing_key(),
+            seen.redelivered(),
+            seen.retries().unwrap_or(0) > 0,
+        )
+            .hash(&mut hasher);
+        (
+            eta.map(|eta| (passed(eta), beyond(eta))),
+            expires.map(passed),
+            eta.zip(expires).map(|(eta, expires)| eta > expires),
+            self.revoked.get(&mark(seen.id())),
+        )
+            .hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// A moment in Unix seconds.
+pub(super) fn seconds(at: Timestamp) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "microseconds of this century fit"
+    )]
+    let micros = at.as_microsecond() as f64;
+    micros / 1e6
+}
+
+/// Counts the messages of lists, one list after another.
+pub(crate) struct Counter {
+    known: Known,
+    lists: Vec<String>,
+    prefix: String,
+    classes: HashMap<(usize, u64), Counted>,
+    /// Messages beyond the classes.
+    unclassed: u64,
+    ids: HashMap<u64, Mark>,
+    not_compared: u64,
+    repeats: u64,
+    twice: BTreeMap<String, HashSet<usize>>,
+    /// Ids that would be suspect were they in no queue.
+    watched: HashSet<u64>,
+}
+
+/// What is remembered of a message beside its id.
+#[derive(Clone, Copy)]
+struct Mark {
+    tag: u32,
+    list: u16,
+    retries: u8,
+}
+
+/// One class in the making.
+struct Counted {
+    count: u64,
+    ids: Vec<String>,
+    next_id: usize,
+    /// The last one seen, as it came, or read where it is long.
+    last: Vec<u8>,
+    last_read: Option<Envelope>,
+    index: u64,
+    expires: Option<When>,
+}
+
+/// What the counting brought.
+#[derive(Default)]
+pub(super) struct Count {
+    pub(super) classes: Vec<Class>,
+    pub(super) unclassed: u64,
+    /// Ids that stood more than once, and in which lists.
+    pub(super) twice: BTreeMap<String, Vec<String>>,
+    pub(super) repeats: u64,
+    pub(super) not_compared: u64,
+    pub(super) known: Known,
+    pub(super) watched: HashSet<u64>,
+}
+
+impl Counter {
+    /// A counter for about so many messages. What it meets of `watched` it takes out of there.
+    pub(super) fn new(known: Known, watched: HashSet<u64>) -> Self {
+        Self {
+            known,
+            lists: Vec::new(),
+            prefix: String::new(),
+            classes: HashMap::new(),
+            unclassed: 0,
+            ids: HashMap::new(),
+            not_compared: 0,
+            repeats: 0,
+            twice: BTreeMap::new(),
+            watched,
+        }
+    }
+
+    /// Makes room for so many ids, so that none need be moved later.
+    pub(super) fn expect(&mut self, messages: u64) {
+        let room = usize::try_from(messages.min(MOST_IDS)).unwrap_or(0);
+        self.ids.reserve(room);
+    }
+
+    /// What is seen from now on stands in this list.
+    pub(super) fn enter(&mut self, list: &List) {
+        self.lists.push(list.key.clone());
+        self.prefix.clone_from(&list.prefix);
+    }
+
+    /// Counts a message; false where it is none of Celery's.
+    pub(super) fn see(&mut self, index: u64, message: &[u8]) -> bool {
+        let Ok(seen) = message::glance(message) else {
+            return false;
+        };
+        let list = self.lists.len().saturating_sub(1);
+        if !self.is_new(list, &seen) {
+            return true;
+        }
+        let shape = (list, self.known.shape(&seen, &self.prefix, None));
+        let room = self.classes.len() < MOST_CLASSES;
+        let class = match self.classes.entry(shape) {
+            std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
+            std::collections::hash_map::Entry::Vacant(_) if !room => {
+                self.unclassed += 1;
+                return true;
+            }
+            std::collections::hash_map::Entry::Vacant(free) => free.insert(Counted::default()),
+        };
+        class.add(index, message, &seen);
+        true
+    }
+
+    /// Notes an id; false where this very message was seen already, as in a list that grew while it was read.
+    fn is_new(&mut self, list: usize, seen: &Glance<'_>) -> bool {
+        let id = mark(seen.id());
+        if !self.watched.is_empty() {
+            self.watched.remove(&id);
+        }
+        let tag = mark(seen.delivery_tag().unwrap_or_default());
+        let here = Mark {
+            tag: u32::try_from(tag >> 32).unwrap_or(0),
+            list: u16::try_from(list).unwrap_or(u16::MAX),
+            retries: u8::try_from(seen.retries().unwrap_or(0)).unwrap_or(u8::MAX),
+        };
+        let room = (self.ids.len() as u64) < MOST_IDS;
+        match self.ids.entry(id) {
+            std::collections::hash_map::Entry::Vacant(_) if !room => self.not_compared += 1,
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(here);
+            }
+            std::collections::hash_map::Entry::Occupied(there) => {
+                let first = *there.get();
+                let same_message = first.tag == here.tag && seen.delivery_tag().is_some();
+                if same_message {
+                    return first.list != here.list;
+                }
+                // A task that ran meanwhile may have been sent again for a retry.
+                if first.retries == here.retries && seen.id().len() <= LONG_ID {
+                    self.repeats += 1;
+                    let room = self.twice.len() < MOST_TWICE;
+                    if room || self.twice.contains_key(seen.id()) {
+                        let lists = self.twice.entry(seen.id().to_owned()).or_default();
+                        lists.extend([usize::from(first.list), list]);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// The classes. `length` tells how many messages of a list were read.
+    pub(super) fn finish(self, length: impl Fn(&str) -> u64) -> Count {
+        let Self { known, lists, .. } = self;
+        let mut classes: Vec<(usize, Class)> = self
+            .classes
+            .into_iter()
+            .filter_map(|((list, _), counted)| {
+                let key = lists.get(list)?;
+                Some((list, counted.class(key, length(key), &known)?))
+            })
+            .collect();
+        classes.sort_by(|(a, one), (b, other)| (a, &one.id).cmp(&(b, &other.id)));
+        let named = |of: HashSet<usize>| {
+            let mut keys: Vec<String> = of
+                .into_iter()
+                .filter_map(|n| lists.get(n).cloned())
+                .collect();
+            keys.sort();
+            keys
+        };
+        Count {
+            classes: classes.into_iter().map(|(_, class)| class).collect(),
+            unclassed: self.unclassed,
+            twice: self
+                .twice
+                .into_iter()
+                .map(|(id, of)| (id, named(of)))
+                .collect(),
+            repeats: self.repeats,
+            not_compared: self.not_compared,
+            known,
+            watched: self.watched,
+        }
+    }
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            ids: Vec::new(),
+            next_id: 0,
+            last: Vec::new(),
+            last_read: None,
+            index: 0,
+            expires: None,
+        }
+    }
+}
+
+impl Counted {
+    fn add(&mut self, index: u64, message: &[u8], seen: &Glance<'_>) {
+        self.count += 1;
+        self.index = index;
+        self.expires = self.expires.max(seen.expires());
+        self.last.clear();
+        if message.len() <= LONG_MESSAGE {
+            self.last.extend_from_slice(message);
+            self.last_read = None;
+        } else {
+            self.last_read = message::parse(message, Keep::Envelope).ok();
+        }
+        let id = seen.id();
+        if id.len() > LONG_ID {
+            return;
+        }
+        match self.ids.get_mut(self.next_id) {
+            Some(oldest) => id.clone_into(oldest),
+            None => self.ids.push(id.to_owned()),
+        }
+        self.next_id = (self.next_id + 1) % NAMED_IDS;
+    }
+
+    /// The class of a list that has so many messages.
+    fn class(mut self, key: &str, length: u64, known: &Known) -> Option<Class> {
+        let read = self.last_read.take();
+        let mut envelope = read.or_else(|| message::parse(&self.last, Keep::Envelope).ok())?;
+        // Lists are read from their heads: the last that was seen is the next in turn.
+        let place = Place::Queue {
+            key: key.to_owned(),
+            position: length.saturating_sub(self.index).max(1),
+            of: length.max(1),
+        };
+        // A class of messages whose time had not passed when they were counted must not stand for messages whose time
+        // passed while the rest was read.
+        let open = |at: When| at.seconds_until(known.now) >= 0.0;
+        if envelope.expires.is_some_and(open) {
+            envelope.expires = self.expires;
+        }
+        let newest = self.next_id;
+        let (before, after) = self.ids.split_at(newest.min(self.ids.len()));
+        let ids: Vec<String> = before
+            .iter()
+            .rev()
+            .chain(after.iter().rev())
+            .cloned()
+            .collect();
+        let id = envelope.id.clone();
+        let revoked_by = known.revokers_of(&id);
+        Some(Class {
+            id,
+            count: self.count,
+            ids,
+            task: TaskEvidence {
+                copies: vec![Copy { place, envelope }],
+                revoked_by,
+                ..unread()
+            },
+        })
+    }
+}
+
+/// A task of which nothing but its message is known.
+pub(super) fn unread() -> TaskEvidence {
+    let why = "an audit looks at the results of no queued message";
+    TaskEvidence {
+        copies: Vec::new(),
+        claims: Vec::new(),
+        revoked_by: Vec::new(),
+        first_result: Observed::not_asked(why),
+        result: Observed::not_asked(why),
+        chord: Observed::not_asked(why),
+        children: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(id: &str, tag: &str, headers: &str) -> Vec<u8> {
+        format!(
+            r#"{{"body": "W10=", "content-type": "application/json", "content-encoding": "utf-8", "headers": {{"lang": "py", "task": "shop.mail", "id": "{id}"{headers}}}, "properties": {{"correlation_id": "{id}", "delivery_tag": "{tag}", "body_encoding": "base64", "delivery_info": {{"exchange": "", "routing_key": "celery"}}}}}}"#
+        )
+        .into_bytes()
+    }
+
+    fn list(key: &str) -> List {
+        List {
+            key: key.to_owned(),
+            prefix: String::new(),
+            queue: key.to_owned(),
+            priority: None,
+            named: true,
+            length: 3,
+            malformed: 0,
+            read: Observed::Seen(()),
+        }
+    }
+
+    fn counter(now: &str) -> Counter {
+        let known = Known {
+            now: now.parse().expect("a time"),
+            ..Known::default()
+        };
+        Counter::new(known, HashSet::new())
+    }
+
+    #[test]
+    fn messages_with_one_fate_are_one_class_and_the_next_in_turn_stands_for_it() {
+        let mut counter = counter("2026-01-01T00:00:00Z");
+        counter.enter(&list("celery"));
+        for n in 0..25_u64 {
+            let late = r#", "expires": "2025-12-31T00:00:00+00:00""#;
+            let headers = if n % 5 == 0 { late } else { "" };
+            let message = text(&format!("t{n}"), &format!("d{n}"), headers);
+            assert!(counter.see(n, &message));
+        }
+        assert!(!counter.see(25, b"no message"));
+        let count = counter.finish(|_| 26);
+        let mut classes = count.classes;
+        classes.sort_by_key(|class| class.count);
+        let [late, rest] = classes.as_slice() else {
+            panic!("{} classes", classes.len())
+        };
+        assert_eq!((late.count, late.id.as_str()), (5, "t20"));
+        assert_eq!(late.ids, ["t20", "t15", "t10", "t5", "t0"]);
+        assert_eq!((rest.count, rest.id.as_str()), (20, "t24"));
+        assert_eq!(rest.ids.len(), NAMED_IDS);
+        assert_eq!(rest.ids[..2], ["t24", "t23"]);
+        let Place::Queue { position, of, .. } = rest.task.copies[0].place else {
+            panic!("not in a queue")
+        };
+        assert_eq!((position, of), (2, 26));
+    }
+
+    #[test]
+    fn a_message_that_is_seen_twice_counts_once_and_an_id_that_stands_twice_is_told() {
+        let mut counter = counter("2026-01-01T00:00:00Z");
+        counter.enter(&list("celery"));
+        for (id, tag, headers) in [
+            ("a", "1", ""),
+            ("a", "1", ""),
+            ("b", "2", ""),
+            ("b", "3", ""),
+            ("c", "4", ""),
+            ("c", "5", r#", "retries": 1"#),
+        ] {
+            counter.see(0, &text(id, tag, headers));
+        }
+        counter.enter(&list("mail"));
+        counter.see(0, &text("b", "6", ""));
+        let count = counter.finish(|_| 6);
+        assert_eq!(count.classes.iter().map(|c| c.count).sum::<u64>(), 6);
+        assert_eq!(count.repeats, 2);
+        assert_eq!(
+            count.twice,
+            BTreeMap::from([("b".to_owned(), vec!["celery".to_owned(), "mail".to_owned()])])
+        );
+    }
+
+    #[test]
+    fn too_many_classes_are_counted_without_being_told_apart() {
+        let mut counter = counter("2026-01-01T00:00:00Z");
+        for n in 0..MOST_CLASSES + 7 {
+            counter.enter(&list(&format!("q{n}")));
+            counter.see(0, &text(&n.to_string(), &n.to_string(), ""));
+        }
+        let count = counter.finish(|_| 1);
+        assert_eq!((count.classes.len(), count.unclassed), (MOST_CLASSES, 7));
+    }
+
+    #[test]
+    fn what_is_watched_and_met_is_watched_no_more() {
+        let known = Known::default();
+        let mut counter = Counter::new(known, HashSet::from([mark("a"), mark("z")]));
+        counter.enter(&list("celery"));
+        counter.see(0, &text("a", "1", ""));
+        assert_eq!(counter.finish(|_| 1).watched, HashSet::from([mark("z")]));
+    }
+}

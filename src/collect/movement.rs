@@ -1,0 +1,152 @@
+//! What moves between two readings.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use redis::cmd;
+
+use super::counting::mark;
+use super::redis::client::{Client, decode};
+use crate::evidence::{Evidence, ListMovement, Movement, Reason, Why};
+
+/// So many lists are watched.
+const MOST_LISTS: usize = 10_000;
+/// Lists looked at in one go.
+const PAGE: usize = 100;
+/// A longer message is not looked for again.
+const LONG_MESSAGE: usize = 64 * 1024;
+/// So many newer messages are looked through for the newest one of the first reading.
+const MOST_NEWER: u64 = 10_000;
+
+/// The first of two readings.
+pub(super) struct Watch {
+    begun: Instant,
+    lists: Vec<First>,
+    idle: BTreeSet<String>,
+}
+
+/// A list at the first reading.
+struct First {
+    key: String,
+    length: u64,
+    newest: Option<Vec<u8>>,
+    next: Option<u64>,
+}
+
+impl Watch {
+    /// Looks at the ends of the lists that hold anything, and at who is idle.
+    pub(super) async fn begin(client: &Client, evidence: &Evidence) -> Result<Self, Why> {
+        let lists = evidence.lists.seen().into_iter().flatten();
+        let keys: Vec<&String> = lists
+            .filter(|list| list.length > 0)
+            .map(|list| &list.key)
+            .take(MOST_LISTS)
+            .collect();
+        let begun = Instant::now();
+        let mut first = Vec::new();
+        for page in keys.chunks(PAGE) {
+            let commands: Vec<_> = page
+                .iter()
+                .flat_map(|key| [length(key), item(key, 0), item(key, -1)])
+                .collect();
+            let mut answers = client.ask_all(&commands).await?.into_iter();
+            for key in page {
+                let (Some(length), Some(newest), Some(next)) =
+                    (answers.next(), answers.next(), answers.next())
+                else {
+                    break;
+                };
+                // A list that is none any more has nothing to say.
+                let Ok(length) = length.and_then(|length| decode(length, "LLEN")) else {
+                    continue;
+                };
+                let newest: Option<Vec<u8>> = decode(newest?, "LINDEX")?;
+                let next: Option<Vec<u8>> = decode(next?, "LINDEX")?;
+                first.push(First {
+                    key: (*key).clone(),
+                    length,
+                    newest: newest.filter(|message| message.len() <= LONG_MESSAGE),
+                    next: next.map(|message| mark(&String::from_utf8_lossy(&message))),
+                });
+            }
+        }
+        Ok(Self {
+            begun,
+            lists: first,
+            idle: idle(evidence),
+        })
+    }
+
+    /// Looks again, and tells what moved.
+    pub(super) async fn end(self, client: &Client, evidence: &Evidence) -> Result<Movement, Why> {
+        let mut lists = Vec::new();
+        for page in self.lists.chunks(PAGE) {
+            let commands: Vec<_> = page
+                .iter()
+                .flat_map(|first| {
+                    let mut place = cmd("LPOS");
+                    place.arg(&first.key);
+                    place.arg(first.newest.as_deref().unwrap_or_default());
+                    place.arg("MAXLEN").arg(MOST_NEWER);
+                    [length(&first.key), item(&first.key, -1), place]
+                })
+                .collect();
+            let mut answers = client.ask_all(&commands).await?.into_iter();
+            for first in page {
+                let (Some(length), Some(next), Some(place)) =
+                    (answers.next(), answers.next(), answers.next())
+                else {
+                    break;
+                };
+                let Ok(after) = length.and_then(|length| decode(length, "LLEN")) else {
+                    continue;
+                };
+                let next: Option<Vec<u8>> = decode(next?, "LINDEX")?;
+                let next = next.map(|message| mark(&String::from_utf8_lossy(&message)));
+                // Redis has LPOS since 6.0.6.
+                let came = match place {
+                    Ok(place) => decode(place, "LPOS")?,
+                    Err(why) if why.reason == Reason::Unreachable => return Err(why),
+                    Err(_) => None,
+                };
+                lists.push(ListMovement {
+                    key: first.key.clone(),
+                    before: first.length,
+                    after,
+                    came: first.newest.as_ref().and(came),
+                    same_next: next.is_some() && next == first.next,
+                });
+            }
+        }
+        let still = idle(evidence);
+        Ok(Movement {
+            seconds: self.begun.elapsed().as_secs_f64(),
+            lists,
+            idle_throughout: self.idle.intersection(&still).cloned().collect(),
+        })
+    }
+}
+
+/// Workers with a free slot and nothing reserved or scheduled.
+fn idle(evidence: &Evidence) -> BTreeSet<String> {
+    let workers = evidence.answered().iter().filter(|worker| {
+        let slots = worker.stats.seen().and_then(|stats| stats.concurrency);
+        let busy = worker.active.seen().map(|active| active.len() as u64);
+        let free = slots.zip(busy).is_some_and(|(slots, busy)| busy < slots);
+        let waiting = [&worker.reserved, &worker.scheduled];
+        free && waiting.iter().all(|number| number.seen() == Some(&0))
+    });
+    workers.map(|worker| worker.node.clone()).collect()
+}
+
+fn length(key: &str) -> redis::Cmd {
+    let mut command = cmd("LLEN");
+    command.arg(key);
+    command
+}
+
+fn item(key: &str, at: i64) -> redis::Cmd {
+    let mut command = cmd("LINDEX");
+    command.arg(key).arg(at);
+    command
+}

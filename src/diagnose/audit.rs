@@ -1,0 +1,251 @@
+//! Every finding of a deployment: rules about tasks are asked of one message of each class, and what they say of several
+//! classes about one thing is one finding.
+
+use std::collections::BTreeMap;
+
+use super::view::stored;
+use super::{Case, Check, Checked, Diagnosis, Finding, Rule, Thresholds, checked, registry};
+use crate::evidence::{Class, Evidence, NAMED_IDS, Observed, Place, Reason, Source, TaskEvidence};
+
+/// Which tasks a rule about tasks is asked of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// One of each class.
+    Classes,
+    /// One of each class, and a task of which nothing is known: it looks at routes then.
+    ClassesAndNone,
+    /// One of each class, and the messages in other databases.
+    ClassesAndElsewhere,
+    /// Tasks that drew attention by their results.
+    ByResult,
+    /// Ids that stand more than once, and reservations of tasks that have ended.
+    Twice,
+    /// None: it says something about a task that was asked for, and nothing about a deployment.
+    None,
+}
+
+fn asked(rule: &Rule) -> Asked {
+    match rule.name {
+        "unroutable" => Asked::ClassesAndNone,
+        "wrong-database" => Asked::ClassesAndElsewhere,
+        "duplicate-message" | "duplicate-run" => Asked::Twice,
+        "vanished-while-running"
+        | "retry-vanished"
+        | "worker-lost"
+        | "discarded-not-registered"
+        | "chord-stuck" => Asked::ByResult,
+        "result-not-stored" | "result-expires" | "chain-broken" => Asked::None,
+        _ => Asked::Classes,
+    }
+}
+
+/// Tasks with one fate, and the one that stands for all.
+struct Group<'e> {
+    case: Case<'e>,
+    count: u64,
+    ids: &'e [String],
+}
+
+/// Judges a deployment of which everything was read.
+pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
+    let nothing = nothing();
+    let mut findings = Vec::new();
+    let mut checks: Vec<Checked> = Vec::new();
+    for rule in registry::ALL
+        .iter()
+        .filter(|rule| rule.brokers.has(evidence))
+    {
+        let found = match rule.check {
+            Check::Deployment(check) => check(evidence),
+            Check::Audit(check) => check(evidence, thresholds),
+            Check::Task(_) if asked(rule) == Asked::None => continue,
+            Check::Task(check) => {
+                let groups = groups(evidence, asked(rule), &nothing);
+                let said = groups.iter().flat_map(|group| {
+                    let said = check(&group.case).into_iter();
+                    said.map(|finding| of_group(finding, group))
+                });
+                merged(said)
+            }
+        };
+        checks.push(checked(rule, evidence, !found.is_empty()));
+        findings.extend(found);
+    }
+    findings.sort_by(Finding::order);
+    Diagnosis {
+        traces: Vec::new(),
+        findings,
+        checks,
+    }
+}
+
+/// What could not be read and might have told of trouble, as sentence parts: nothing that the user left out, and nothing
+/// that only confirms what other places tell.
+pub fn missing(evidence: &Evidence) -> Vec<String> {
+    let falls_short = evidence.reads.iter().filter(|read| {
+        let matters = match read.source {
+            Source::Clients | Source::OtherDatabases => false,
+            // Of the server's facts each has a rule that says what it could not judge.
+            Source::Server => evidence.broker.server.seen().is_none(),
+            // A backend of another kind is CD807's.
+            Source::Results => read.reason != Some(Reason::Unsupported),
+            _ => true,
+        };
+        matters && read.falls_short() && read.reason != Some(Reason::NotAsked)
+    });
+    falls_short
+        .map(|read| format!("{}: {}", read.source.name(), read.detail))
+        .collect()
+}
+
+fn nothing() -> TaskEvidence {
+    let unread = || Observed::not_asked("nobody asked for a task");
+    TaskEvidence {
+        copies: Vec::new(),
+        claims: Vec::new(),
+        revoked_by: Vec::new(),
+        first_result: unread(),
+        result: Observed::Seen(None),
+        chord: Observed::not_asked("nobody asked for a task"),
+        children: Vec::new(),
+    }
+}
+
+fn groups<'e>(evidence: &'e Evidence, asked: Asked, nothing: &'e TaskEvidence) -> Vec<Group<'e>> {
+    let Some(census) = &evidence.census else {
+        return Vec::new();
+    };
+    let one = |id: &'e String| {
+        let case = Case::of(evidence, id)?;
+        let ids = std::slice::from_ref(id);
+        Some(Group {
+            case,
+            count: 1,
+            ids,
+        })
+    };
+    let of_class = |class: &'e Class| Group {
+        case: Case {
+            evidence,
+            id: &class.id,
+            task: &class.task,
+        },
+        count: class.count,
+        ids: &class.ids,
+    };
+    let here = census.classes.iter().filter(|class| !is_elsewhere(class));
+    match asked {
+        Asked::Classes => here.map(of_class).collect(),
+        Asked::ClassesAndNone => {
+            let none = Group {
+                case: Case {
+                    evidence,
+                    id: "",
+                    task: nothing,
+                },
+                count: 1,
+                ids: &[],
+            };
+            here.map(of_class).chain([none]).collect()
+        }
+        Asked::ClassesAndElsewhere => {
+            let all = census.classes.iter();
+            let ours = all.filter(|class| !is_elsewhere(class) || is_known_here(evidence, class));
+            ours.map(of_class).collect()
+        }
+        Asked::ByResult => census.by_result.iter().filter_map(one).collect(),
+        Asked::Twice => {
+            let ended = here.filter(|class| {
+                let result = stored(&class.task.first_result);
+                result.is_some_and(|result| result.doc.ready)
+            });
+            let twice = census.twice.ids.iter().filter_map(one);
+            twice.chain(ended.map(of_class)).collect()
+        }
+        Asked::None => Vec::new(),
+    }
+}
+
+fn is_elsewhere(class: &Class) -> bool {
+    let elsewhere = |place: &Place| matches!(place, Place::OtherDatabase { .. });
+    class.task.copies.iter().any(|copy| elsewhere(&copy.place))
+}
+
+/// Whether a message in another database, where no worker is, is one of this deployment: a worker here knows its task.
+/// What other apps leave lying in their databases is their affair.
+fn is_known_here(evidence: &Evidence, class: &Class) -> bool {
+    class.task.copies.iter().any(|copy| {
+        let Place::OtherDatabase { database, .. } = copy.place else {
+            return false;
+        };
+        let task = copy.envelope.task.as_deref();
+        let knows = |task: &str| {
+            evidence
+                .answered()
+                .iter()
+                .any(|w| w.knows(task) == Some(true))
+        };
+        evidence.workers_in(database) == Some(0) && task.is_some_and(knows)
+    })
+}
+
+/// What a rule says of one task, said of all that share its fate.
+fn of_group(mut finding: Finding, group: &Group<'_>) -> Finding {
+    let id = group.case.id;
+    finding.count = finding.count.max(group.count);
+    finding.task_ids.retain(|id| !id.is_empty());
+    if !finding.task_ids.is_empty() {
+        finding.task_ids = group.ids.to_vec();
+    }
+    let about_it = ["it ", "its "];
+    if !id.is_empty()
+        && about_it
+            .iter()
+            .any(|start| finding.message.starts_with(start))
+    {
+        finding.message = format!("{} {id}: {}", group.case.called(), finding.message);
+    }
+    if is_about_one(&finding, id) && finding.subject.is_empty() {
+        finding = finding.subject("task", group.case.name().unwrap_or("unknown"));
+    }
+    finding
+}
+
+/// Whether a finding speaks of one message, and not of the place where it stands.
+fn is_about_one(finding: &Finding, id: &str) -> bool {
+    !id.is_empty() && finding.message.contains(id)
+}
+
+/// One finding for each thing that findings of a rule are about: the first, with the numbers and the ids of all.
+fn merged(said: impl Iterator<Item = Finding>) -> Vec<Finding> {
+    let mut order: Vec<Finding> = Vec::new();
+    let mut about: BTreeMap<BTreeMap<String, String>, usize> = BTreeMap::new();
+    for finding in said {
+        let Some(at) = about.get(&finding.subject) else {
+            about.insert(finding.subject.clone(), order.len());
+            order.push(finding);
+            continue;
+        };
+        let first = &mut order[*at];
+        first.count = first.count.saturating_add(finding.count);
+        first.severity = first.severity.max(finding.severity);
+        for id in finding.task_ids {
+            if first.task_ids.len() < NAMED_IDS && !first.task_ids.contains(&id) {
+                first.task_ids.push(id);
+            }
+        }
+    }
+    for finding in &mut order {
+        let named = finding
+            .task_ids
+            .iter()
+            .any(|id| finding.message.contains(id.as_str()));
+        if let (true, Some(more @ 1..)) = (named, finding.count.checked_sub(1)) {
+            finding.message = format!("{}; {more} more like it", finding.message);
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests;
