@@ -3,6 +3,7 @@
 mod broker;
 pub(crate) mod cleanup;
 mod connect;
+mod rabbitmq;
 mod redis;
 mod results;
 mod rounds;
