@@ -3,6 +3,7 @@
 mod broker;
 pub(crate) mod cleanup;
 mod connect;
+mod mailbox;
 mod rabbitmq;
 mod redis;
 mod results;

@@ -348,6 +348,11 @@ fn reply_code(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
+/// The server has no such thing.
+pub(super) fn is_missing(error: &lapin::Error) -> bool {
+    matches!(reply_code(error), Some((NOT_FOUND, _)))
+}
+
 fn not_let_in(server: &AmqpServer, address: &str, error: &lapin::Error) -> Why {
     let vhost = &server.vhost;
     match reply_code(error) {

@@ -1,4 +1,7 @@
 //! Reading of a RabbitMQ broker over AMQP 0-9-1.
 
 pub(crate) mod amqp;
+pub(crate) mod control;
+mod message;
+pub(crate) mod peek;
 mod wire;
