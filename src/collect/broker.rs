@@ -42,6 +42,18 @@ impl Wanted {
         }
     }
 
+    /// Counts one more message that is kept; false where there is no room for it.
+    pub(crate) fn keep_one(&mut self) -> bool {
+        match self {
+            Self::Ids(..) => true,
+            Self::All { left: 0 } => false,
+            Self::All { left } => {
+                *left -= 1;
+                true
+            }
+        }
+    }
+
     fn look(&mut self, message: &[u8], keep: Keep) -> Look {
         match self {
             Self::Ids(ids, finder) => match finder.matches(message) {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_core::Stream as _;
@@ -272,12 +271,8 @@ fn short(name: &str) -> Result<ShortString, Why> {
 }
 
 /// The next delivery; none when the consumer was cancelled.
-pub(super) async fn next(consumer: &mut Consumer) -> Option<lapin::Result<Delivery>> {
-    std::future::poll_fn(|cx| match Pin::new(&mut *consumer).poll_next(cx) {
-        Poll::Ready(next) => Poll::Ready(next),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
+async fn next(consumer: &mut Consumer) -> Option<lapin::Result<Delivery>> {
+    std::future::poll_fn(|cx| Pin::new(&mut *consumer).poll_next(cx)).await
 }
 
 fn reply(delivery: &Delivery) -> Option<Reply> {

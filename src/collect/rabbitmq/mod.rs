@@ -2,6 +2,7 @@
 
 pub(crate) mod amqp;
 pub(crate) mod control;
+mod may_peek;
 mod message;
 pub(crate) mod peek;
 mod wire;
