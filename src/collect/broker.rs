@@ -1,11 +1,11 @@
 //! One broker under examination: its connections, and the steps of a reading.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use redis::cmd;
 
-use super::counting::{Counter, unread};
+use super::counting::{Counter, Known, unread};
 use super::redis::client::{Client, decode};
 use super::redis::keys::{self, Names};
 use super::redis::list::{Ends, ListReader};
@@ -40,11 +40,36 @@ impl Wanted {
         Self::Ids(ids, Box::new(finder))
     }
 
+    /// Every message, to be kept one by one, up to so many. Nothing is counted.
+    pub(crate) fn all(most: u64) -> Self {
+        Self::All {
+            left: Some(most),
+            counter: Box::new(Counter::new(Known::default(), HashSet::new())),
+        }
+    }
+
     /// Whether a message with this id is wanted.
     pub(crate) fn has(&self, id: &str) -> bool {
         match self {
             Self::Ids(ids, _) => ids.contains(id),
             Self::All { .. } => true,
+        }
+    }
+
+    /// Counts one more message that is kept; false where there is no room for it.
+    pub(crate) fn keep_one(&mut self) -> bool {
+        match self {
+            Self::Ids(..) => true,
+            Self::All {
+                left: None | Some(0),
+                ..
+            } => false,
+            Self::All {
+                left: Some(left), ..
+            } => {
+                *left -= 1;
+                true
+            }
         }
     }
 

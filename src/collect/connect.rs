@@ -1,4 +1,4 @@
-//! Byte streams to a server: TCP, TLS, Unix socket, through Redis's sentinels.
+//! Byte streams to servers: TCP and TLS, and for Redis Unix sockets and sentinels.
 
 use std::io;
 use std::path::Path;
@@ -82,7 +82,8 @@ async fn connect(server: &RedisServer) -> Result<Stream, Why> {
     }
 }
 
-async fn tcp(host: &str, port: u16, tls: Option<&Tls>) -> Result<Stream, Why> {
+/// Connects over TCP, with TLS where that is asked for.
+pub(crate) async fn tcp(host: &str, port: u16, tls: Option<&Tls>) -> Result<Stream, Why> {
     let address = format!("{host}:{port}");
     let stream = TcpStream::connect((host, port))
         .await

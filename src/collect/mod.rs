@@ -6,6 +6,7 @@ pub(crate) mod cleanup;
 mod connect;
 mod counting;
 mod holdings;
+mod mailbox;
 mod movement;
 mod notes;
 mod rabbitmq;

@@ -55,19 +55,22 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
         .iter()
         .filter(|rule| rule.brokers.has(evidence))
     {
-        let found = match rule.check {
-            Check::Deployment(check) => check(evidence),
+        let mut found = match rule.check {
             Check::Audit(check) => check(evidence, thresholds),
             Check::Task(_) if asked(rule) == Asked::None => continue,
-            Check::Task(check) => {
-                let groups = groups(evidence, asked(rule), &nothing);
-                let said = groups.iter().flat_map(|group| {
-                    let said = check(&group.case).into_iter();
-                    said.map(|finding| of_group(finding, group))
-                });
-                merged(said)
-            }
+            _ => rule
+                .check
+                .of_deployment()
+                .map_or_else(Vec::new, |check| check(evidence)),
         };
+        if let Some(check) = rule.check.of_task() {
+            let groups = groups(evidence, asked(rule), &nothing);
+            let said = groups.iter().flat_map(|group| {
+                let said = check(&group.case).into_iter();
+                said.map(|finding| of_group(finding, group))
+            });
+            found.extend(merged(said));
+        }
         checks.push(checked(rule, evidence, !found.is_empty()));
         findings.extend(found);
     }

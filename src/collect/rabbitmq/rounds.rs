@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::amqp::{AmqpClient, Depth};
+use super::looks;
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, to_declare};
 use crate::celery::control;
+use crate::collect::broker::{Wanted, by_id};
 use crate::collect::cleanup::Cleanup;
 use crate::collect::mailbox::Replies;
-use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task, traced};
+use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task};
 use crate::collect::related;
 use crate::collect::results::Results;
 use crate::collect::workers::{Claims, Expected, Panel};
@@ -19,11 +21,14 @@ use crate::collect::{Plan, Progress, Question, RabbitTarget};
 use crate::config::url::amqp::ManagementServer;
 use crate::evidence::rabbitmq::Role;
 use crate::evidence::{
-    Copy, Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
+    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
 };
 
 /// Between delivery and the worker's first word about a task it is nowhere; a second question comes this much later.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Of more messages than these, all queues together, no classes are made.
+const MOST_COUNTED: u64 = 200_000;
 
 /// What a worker's mailbox is called, after its node (kombu 5.7 pidbox.py).
 const MAILBOX: &str = ".celery.pidbox";
@@ -63,7 +68,7 @@ pub(crate) async fn collect(
                 progress,
                 evidence: &mut evidence,
                 results: &mut results,
-                client,
+                client: Arc::new(client),
                 panel: None,
             };
             reading.run(cleanup).await;
@@ -434,6 +439,46 @@ impl Reading<'_> {
             let task = self.task(&id);
             (task.claims, task.revoked_by) = (held, revoked);
         }
+    }
+
+    /// Looks into queues for what nobody has yet, where the user asked for it. Returns whether it did.
+    async fn look_into_queues(&mut self, ids: &BTreeSet<String>) -> Result<bool, Why> {
+        let everything = match self.plan.question {
+            Question::Ids(_) => None,
+            Question::Everything(everything) => Some(everything),
+        };
+        let open = match everything {
+            Some(_) => BTreeSet::new(),
+            None => {
+                self.read_results(ids).await;
+                self.open(ids)
+            }
+        };
+        let (Some(limit), Some(rabbit)) = (self.target.peek, &mut self.evidence.rabbitmq) else {
+            return Ok(false);
+        };
+        if everything.is_none() && open.is_empty() {
+            return Ok(false);
+        }
+        let wanted = match everything {
+            Some(everything) => Wanted::all(everything.keep.unwrap_or(MOST_COUNTED)),
+            None => Wanted::ids(open.iter().cloned()),
+        };
+        let keep = self.plan.keep;
+        let copies = looks::look(
+            &self.client,
+            rabbit,
+            limit,
+            wanted,
+            &open,
+            keep,
+            self.progress,
+        );
+        for (id, copies) in by_id(copies.await?) {
+            self.task(&id).copies = copies;
+        }
+        self.note_queues();
+        Ok(true)
     }
 
     async fn read_results(&mut self, ids: &BTreeSet<String>) {

@@ -105,7 +105,7 @@ fn transient(rabbit: &RabbitMq) -> Option<Cause> {
 fn worker_ending(rabbit: &RabbitMq) -> Option<Cause> {
     let channels = rabbit.channels.seen().into_iter().flatten();
     let held: u64 = channels
-        .filter(|channel| channel.consumers == 0)
+        .filter(|channel| channel.consumers.seen() == Some(&0))
         .filter_map(|channel| channel.unacknowledged.seen())
         .sum();
     (held > 0).then(|| Cause {

@@ -173,7 +173,7 @@ impl Rabbit {
             published: Observed::Seen(published),
             drop_unroutable: Observed::Seen(0),
             acknowledged: Observed::Seen(0),
-            consumers: 0,
+            consumers: Observed::Seen(0),
             idle_since: None,
         });
         self

@@ -38,7 +38,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         let published = channel.published.seen().is_some_and(|count| *count > 0);
         published
             && channel.confirms.seen() == Some(&false)
-            && channel.consumers == 0
+            && channel.consumers.seen() == Some(&0)
             && !workers.contains_key(channel.connection.as_str())
     };
     let channels: Vec<&Channel> = rabbit
