@@ -237,11 +237,7 @@ fn nodes(answers: &Replies) -> BTreeMap<String, u64> {
 }
 
 /// What a node answered to a question, where it did and did not fail.
-fn said<'a>(
-    answers: &'a Replies,
-    method: &str,
-    node: &str,
-) -> Observed<Vec<&'a Value>> {
+fn said<'a>(answers: &'a Replies, method: &str, node: &str) -> Observed<Vec<&'a Value>> {
     let given = answers
         .get(method)
         .and_then(|answers| answers.by_node.get(node));
@@ -258,12 +254,7 @@ fn said<'a>(
     }
 }
 
-fn worker(
-    prefix: &str,
-    node: &str,
-    twins: bool,
-    answers: &Replies,
-) -> Worker {
+fn worker(prefix: &str, node: &str, twins: bool, answers: &Replies) -> Worker {
     let first = |method: &str| said(answers, method, node).map(|given| given[0].clone());
     let queues = said(answers, "active_queues", node).map(|given| {
         given

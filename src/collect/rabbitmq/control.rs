@@ -47,10 +47,7 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     /// Opens a reply queue; nothing where no worker with remote control was there since the broker's start.
-    pub(crate) async fn open(
-        client: &AmqpClient,
-        cleanup: &Cleanup,
-    ) -> Result<Option<Self>, Why> {
+    pub(crate) async fn open(client: &AmqpClient, cleanup: &Cleanup) -> Result<Option<Self>, Why> {
         let client = client.another(cleanup).await?;
         if !exchange_exists(&client, REQUEST_EXCHANGE).await? {
             return Ok(None);

@@ -149,7 +149,8 @@ fn room(queue: &Queue, limits: &Limits<'_>) -> Result<Option<u64>, String> {
     }
     let (Some(limit), Some(ready)) = (by_count, queue.ready.seen()) else {
         return Err(
-            "it drops its oldest messages beyond a limit, and how full it is is not known".to_owned(),
+            "it drops its oldest messages beyond a limit, and how full it is is not known"
+                .to_owned(),
         );
     };
     let room = limit.saturating_sub(*ready);

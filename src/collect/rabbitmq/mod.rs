@@ -6,3 +6,6 @@ mod may_peek;
 mod message;
 pub(crate) mod peek;
 mod wire;
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed};
 use crate::collect::broker::Wanted;
 use crate::evidence::rabbitmq::{Peeked, Queue};
-use crate::evidence::{Death, Reason, Why};
+use crate::evidence::{Death, Observed, Reason, Why};
 
 pub(crate) use super::may_peek::may_peek;
 
@@ -62,7 +62,7 @@ impl AmqpClient {
     /// Looks at the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`.
     ///
     /// # Errors
-    /// Where the queue is gone or refused, and where a message in it breaks the connection. All messages are back then
+    /// Where [`may_peek`] refuses, where the queue is gone or refused, and where a message in it breaks the connection. All messages are back then
     /// too: the server takes them back with the channel.
     pub(crate) async fn peek(
         &self,
@@ -72,8 +72,16 @@ impl AmqpClient {
         wanted: &mut Wanted,
         keep: Keep,
     ) -> Result<Peek, Why> {
-        let (ready, _) = self.there(&queue.name).await?;
-        let limit = limit.min(ready);
+        let (ready, consumers) = self.there(&queue.name).await?;
+        // Statistics are seconds old; how full it is matters now.
+        let queue = &Queue {
+            ready: Observed::Seen(ready),
+            consumers: Observed::Seen(consumers),
+            ..queue.clone()
+        };
+        let most = may_peek(queue, self.version.seen().map(String::as_str))
+            .map_err(|refusal| Why::new(Reason::Unsupported, refusal))?;
+        let limit = limit.min(ready).min(most);
         let mut look = Look {
             limit,
             deadline: Instant::now() + budget,

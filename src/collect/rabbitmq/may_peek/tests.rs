@@ -38,7 +38,11 @@ fn a_plain_classic_queue_is_open() {
     for version in [None, Some("3.8.0"), Some("4.2.1"), Some("LavinMQ")] {
         assert_eq!(may_peek(&plain(), version), Ok(MOST));
     }
-    let priority = with(QueueType::Classic, &json!({"x-max-priority": 10}), &json!({}));
+    let priority = with(
+        QueueType::Classic,
+        &json!({"x-max-priority": 10}),
+        &json!({}),
+    );
     assert_eq!(may_peek(&priority, Some("4.0.5")), Ok(MOST));
     let expires = with(QueueType::Classic, &json!({"x-expires": 1000}), &json!({}));
     assert_eq!(may_peek(&expires, Some("4.0.5")), Ok(MOST));
@@ -61,7 +65,10 @@ fn a_quorum_queue_with_a_limit_never() {
     let two = quorum(json!({"x-delivery-limit": 2}), json!({}));
     assert!(refusal(&two, Some("3.10.8")).contains("limit is 2,"));
     assert!(refusal(&two, Some("4.0.5")).contains("limit is 2,"));
-    let policy = quorum(json!({"x-delivery-limit": 50}), json!({"delivery-limit": 7}));
+    let policy = quorum(
+        json!({"x-delivery-limit": 50}),
+        json!({"delivery-limit": 7}),
+    );
     assert!(refusal(&policy, Some("3.12.1")).contains("limit is 7,"));
     let unlimited = quorum(json!({"x-delivery-limit": -1}), json!({}));
     assert!(refusal(&unlimited, Some("3.10.8")).contains("first return"));
@@ -70,7 +77,11 @@ fn a_quorum_queue_with_a_limit_never() {
 
 #[test]
 fn a_delivery_limit_on_a_classic_queue() {
-    let queue = with(QueueType::Classic, &json!({"x-delivery-limit": 5}), &json!({}));
+    let queue = with(
+        QueueType::Classic,
+        &json!({"x-delivery-limit": 5}),
+        &json!({}),
+    );
     assert!(refusal(&queue, Some("2.0.0")).contains("limit is 5,"));
 }
 
@@ -84,12 +95,22 @@ fn streams_and_unknown_types_never() {
 
 #[test]
 fn what_drops_its_oldest_needs_room() {
-    let length = |limit: u64| with(QueueType::Classic, &json!({"x-max-length": limit}), &json!({}));
+    let length = |limit: u64| {
+        with(
+            QueueType::Classic,
+            &json!({"x-max-length": limit}),
+            &json!({}),
+        )
+    };
     assert!(refusal(&length(10_009), None).contains("beyond 10009, has 10"));
     assert_eq!(may_peek(&length(10_010), None), Ok(SHORT));
     let policy = with(QueueType::Classic, &json!({}), &json!({"max-length": 5}));
     assert!(refusal(&policy, None).contains("beyond 5"));
-    let bytes = with(QueueType::Classic, &json!({"x-max-length-bytes": 1 << 30}), &json!({}));
+    let bytes = with(
+        QueueType::Classic,
+        &json!({"x-max-length-bytes": 1 << 30}),
+        &json!({}),
+    );
     assert!(refusal(&bytes, None).contains("bytes"));
     let rejects = json!({"x-max-length": 5, "x-overflow": "reject-publish-dlx"});
     let rejects = with(QueueType::Classic, &rejects, &json!({}));
@@ -103,7 +124,11 @@ fn what_drops_its_oldest_needs_room() {
 
 #[test]
 fn a_time_to_live_makes_it_short() {
-    let queue = with(QueueType::Classic, &json!({"x-message-ttl": 3000}), &json!({}));
+    let queue = with(
+        QueueType::Classic,
+        &json!({"x-message-ttl": 3000}),
+        &json!({}),
+    );
     assert_eq!(may_peek(&queue, None), Ok(SHORT));
 }
 
@@ -161,11 +186,26 @@ fn what_is_not_known_is_not_touched() {
     let unseen = || Observed::not_asked("");
     let queues = [
         Queue::named("q"),
-        Queue { kind: Observed::not_asked(""), ..plain() },
-        Queue { policy: unseen(), ..plain() },
-        Queue { arguments: unseen(), ..plain() },
-        Queue { auto_delete: Observed::not_asked(""), ..plain() },
-        Queue { exclusive: Observed::not_asked(""), ..plain() },
+        Queue {
+            kind: Observed::not_asked(""),
+            ..plain()
+        },
+        Queue {
+            policy: unseen(),
+            ..plain()
+        },
+        Queue {
+            arguments: unseen(),
+            ..plain()
+        },
+        Queue {
+            auto_delete: Observed::not_asked(""),
+            ..plain()
+        },
+        Queue {
+            exclusive: Observed::not_asked(""),
+            ..plain()
+        },
     ];
     for queue in queues {
         assert!(refusal(&queue, Some("3.10.8")).contains("management API"));
