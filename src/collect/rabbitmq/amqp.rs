@@ -355,6 +355,10 @@ pub(super) fn is_missing(error: &lapin::Error) -> bool {
 
 fn not_let_in(server: &AmqpServer, address: &str, error: &lapin::Error) -> Why {
     let vhost = &server.vhost;
+    let hint = match server.tls {
+        None => "; a port for TLS wants amqps:// in the URL",
+        Some(_) => "",
+    };
     match reply_code(error) {
         Some((ACCESS_REFUSED, _)) => Why::new(
             Reason::Refused,
@@ -379,20 +383,11 @@ fn not_let_in(server: &AmqpServer, address: &str, error: &lapin::Error) -> Why {
         _ => match error.kind() {
             ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => Why::new(
                 Reason::Unsupported,
-                format!(
-                    "{address} does not speak AMQP 0-9-1{}",
-                    if server.tls.is_none() {
-                        "; a port for TLS wants amqps:// in the URL"
-                    } else {
-                        ""
-                    }
-                ),
+                format!("{address} does not speak AMQP 0-9-1{hint}"),
             ),
             ErrorKind::IOError(_) | ErrorKind::InvalidConnectionState(_) => Why::new(
                 Reason::Unreachable,
-                format!(
-                    "{address} hung up during the login; its log tells why (a port for TLS wants amqps:// in the URL)"
-                ),
+                format!("{address} hung up during the login: its log tells why{hint}"),
             ),
             _ => why(address, "a connection", error),
         },

@@ -13,4 +13,7 @@ mod queues;
 pub(crate) mod rounds;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use self::rounds::collect;

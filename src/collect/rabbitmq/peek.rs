@@ -18,7 +18,7 @@ use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed};
 use crate::collect::broker::Wanted;
 use crate::evidence::rabbitmq::{Peeked, Queue};
-use crate::evidence::{Death, Reason, Why};
+use crate::evidence::{Death, Observed, Reason, Why};
 
 pub(crate) use super::may_peek::may_peek;
 
@@ -62,7 +62,7 @@ impl AmqpClient {
     /// Looks at the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`.
     ///
     /// # Errors
-    /// Where the queue is gone or refused, and where a message in it breaks the connection. All messages are back then
+    /// Where [`may_peek`] refuses, where the queue is gone or refused, and where a message in it breaks the connection. All messages are back then
     /// too: the server takes them back with the channel.
     pub(crate) async fn peek(
         &self,
@@ -72,8 +72,16 @@ impl AmqpClient {
         wanted: &mut Wanted,
         keep: Keep,
     ) -> Result<Peek, Why> {
-        let (ready, _) = self.there(&queue.name).await?;
-        let limit = limit.min(ready);
+        let (ready, consumers) = self.there(&queue.name).await?;
+        // Statistics are seconds old; how full it is matters now.
+        let queue = &Queue {
+            ready: Observed::Seen(ready),
+            consumers: Observed::Seen(consumers),
+            ..queue.clone()
+        };
+        let most = may_peek(queue, self.version.seen().map(String::as_str))
+            .map_err(|refusal| Why::new(Reason::Unsupported, refusal))?;
+        let limit = limit.min(ready).min(most);
         let mut look = Look {
             limit,
             deadline: Instant::now() + budget,
@@ -136,7 +144,7 @@ impl AmqpClient {
             let share = u16::try_from(left).unwrap_or(u16::MAX);
             left -= u64::from(share);
             let qos = channel.basic_qos(share, BasicQosOptions::default());
-            self.ask(&what, qos).await?;
+            self.reading_on(self.ask(&what, qos)).await?;
             let mut arguments = FieldTable::default();
             arguments.insert("x-priority".into(), AMQPValue::LongInt(BELOW_ALL));
             let consumed = channel.basic_consume(
@@ -145,7 +153,7 @@ impl AmqpClient {
                 BasicConsumeOptions::default(),
                 arguments,
             );
-            consumers.push(self.ask(&what, consumed).await?);
+            consumers.push(self.reading_on(self.ask(&what, consumed)).await?);
         }
         let taken = self.watch(&mut consumers, queue, look).await;
         for consumer in &consumers {
@@ -172,10 +180,8 @@ impl AmqpClient {
                 }
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    // Perhaps one message is larger than what is read ahead.
-                    self.valve().all_seen();
                     // Workers may have taken the rest.
-                    let (ready, _) = self.there(queue.as_str()).await?;
+                    let (ready, _) = self.reading_on(self.there(queue.as_str())).await?;
                     if ready == 0 {
                         return Ok(());
                     }
@@ -194,14 +200,23 @@ impl AmqpClient {
         let what = format!("a message of queue {queue}");
         while !look.over() {
             let got = channel.basic_get(queue.clone(), BasicGetOptions::default());
-            let got = self.ask(&what, got).await;
-            self.valve().all_seen();
-            match got? {
+            match self.reading_on(self.ask(&what, got)).await? {
                 Some(message) => look.at(&message.delivery),
                 None => break,
             }
         }
         Ok(())
+    }
+
+    /// Waits for an answer behind which messages may stand, one of them perhaps larger than what is read ahead.
+    async fn reading_on<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match timeout(LOOK, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) => self.valve().all_seen(),
+            }
+        }
     }
 
     /// Waits until as many messages wait as before.
