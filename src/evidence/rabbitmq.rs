@@ -158,6 +158,9 @@ pub struct Peeked {
     pub whole: bool,
     /// Messages that are not Celery's.
     pub malformed: u64,
+    /// Messages that were counted before and did not come, while the queue was emptied: workers took them, or their
+    /// time to live was over, and the server dropped them in place of delivering them.
+    pub gone: u64,
     /// For how long they were held, in milliseconds.
     pub held_ms: u64,
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::amqp::{AmqpClient, Depth};
 use super::may_peek::goes_with_its_consumer;
 use super::message;
-use crate::celery::message::{Envelope, Keep, Malformed};
+use crate::celery::message::{Envelope, Keep, Malformed, Unreadable};
 use crate::collect::broker::Wanted;
 use crate::evidence::rabbitmq::{Peeked, Queue};
 use crate::evidence::{Death, Observed, Reason, Why};
@@ -89,6 +89,7 @@ impl AmqpClient {
             keep,
             taken: 0,
             malformed: 0,
+            emptied: false,
             left_out: false,
             found: Vec::new(),
         };
@@ -183,6 +184,7 @@ impl AmqpClient {
                     // Workers may have taken the rest.
                     let (ready, _) = self.reading_on(self.there(queue.as_str())).await?;
                     if ready == 0 {
+                        look.emptied = true;
                         return Ok(());
                     }
                 }
@@ -202,7 +204,10 @@ impl AmqpClient {
             let got = channel.basic_get(queue.clone(), BasicGetOptions::default());
             match self.reading_on(self.ask(&what, got)).await? {
                 Some(message) => look.at(&message.delivery),
-                None => break,
+                None => {
+                    look.emptied = true;
+                    break;
+                }
             }
         }
         Ok(())
@@ -259,6 +264,8 @@ struct Look<'w> {
     keep: Keep,
     taken: u64,
     malformed: u64,
+    /// Nothing was left in the queue while we held what we had taken.
+    emptied: bool,
     /// More were wanted than may be kept.
     left_out: bool,
     found: Vec<Found>,
@@ -292,8 +299,11 @@ impl Look<'_> {
                     deliveries: message::delivery_count(&headers),
                 });
             }
-            // A body that can't be read may belong to a task of another serialiser.
-            Ok(_) | Err(Malformed::Body(_)) => {}
+            // A body that is not read may belong to a task: kombu can read YAML, and an app may have a serialiser of
+            // its own, whose content type is set.
+            Ok(_) | Err(Malformed::Body(Unreadable::Yaml | Unreadable::TooLarge)) => {}
+            Err(Malformed::Body(Unreadable::ContentType))
+                if delivery.properties.content_type().is_some() => {}
             Err(_) => self.malformed += 1,
         }
     }
@@ -303,8 +313,13 @@ impl Look<'_> {
         Peek {
             facts: Peeked {
                 messages: self.taken,
-                whole: self.taken >= ready && !self.left_out,
+                whole: (self.taken >= ready || self.emptied) && !self.left_out,
                 malformed: self.malformed,
+                gone: if self.emptied {
+                    ready.saturating_sub(self.taken)
+                } else {
+                    0
+                },
                 held_ms: u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
             },
             found: self.found,

@@ -175,6 +175,7 @@ mod tests {
             messages: 2,
             whole,
             malformed: 0,
+            gone: 0,
             held_ms: 1,
         };
         let status = |rabbit: Rabbit| coverage(&facts(rabbit), true).0;

@@ -9,7 +9,7 @@ use super::amqp::{AmqpClient, Depth};
 use super::looks;
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, to_declare};
-use crate::celery::control;
+use crate::celery::control::{self, ClaimState};
 use crate::collect::broker::{Wanted, by_id};
 use crate::collect::cleanup::Cleanup;
 use crate::collect::mailbox::Replies;
@@ -422,9 +422,16 @@ impl Reading<'_> {
             return Ok(());
         };
         let mut claims = panel.claims(Some(ids), false).await?;
-        // ETA tasks are asked for only where an id would stay unaccounted for.
-        if !panel.workers.answered.is_empty() && ids.iter().any(|id| !claims.held.contains_key(id))
-        {
+        // ETA tasks are asked for only where an id would stay unaccounted for, or for when it is due.
+        let unclear = |id: &String| {
+            claims.held.get(id).is_none_or(|held| {
+                let claims = held.iter().map(|holder| &holder.claim);
+                claims
+                    .into_iter()
+                    .any(|c| c.state == ClaimState::Scheduled && c.eta.is_none())
+            })
+        };
+        if !panel.workers.answered.is_empty() && ids.iter().any(unclear) {
             claims = panel.claims(Some(ids), true).await?;
         }
         self.evidence.workers = Observed::Seen(panel.workers.clone());

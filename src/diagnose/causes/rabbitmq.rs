@@ -9,6 +9,7 @@ use crate::evidence::rabbitmq::{Queue, QueueType, Role};
 /// The causes that this virtual host makes possible for a task that is lost or unknown.
 pub(super) fn of_the_broker(case: &Case<'_>, rabbit: &RabbitMq) -> Vec<Cause> {
     [
+        expired(rabbit),
         limits(case, rabbit),
         too_many_deliveries(case, rabbit),
         alarm(rabbit),
@@ -48,6 +49,24 @@ fn limits(case: &Case<'_>, rabbit: &RabbitMq) -> Option<Cause> {
         ),
         confirm: "rabbitmqctl list_queues name arguments effective_policy_definition".to_owned(),
         weight: 65,
+    })
+}
+
+/// Celery gives a task that expires a time to live as a message, too (Celery 5.7 app/base.py, `send_task`), so that
+/// RabbitMQ drops it by itself when its turn comes.
+fn expired(rabbit: &RabbitMq) -> Option<Cause> {
+    let queues = rabbit.queues.seen().into_iter().flatten();
+    let gone: u64 = queues
+        .filter_map(|queue| Some(queue.peeked.seen()?.gone))
+        .sum();
+    (gone > 0).then(|| Cause {
+        name: "expired-in-queue",
+        text: format!(
+            "its expires had passed, and RabbitMQ dropped it in place of delivering it: {} counted in the queues were              not delivered to this look",
+            plain::count(gone, "message")
+        ),
+        confirm: "look whether it was sent with `expires`".to_owned(),
+        weight: 85,
     })
 }
 

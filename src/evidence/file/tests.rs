@@ -156,6 +156,7 @@ fn complete(evidence: &mut Evidence) {
             command: "brpop".to_owned(),
             pattern_subscriptions: 1,
         }]),
+        health: Health::default(),
     });
     evidence.other_databases = Observed::Seen(vec![OtherDatabase {
         database: 3,

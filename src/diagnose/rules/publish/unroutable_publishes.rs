@@ -63,15 +63,13 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .collect()
 }
 
-/// How many messages came into an exchange of which none went out. Both numbers come with the same statistics, and the
-/// node's own count of dropped publishes must have room for them. Where some went out the difference proves nothing:
-/// the two are counted at different moments.
+/// How many messages came into an exchange of which none went out. Both numbers come with the same statistics, where the
+/// second is left out while it is nothing, and the node's own count of dropped publishes must have room for them. Where
+/// some went out the difference proves nothing: the two are counted at different moments.
 fn swallowed(exchange: &Exchange, dropped: u64) -> Option<u64> {
-    let (came, went) = (
-        exchange.published_in.seen()?,
-        exchange.published_out.seen()?,
-    );
-    let all_dropped = *came > 0 && *went == 0 && dropped >= *came;
+    let came = exchange.published_in.seen()?;
+    let went = exchange.published_out.seen().copied().unwrap_or_default();
+    let all_dropped = *came > 0 && went == 0 && dropped >= *came;
     (all_dropped && exchange.alternate.is_none()).then_some(*came)
 }
 
