@@ -1,7 +1,7 @@
 //! The list of all rules, by code. A new finding is one new file and one line here.
 
 use super::Rule;
-use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
+use super::rules::{broker, publish, reading, reservations, results, visibility, waiting, workers};
 
 /// Every rule, in the order of the codes.
 pub static ALL: &[&Rule] = &[
@@ -11,13 +11,16 @@ pub static ALL: &[&Rule] = &[
     &publish::priority_not_consumed::PRIORITY_NOT_CONSUMED,
     &publish::key_prefix_mismatch::KEY_PREFIX_MISMATCH,
     &publish::wrong_database::WRONG_DATABASE,
+    &publish::default_queue_unconsumed::DEFAULT_QUEUE_UNCONSUMED,
     &waiting::expired::EXPIRED,
     &waiting::not_registered::NOT_REGISTERED,
     &waiting::mixed_registries::MIXED_REGISTRIES,
     &waiting::content_refused::CONTENT_REFUSED,
     &waiting::revoked::REVOKED,
+    &waiting::backlog::BACKLOG,
     &waiting::malformed_message::MALFORMED_MESSAGE,
     &waiting::duplicate_message::DUPLICATE_MESSAGE,
+    &waiting::stalled_consumer::STALLED_CONSUMER,
     &visibility::visibility_expired::VISIBILITY_EXPIRED,
     &visibility::eta_beyond_visibility::ETA_BEYOND_VISIBILITY,
     &visibility::run_beyond_visibility::RUN_BEYOND_VISIBILITY,
@@ -42,7 +45,19 @@ pub static ALL: &[&Rule] = &[
     &results::chord_stuck::CHORD_STUCK,
     &results::duplicate_run::DUPLICATE_RUN,
     &results::chain_broken::CHAIN_BROKEN,
+    &broker::eviction_enabled::EVICTION_ENABLED,
+    &broker::evictions_happened::EVICTIONS_HAPPENED,
+    &broker::no_persistence::NO_PERSISTENCE,
+    &broker::failover_risk::FAILOVER_RISK,
+    &broker::connections_refused::CONNECTIONS_REFUSED,
+    &broker::broker_restarted::BROKER_RESTARTED,
     &workers::no_workers::NO_WORKERS,
+    &workers::early_ack::EARLY_ACK,
+    &workers::late_ack_without_reject::LATE_ACK_WITHOUT_REJECT,
+    &workers::long_running::LONG_RUNNING,
+    &workers::saturated::SATURATED,
+    &workers::config_drift::CONFIG_DRIFT,
+    &workers::known_bad_version::KNOWN_BAD_VERSION,
     &reading::broker_unavailable::BROKER_UNAVAILABLE,
     &reading::result_backend_unavailable::RESULT_BACKEND_UNAVAILABLE,
     &reading::workers_not_asked::WORKERS_NOT_ASKED,

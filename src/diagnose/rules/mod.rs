@@ -1,5 +1,6 @@
 //! The rules, a file each, in folders by family.
 
+pub mod broker;
 pub mod publish;
 pub mod reading;
 pub mod reservations;

@@ -1,5 +1,6 @@
 //! The `CD2xx` rules: messages that wait in a queue.
 
+pub mod backlog;
 pub mod content_refused;
 pub mod duplicate_message;
 pub mod expired;
@@ -7,3 +8,4 @@ pub mod malformed_message;
 pub mod mixed_registries;
 pub mod not_registered;
 pub mod revoked;
+pub mod stalled_consumer;

@@ -1,0 +1,8 @@
+//! The `CD6xx` rules: the broker itself.
+
+pub mod broker_restarted;
+pub mod connections_refused;
+pub mod eviction_enabled;
+pub mod evictions_happened;
+pub mod failover_risk;
+pub mod no_persistence;
