@@ -346,10 +346,8 @@ fn two_looks_at_a_queue_that_drains() {
         key: "celery".to_owned(),
         before: 50,
         after: 5,
-        came: Some(3),
         same_next: false,
     };
-    assert_eq!(moved.taken(), Some(48));
     census(&mut lab).movement = Some(crate::evidence::Movement {
         seconds: 5.0,
         lists: vec![moved],

@@ -110,7 +110,6 @@ mod tests {
             key: "celery".to_owned(),
             before: 1,
             after,
-            came: None,
             same_next,
         };
         let idle = idle.then(|| "w1".to_owned());
