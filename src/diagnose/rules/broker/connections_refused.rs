@@ -1,6 +1,6 @@
 //! CD607: the server turns clients away, or is about to.
 
-use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
 use crate::evidence::{Evidence, Source};
 
 /// Of the connections that a server takes, so many hundredths in use are close to the limit.
@@ -29,10 +29,10 @@ pub static CONNECTIONS_REFUSED: Rule = Rule {
         ],
     },
     needs: &[Source::Server],
-    check: Check::Deployment(check),
+    check: Check::Audit(check),
 };
 
-fn check(evidence: &Evidence) -> Vec<Finding> {
+fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
     let Some(server) = evidence.broker.server.seen() else {
         return Vec::new();
     };

@@ -1,6 +1,6 @@
 //! CD606: a failover now would lose writes that were acknowledged.
 
-use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
 use crate::evidence::{Evidence, Replica, ServerFacts, Source};
 
 /// Seconds after which a replica that said nothing is behind: replicas report every second.
@@ -31,10 +31,10 @@ pub static FAILOVER_RISK: Rule = Rule {
         ],
     },
     needs: &[Source::Server],
-    check: Check::Deployment(check),
+    check: Check::Audit(check),
 };
 
-fn check(evidence: &Evidence) -> Vec<Finding> {
+fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
     let Some(server) = evidence.broker.server.seen() else {
         return Vec::new();
     };

@@ -1,6 +1,6 @@
 //! CD603: a restart of the server loses every task.
 
-use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds};
 use crate::evidence::{Evidence, ServerFacts, Source};
 
 /// The rule.
@@ -26,7 +26,7 @@ pub static NO_PERSISTENCE: Rule = Rule {
         ],
     },
     needs: &[Source::Server],
-    check: Check::Deployment(check),
+    check: Check::Audit(check),
 };
 
 /// Whether a server surely keeps nothing over a restart.
@@ -34,7 +34,7 @@ pub(super) fn keeps_nothing(server: &ServerFacts) -> bool {
     server.append_only.seen() == Some(&false) && server.rdb_saves.seen() == Some(&false)
 }
 
-fn check(evidence: &Evidence) -> Vec<Finding> {
+fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
     let server = evidence.broker.server.seen();
     let Some(server) = server.filter(|server| keeps_nothing(server)) else {
         return Vec::new();
