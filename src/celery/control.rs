@@ -5,6 +5,8 @@
 mod claims;
 mod settings;
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -64,17 +66,18 @@ pub fn node_of_mailbox(member: &[u8]) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The message to publish on [`channel`]. `expires` is Unix time; workers ignore what comes later than that.
+/// The body of a request. Workers answer through `exchange` with the routing key `reply_to`; through the default
+/// exchange they reach a queue of that name.
 #[allow(
     clippy::needless_pass_by_value,
     reason = "callers make the arguments on the spot"
 )]
-pub fn request(
+pub fn request_body(
     method: &str,
     arguments: Value,
     ticket: &str,
+    exchange: &str,
     reply_to: &str,
-    expires: f64,
 ) -> String {
     let body = json!({
         "method": method,
@@ -83,10 +86,22 @@ pub fn request(
         "pattern": null,
         "matcher": null,
         "ticket": ticket,
-        "reply_to": {"exchange": REPLY_EXCHANGE, "routing_key": reply_to},
+        "reply_to": {"exchange": exchange, "routing_key": reply_to},
     });
+    body.to_string()
+}
+
+/// The message to publish on [`channel`]. `expires` is Unix time; workers ignore what comes later than that.
+pub fn request(
+    method: &str,
+    arguments: Value,
+    ticket: &str,
+    reply_to: &str,
+    expires: f64,
+) -> String {
+    let body = request_body(method, arguments, ticket, REPLY_EXCHANGE, reply_to);
     let message = json!({
-        "body": STANDARD.encode(body.to_string()),
+        "body": STANDARD.encode(body),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {"clock": 1, "expires": expires},
@@ -151,20 +166,38 @@ pub fn parse_reply(message: &[u8]) -> Option<Reply> {
 impl Message<'_> {
     fn reply(&self) -> Option<Reply> {
         let bytes = body::decoded(self.body.str()?, self.properties.body_encoding.str()).ok()?;
-        let bytes = body::decompressed(bytes, self.headers.compression.str()).ok()?;
-        let serializer =
-            Serializer::of_content_type(self.content_type.str().unwrap_or("application/json"))?;
-        let Ok(Value::Object(answers)) = serializer.read(&bytes) else {
-            return None;
-        };
-        let (node, mut answer) = answers.into_iter().next()?;
-        drop_arguments(&mut answer);
-        Some(Reply {
-            ticket: self.headers.ticket.filled()?,
-            node,
-            answer,
-        })
+        let ticket = self.headers.ticket.filled()?;
+        read_reply(
+            ticket,
+            self.content_type.str(),
+            self.headers.compression.str(),
+            &bytes,
+        )
     }
+}
+
+/// Reads the body of a reply that AMQP carried, as [`parse_reply`] does.
+pub fn read_reply(
+    ticket: String,
+    content_type: Option<&str>,
+    compression: Option<&str>,
+    body: &[u8],
+) -> Option<Reply> {
+    if body.len() > 2 * MAX_UNPACKED {
+        return None;
+    }
+    let bytes = body::decompressed(Cow::Borrowed(body), compression).ok()?;
+    let serializer = Serializer::of_content_type(content_type.unwrap_or("application/json"))?;
+    let Ok(Value::Object(answers)) = serializer.read(&bytes) else {
+        return None;
+    };
+    let (node, mut answer) = answers.into_iter().next()?;
+    drop_arguments(&mut answer);
+    Some(Reply {
+        ticket,
+        node,
+        answer,
+    })
 }
 
 /// The recursion is bounded by the readers, which refuse what is nested deeper than 128.

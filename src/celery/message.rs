@@ -1,7 +1,10 @@
-//! The envelope of a task message, protocols 1 and 2, as kombu's virtual transports keep it in Redis.
+//! The envelope of a task message, protocols 1 and 2, as kombu's virtual transports keep it in Redis and as AMQP
+//! carries it.
 //!
 //! Layout: Celery 5.7 `app/amqp.py` (`as_task_v1`, `as_task_v2`) and kombu 5.7 `transport/virtual/base.py`
 //! (`prepare_message`, `basic_publish`).
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
@@ -332,7 +335,7 @@ impl Glance<'_> {
     /// As [`Envelope::redelivered`].
     pub fn redelivered(&self) -> bool {
         match &self.0 {
-            Seen::Headers(message) => message.is_redelivered(),
+            Seen::Headers(message) => is_redelivered(&message.headers, &message.properties),
             Seen::Whole(envelope) => envelope.redelivered,
         }
     }
@@ -388,9 +391,114 @@ fn malformed(error: &serde_json::Error) -> Malformed {
 }
 
 impl Message<'_> {
+    pub(super) fn envelope(&self, keep: Keep) -> Result<Envelope, Malformed> {
+        let parts = Parts {
+            body: Body::Text(
+                self.body.str().unwrap_or_default(),
+                self.properties.body_encoding.str(),
+            ),
+            content_type: &self.content_type,
+            content_encoding: &self.content_encoding,
+            headers: &self.headers,
+            properties: &self.properties,
+        };
+        parts.envelope(keep)
+    }
+}
+
+/// A message as AMQP carries it: kombu's properties, headers and body are AMQP's own (kombu 5.7
+/// `transport/pyamqp.py`, `prepare_message`).
+#[derive(Clone, Copy, Debug)]
+pub struct AmqpMessage<'a> {
+    /// The property `content-type`.
+    pub content_type: Option<&'a str>,
+    /// The property `content-encoding`.
+    pub content_encoding: Option<&'a str>,
+    /// The property `correlation-id`.
+    pub correlation_id: Option<&'a str>,
+    /// The property `reply-to`.
+    pub reply_to: Option<&'a str>,
+    /// The property `priority`.
+    pub priority: Option<u8>,
+    /// The exchange of the delivery.
+    pub exchange: &'a str,
+    /// The routing key of the delivery.
+    pub routing_key: &'a str,
+    /// Whether the server delivered it before.
+    pub redelivered: bool,
+    /// The header table, as JSON.
+    pub headers: &'a serde_json::Value,
+    /// The body as it came.
+    pub body: &'a [u8],
+}
+
+/// Reads a message that AMQP delivered.
+pub fn from_amqp(message: &AmqpMessage<'_>, keep: Keep) -> Result<Envelope, Malformed> {
+    let text = |text: Option<&'_ str>| {
+        text.map_or(Scalar::Absent, |text| Scalar::Text(text.to_owned().into()))
+    };
+    // No header is of a wrong type for it, and a table has no key twice.
+    let headers = Headers::deserialize(message.headers).unwrap_or_default();
+    let properties = Properties {
+        correlation_id: text(message.correlation_id),
+        reply_to: text(message.reply_to),
+        delivery_tag: Scalar::Absent,
+        priority: message
+            .priority
+            .map_or(Scalar::Absent, |priority| Scalar::Int(priority.into())),
+        body_encoding: Scalar::Absent,
+        delivery_info: DeliveryInfo {
+            exchange: text(Some(message.exchange)),
+            routing_key: text(Some(message.routing_key)),
+            redelivered: Scalar::Bool(message.redelivered),
+        },
+    };
+    let parts = Parts {
+        body: Body::Bytes(message.body),
+        content_type: &text(message.content_type),
+        content_encoding: &text(message.content_encoding),
+        headers: &headers,
+        properties: &properties,
+    };
+    parts.envelope(keep)
+}
+
+/// The parts of a message, whatever carried them.
+struct Parts<'m> {
+    body: Body<'m>,
+    content_type: &'m Scalar<'m>,
+    content_encoding: &'m Scalar<'m>,
+    headers: &'m Headers<'m>,
+    properties: &'m Properties<'m>,
+}
+
+/// A body: text in an encoding on Redis, bytes over AMQP.
+#[derive(Clone, Copy)]
+enum Body<'m> {
+    Text(&'m str, Option<&'m str>),
+    Bytes(&'m [u8]),
+}
+
+impl<'m> Body<'m> {
+    fn len(self) -> usize {
+        match self {
+            Body::Text(text, encoding) => body::decoded_len(text, encoding),
+            Body::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    fn decoded(self) -> Result<Cow<'m, [u8]>, Unreadable> {
+        match self {
+            Body::Text(text, encoding) => body::decoded(text, encoding),
+            Body::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
+        }
+    }
+}
+
+impl Parts<'_> {
     /// A worker takes a message for protocol 2 if its headers have a key `task` (Celery 5.7,
     /// `worker/consumer/consumer.py`, `on_task_received`).
-    pub(super) fn envelope(&self, keep: Keep) -> Result<Envelope, Malformed> {
+    fn envelope(&self, keep: Keep) -> Result<Envelope, Malformed> {
         if self.headers.task == Scalar::Absent {
             self.protocol_one()
         } else {
@@ -399,7 +507,7 @@ impl Message<'_> {
     }
 
     fn protocol_two(&self, keep: Keep) -> Result<Envelope, Malformed> {
-        let headers = &self.headers;
+        let headers = self.headers;
         // The embedded signatures are worth having, and no reason to call a message malformed.
         let embed = self.read_body::<BodyTwo>().unwrap_or_default().embed;
         Ok(Envelope {
@@ -433,7 +541,7 @@ impl Message<'_> {
     }
 
     fn common(&self, id: String) -> Envelope {
-        let Message {
+        let Parts {
             headers,
             properties,
             ..
@@ -455,7 +563,7 @@ impl Message<'_> {
             delivery_tag: properties.delivery_tag.filled(),
             exchange: route.exchange.text(),
             routing_key: route.routing_key.text(),
-            redelivered: self.is_redelivered(),
+            redelivered: is_redelivered(headers, properties),
             priority: properties.priority.python_int(),
             content_type: self.content_type.filled(),
             content_encoding: self.content_encoding.filled(),
@@ -464,20 +572,9 @@ impl Message<'_> {
             time_limit: None,
             chord: None,
             chain_next: None,
-            body_bytes: self.body.str().map_or(0, |body| {
-                body::decoded_len(body, properties.body_encoding.str())
-            }),
+            body_bytes: self.body.len(),
             args: None,
         }
-    }
-
-    fn is_redelivered(&self) -> bool {
-        [
-            &self.headers.redelivered,
-            &self.properties.delivery_info.redelivered,
-        ]
-        .iter()
-        .any(|flag| flag.bool() == Some(true))
     }
 
     fn args(&self) -> Option<String> {
@@ -494,13 +591,19 @@ impl Message<'_> {
     }
 
     fn read_body<T: serde::de::DeserializeOwned>(&self) -> Result<T, Unreadable> {
-        let body = self.body.str().unwrap_or_default();
-        let bytes = body::decoded(body, self.properties.body_encoding.str())?;
+        let bytes = self.body.decoded()?;
         let bytes = body::decompressed(bytes, self.headers.compression.str())?;
         let serializer =
             Serializer::of_content_type(self.content_type.str().unwrap_or("application/json"));
         serializer.ok_or(Unreadable::ContentType)?.read(&bytes)
     }
+}
+
+/// Set by kombu on a restore, in one place or the other (kombu 5.7 transport/virtual/base.py and transport/redis.py).
+fn is_redelivered(headers: &Headers<'_>, properties: &Properties<'_>) -> bool {
+    [&headers.redelivered, &properties.delivery_info.redelivered]
+        .iter()
+        .any(|flag| flag.bool() == Some(true))
 }
 
 #[cfg(test)]

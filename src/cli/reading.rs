@@ -9,12 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::progress::Bar;
 use crate::celery::message::Keep;
 use crate::collect::cleanup::Cleanup;
-use crate::collect::{Plan, Question, collect};
+use crate::collect::{Plan, Question, RabbitTarget, Target, collect};
 use crate::config::deployments::{Deployment, resolve_all};
 use crate::config::file::File;
 use crate::config::flags::ConnectionArgs;
 use crate::config::settings::{self, Settings};
 use crate::config::url::Broker;
+use crate::config::url::amqp::ManagementServer;
 use crate::evidence::Evidence;
 
 /// How long the removal of a reply address may take at most.
@@ -82,9 +83,19 @@ pub(super) fn read(settings: &Settings, question: Question) -> anyhow::Result<Ev
 
 fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
     let broker = settings.broker.as_ref().context("no broker given")?;
-    let Broker::Redis(server) = &broker.value;
+    let target = match &broker.value {
+        Broker::Redis(server) => Target::Redis(server.clone()),
+        Broker::Amqp(servers) => Target::RabbitMq(RabbitTarget {
+            servers: servers.clone(),
+            management: settings
+                .management
+                .clone()
+                .unwrap_or_else(|| ManagementServer::guessed(&servers.first)),
+            peek: settings.peek,
+        }),
+    };
     Ok(Plan {
-        broker: server.clone(),
+        broker: target,
         broker_url: broker.masked.clone(),
         result_backend: settings
             .result_backend

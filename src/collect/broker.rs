@@ -1,11 +1,11 @@
 //! One broker under examination: its connections, and the steps of a reading.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use redis::cmd;
 
-use super::counting::{Counter, unread};
+use super::counting::{Counter, Known, unread};
 use super::redis::client::{Client, decode};
 use super::redis::keys::{self, Names};
 use super::redis::list::{Ends, ListReader};
@@ -13,6 +13,7 @@ use super::redis::server;
 use super::redis::unacked::{self, Keys};
 use super::{Plan, Progress};
 use crate::celery::message::{self, IdFinder, Keep, Malformed, Match};
+use crate::config::url::RedisServer;
 use crate::evidence::{
     BindingTable, Class, Copy, List, Observed, OtherDatabase, Place, Reason, Reservations,
     TaskEvidence, Why,
@@ -39,11 +40,36 @@ impl Wanted {
         Self::Ids(ids, Box::new(finder))
     }
 
+    /// Every message, to be kept one by one, up to so many. Nothing is counted.
+    pub(crate) fn all(most: u64) -> Self {
+        Self::All {
+            left: Some(most),
+            counter: Box::new(Counter::new(Known::default(), HashSet::new())),
+        }
+    }
+
     /// Whether a message with this id is wanted.
     pub(crate) fn has(&self, id: &str) -> bool {
         match self {
             Self::Ids(ids, _) => ids.contains(id),
             Self::All { .. } => true,
+        }
+    }
+
+    /// Counts one more message that is kept; false where there is no room for it.
+    pub(crate) fn keep_one(&mut self) -> bool {
+        match self {
+            Self::Ids(..) => true,
+            Self::All {
+                left: None | Some(0),
+                ..
+            } => false,
+            Self::All {
+                left: Some(left), ..
+            } => {
+                *left -= 1;
+                true
+            }
         }
     }
 
@@ -127,6 +153,7 @@ pub(crate) struct Idle {
 /// A broker that could be reached.
 pub(crate) struct BrokerReader<'p> {
     plan: &'p Plan,
+    server: RedisServer,
     /// For ordinary commands.
     pub(crate) client: Client,
     /// For lists; connected when first needed, and again where it broke.
@@ -137,10 +164,11 @@ pub(crate) struct BrokerReader<'p> {
 
 impl<'p> BrokerReader<'p> {
     /// Connects.
-    pub(crate) async fn connect(plan: &'p Plan) -> Result<Self, Why> {
-        let client = Client::connect(&plan.broker, plan.broker.db).await?;
+    pub(crate) async fn connect(plan: &'p Plan, server: &RedisServer) -> Result<Self, Why> {
+        let client = Client::connect(server, server.db).await?;
         Ok(Self {
             plan,
+            server: server.clone(),
             client,
             lists: None,
             stop: None,
@@ -355,7 +383,7 @@ impl<'p> BrokerReader<'p> {
 
     async fn reader(&mut self) -> Result<&mut ListReader, Why> {
         if self.lists.is_none() {
-            self.lists = Some(ListReader::connect(&self.plan.broker, self.plan.broker.db).await?);
+            self.lists = Some(ListReader::connect(&self.server, self.server.db).await?);
         }
         self.lists
             .as_mut()
@@ -390,12 +418,12 @@ impl<'p> BrokerReader<'p> {
         let mut all = Vec::new();
         let mut copies = Vec::new();
         for database in server::databases(&self.client).await? {
-            if database == self.plan.broker.db {
+            if database == self.server.db {
                 continue;
             }
-            let mut plan = self.plan.clone();
-            plan.broker.db = database;
-            let mut there = BrokerReader::connect(&plan).await?;
+            let mut server = self.server.clone();
+            server.db = database;
+            let mut there = BrokerReader::connect(self.plan, &server).await?;
             let tables = keys::bindings(&there.client).await?;
             let names = Names::of(&tables, None, &[]);
             let (lists, obstacle) = there.lists(&names).await?;
@@ -434,16 +462,16 @@ impl<'p> BrokerReader<'p> {
     pub(crate) async fn idle_databases(&self, busy: &BTreeSet<u32>) -> Result<Idle, Why> {
         let mut idle = Idle::default();
         for (database, size) in server::databases_with_keys(&self.client).await? {
-            if database == self.plan.broker.db {
+            if database == self.server.db {
                 continue;
             }
             idle.all += 1;
             if busy.contains(&database) || size > MOST_KEYS {
                 continue;
             }
-            let mut plan = self.plan.clone();
-            plan.broker.db = database;
-            let there = BrokerReader::connect(&plan).await?;
+            let mut server = self.server.clone();
+            server.db = database;
+            let there = BrokerReader::connect(self.plan, &server).await?;
             let tables = keys::bindings(&there.client).await?;
             let names = Names::of(&tables, None, &[]);
             let (lists, _) = there.lists(&names).await?;

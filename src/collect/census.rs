@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use super::Everything;
 use super::broker::{KEPT, Wanted, by_id};
 use super::counting::{Count, Counter, Known, mark};
-use super::rounds::{Look, Reading, line};
+use super::notes::line;
+use super::related;
+use super::rounds::{Look, Reading};
 use crate::evidence::{Census, Copy, Observed, ReadStatus, Reason, Source, StoredResult, Why};
 
 /// Of the time until the deadline this part goes to the queues; what comes after them is quick.
@@ -48,7 +50,7 @@ impl Reading<'_> {
         if wanted.keep.is_some() {
             self.keep_single_tasks(queued).await?;
         }
-        self.read_chords().await;
+        related::read_chords(self.evidence, self.results).await;
         self.read_idle_databases().await;
         Ok(())
     }
@@ -268,7 +270,7 @@ impl Reading<'_> {
         for (id, result) in &results {
             self.task(id).first_result = result.clone();
         }
-        self.note_last_results(results);
+        related::note_last_results(self.evidence, results);
         self.drop_moved(&ids).await
     }
 

@@ -1,10 +1,11 @@
-//! What was written for replies is taken away on every way out.
+//! What was written for replies is taken away on every way out, and connections to RabbitMQ are closed in good order.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::cmd;
 
+use super::rabbitmq::amqp::Link;
 use super::redis::client::Client;
 use crate::celery::control::{REPLY_BINDINGS, reply_list};
 use crate::config::url::RedisServer;
@@ -14,10 +15,12 @@ use crate::evidence::{Reason, Why};
 /// push can come any more.
 const LATE: Duration = Duration::from_millis(100);
 
-/// The reply addresses that were announced and are not yet taken away.
+/// The reply addresses that were announced and are not yet taken away, and the AMQP connections that are open. With
+/// such a connection goes all that it had: reply queues, consumers, and messages that were looked at.
 #[derive(Clone, Default)]
 pub(crate) struct Cleanup {
     open: Arc<Mutex<Vec<Address>>>,
+    links: Arc<Mutex<Vec<Arc<Link>>>>,
 }
 
 /// A reply address, with the connection over which it was announced: what is sent there next comes after the
@@ -56,6 +59,22 @@ impl Cleanup {
         self.addresses().retain(|address| address.oid != oid);
     }
 
+    /// Notes a connection that is to be closed at the end.
+    pub(crate) fn hold(&self, link: &Arc<Link>) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.push(Arc::clone(link));
+    }
+
+    /// Closes the connections, one beside the other.
+    async fn close_links(&self) {
+        let links = std::mem::take(&mut *self.links.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut closing = tokio::task::JoinSet::new();
+        for link in links {
+            closing.spawn(async move { link.close().await });
+        }
+        closing.join_all().await;
+    }
+
     /// Takes every address away: first the binding, so that no worker finds it any more, then what has come in.
     ///
     /// `late` says that answers may still be on their way.
@@ -63,6 +82,7 @@ impl Cleanup {
     /// # Errors
     /// The addresses that could not be taken away, as commands that do it by hand, and why.
     pub(crate) async fn run(&self, late: bool) -> Result<(), Leftover> {
+        self.close_links().await;
         let mut open = std::mem::take(&mut *self.addresses());
         if open.is_empty() {
             return Ok(());

@@ -91,7 +91,7 @@ impl Panel {
             let patience = self.timeout.max(GRACE);
             let (_, mailbox) = &self.mailboxes[index];
             mailbox
-                .ask_each(&requests, patience, Some(known), |method, node, answer| {
+                .ask_each(&requests, patience, known, |method, node, answer| {
                     let at = holdings.nodes.iter().position(|known| *known == node);
                     let at = at.unwrap_or_else(|| {
                         holdings.nodes.push(node.clone());
@@ -151,7 +151,7 @@ impl Panel {
                 .ask_each(
                     &requests,
                     patience,
-                    Some(enough),
+                    enough,
                     |method, node, answer| match method {
                         _ if control::is_error(&answer) => {}
                         "revoked" => known.revoke(&node, &control::decode_revoked(&answer)),

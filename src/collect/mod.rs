@@ -6,8 +6,12 @@ pub(crate) mod cleanup;
 mod connect;
 mod counting;
 mod holdings;
+mod mailbox;
 mod movement;
+mod notes;
+mod rabbitmq;
 mod redis;
+mod related;
 mod reservations;
 mod results;
 mod rounds;
@@ -17,6 +21,7 @@ use std::time::Duration;
 
 pub(crate) use self::rounds::collect;
 use crate::celery::message::Keep;
+use crate::config::url::amqp::{AmqpServers, ManagementServer};
 use crate::config::url::{RedisServer, ResultBackend};
 
 /// How long a server may keep silent before it counts as gone. Generous, because a busy broker is not a broken one.
@@ -30,7 +35,7 @@ pub(crate) const MOST_RESULT_KEYS: u64 = 100_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// The broker.
-    pub broker: RedisServer,
+    pub broker: Target,
     /// Its URL with its secrets masked.
     pub broker_url: String,
     /// The result backend, where one was given.
@@ -55,10 +60,51 @@ pub(crate) struct Plan {
     pub keep: Keep,
 }
 
+/// The broker to read.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// A database of a Redis server.
+    Redis(RedisServer),
+    /// A virtual host of RabbitMQ.
+    RabbitMq(RabbitTarget),
+}
+
+/// How to read a virtual host of RabbitMQ.
+#[derive(Debug, Clone)]
+pub(crate) struct RabbitTarget {
+    /// Its AMQP servers, in the order in which they are tried.
+    pub servers: AmqpServers,
+    /// Its management API.
+    pub management: ManagementServer,
+    /// How many messages of each queue may be looked at; none where no queue may be looked into.
+    pub peek: Option<u64>,
+}
+
+impl Target {
+    /// Its kind, as the report names it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Redis(_) => "redis",
+            Self::RabbitMq(_) => "rabbitmq",
+        }
+    }
+
+    /// Its database number; RabbitMQ has none.
+    fn database(&self) -> u32 {
+        match self {
+            Self::Redis(server) => server.db,
+            Self::RabbitMq(_) => 0,
+        }
+    }
+}
+
 impl Plan {
     /// Whether one server is broker and result backend.
     fn one_server(&self) -> bool {
-        matches!(&self.result_backend, Some(ResultBackend::Redis(server)) if server.endpoint == self.broker.endpoint)
+        matches!(
+            (&self.broker, &self.result_backend),
+            (Target::Redis(broker), Some(ResultBackend::Redis(server))) if server.endpoint == broker.endpoint
+        )
     }
 }
 

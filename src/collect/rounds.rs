@@ -4,20 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
 use super::broker::{BrokerReader, QueuePass, Wanted, by_id};
 use super::cleanup::Cleanup;
+use super::notes::{blank, line, note_results, note_workers, nothing, replace_read, task, traced};
 use super::redis::keys::Names;
 use super::redis::server;
 use super::redis::unacked::Keys;
-use super::results::{ById, Results};
+use super::related;
+use super::results::Results;
 use super::workers::{Claims, Panel};
-use super::{Plan, Progress, Question};
-use crate::celery::control::{STARRED, TransportOptions};
+use super::{Plan, Progress, Question, Target, rabbitmq};
+use crate::celery::control::TransportOptions;
+use crate::config::url::RedisServer;
 use crate::evidence::{
-    BindingTable, Broker, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, ResultBackend,
-    Scope, Source, TaskEvidence, Why, Workers,
+    BindingTable, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, Source, TaskEvidence,
+    Why,
 };
 
 /// Between BRPOP and the write to `unacked` a message is in no key at all; a second look comes this much later.
@@ -28,6 +29,18 @@ const FOR_THE_REPORT: Duration = Duration::from_millis(500);
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
+    match &plan.broker {
+        Target::Redis(server) => collect_redis(plan, server, cleanup, progress).await,
+        Target::RabbitMq(target) => rabbitmq::collect(plan, target, cleanup, progress).await,
+    }
+}
+
+async fn collect_redis(
+    plan: &Plan,
+    server: &RedisServer,
+    cleanup: &Cleanup,
+    progress: Progress<'_>,
+) -> Evidence {
     let started = Instant::now();
     let deadline = match plan.question {
         Question::Everything(wanted) => wanted.deadline,
@@ -36,7 +49,7 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
     let connecting = async {
         tokio::join!(
             Results::connect(plan.result_backend.as_ref()),
-            BrokerReader::connect(plan),
+            BrokerReader::connect(plan, server),
         )
     };
     let (mut results, broker) = match within(deadline, started, connecting).await {
@@ -49,6 +62,7 @@ pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'
         Ok(broker) => {
             let mut reading = Reading {
                 plan,
+                server,
                 started,
                 progress,
                 evidence: &mut evidence,
@@ -100,91 +114,6 @@ async fn within<T>(
     })
 }
 
-fn traced(plan: &Plan) -> Vec<String> {
-    match &plan.question {
-        Question::Ids(ids) => ids.clone(),
-        Question::Everything(_) => Vec::new(),
-    }
-}
-
-/// What is known of an id of which nothing is known.
-fn nothing() -> TaskEvidence {
-    let unread = || Observed::not_asked("not read");
-    TaskEvidence {
-        copies: Vec::new(),
-        claims: Vec::new(),
-        revoked_by: Vec::new(),
-        first_result: unread(),
-        result: unread(),
-        chord: Observed::not_asked("it belongs to no group that is known"),
-        children: Vec::new(),
-    }
-}
-
-fn blank(plan: &Plan, results: &Results) -> Evidence {
-    let kind = match &plan.result_backend {
-        Some(crate::config::url::ResultBackend::Redis(_)) => "redis",
-        Some(crate::config::url::ResultBackend::Unsupported { kind }) => kind,
-        Some(crate::config::url::ResultBackend::Disabled) => "disabled",
-        None => "none",
-    };
-    Evidence {
-        taken_at: Timestamp::now(),
-        scope: match &plan.question {
-            Question::Ids(ids) => Scope::Ids(ids.clone()),
-            Question::Everything(_) => Scope::Everything,
-        },
-        broker: Broker {
-            url: plan.broker_url.clone(),
-            kind: "redis".to_owned(),
-            database: plan.broker.db,
-            server: Observed::not_asked("not read yet"),
-        },
-        result_backend: ResultBackend {
-            url: plan.result_backend_url.clone(),
-            kind: kind.to_owned(),
-            readable: results.readable(),
-        },
-        bindings: Observed::not_asked("not read yet"),
-        lists: Observed::not_asked("not read yet"),
-        reservations: Observed::not_asked("not read yet"),
-        other_databases: Observed::not_asked("not needed: every id was found, or is accounted for"),
-        rabbitmq: None,
-        workers: Observed::not_asked("not asked yet"),
-        tasks: traced(plan).into_iter().map(|id| (id, nothing())).collect(),
-        census: None,
-        reads: Vec::new(),
-        visibility_timeout_given: plan.visibility_timeout.map(|timeout| timeout.as_secs_f64()),
-    }
-}
-
-/// One line about what was read.
-pub(super) fn line(
-    source: Source,
-    started: Instant,
-    outcome: Result<(ReadStatus, String), &Why>,
-) -> Read {
-    let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (status, detail, reason) = match outcome {
-        Ok((status, detail)) => (status, detail, None),
-        Err(why) if why.reason == Reason::NotAsked => {
-            (ReadStatus::Skipped, why.detail.clone(), Some(why.reason))
-        }
-        Err(why) => (
-            ReadStatus::Unavailable,
-            why.detail.clone(),
-            Some(why.reason),
-        ),
-    };
-    Read {
-        source,
-        status,
-        detail,
-        elapsed_ms,
-        reason,
-    }
-}
-
 fn without_broker(evidence: &mut Evidence, why: &Why, started: Instant) {
     evidence.broker.server = Observed::Unseen(why.clone());
     evidence.bindings = Observed::Unseen(why.clone());
@@ -232,47 +161,11 @@ fn without_rest(evidence: &mut Evidence, plan: &Plan, why: &Why, started: Instan
     }
 }
 
-fn note_results(
-    evidence: &mut Evidence,
-    started: Instant,
-    looked_through: Option<Result<u64, Why>>,
-) {
-    let unread = |task: &TaskEvidence| task.result.unseen().cloned();
-    let gaps: Vec<Why> = evidence.tasks.values().filter_map(unread).collect();
-    let all = evidence.tasks.len();
-    let read = match (&evidence.result_backend.readable, gaps.first()) {
-        (Observed::Unseen(why), _) => line(Source::Results, started, Err(why)),
-        (_, None) => match looked_through {
-            // A limit that the user knows of is no obstacle, and yet not all was read.
-            Some(Err(why)) => {
-                let detail = why.detail;
-                let mut read = line(Source::Results, started, Ok((ReadStatus::Partial, detail)));
-                read.reason = Some(why.reason);
-                read
-            }
-            Some(Ok(results)) => {
-                let detail = format!("{results} looked through");
-                line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
-            }
-            None => {
-                let detail = format!("{all} looked up");
-                line(Source::Results, started, Ok((ReadStatus::Complete, detail)))
-            }
-        },
-        (_, Some(why)) => {
-            let detail = format!("{} of {all} could not be read: {}", gaps.len(), why.detail);
-            let mut read = line(Source::Results, started, Ok((ReadStatus::Partial, detail)));
-            read.reason = Some(why.reason);
-            read
-        }
-    };
-    evidence.reads.push(read);
-}
-
 /// A reading under way.
 pub(super) struct Reading<'r> {
     plan: &'r Plan,
     pub(super) started: Instant,
+    server: &'r RedisServer,
     pub(super) progress: Progress<'r>,
     pub(super) evidence: &'r mut Evidence,
     pub(super) broker: BrokerReader<'r>,
@@ -295,7 +188,7 @@ impl Reading<'_> {
             }
             let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
             let found = self.results.read(&ids).await;
-            self.note_last_results(found);
+            related::note_last_results(self.evidence, found);
             self.note_workers(started);
             // Its clock is not worth a further wait.
             return;
@@ -337,11 +230,11 @@ impl Reading<'_> {
             tokio::time::sleep(PAUSE).await;
             self.look(&again, look).await?;
         }
-        let children = self.children().await;
+        let children = related::children(self.evidence, self.results).await;
         if !children.is_empty() {
             self.look(&children, Look::Whole).await?;
         }
-        self.read_chords().await;
+        related::read_chords(self.evidence, self.results).await;
         self.read_other_databases().await;
         Ok(())
     }
@@ -415,7 +308,7 @@ impl Reading<'_> {
         cleanup: &Cleanup,
     ) -> Result<(), Why> {
         self.evidence.workers = if self.plan.ask_workers {
-            match Panel::open(self.plan, tables, &self.names, cleanup).await {
+            match Panel::open(self.plan, self.server, tables, &self.names, cleanup).await {
                 Ok(panel) => {
                     let workers = panel.workers.clone();
                     self.panel = Some(panel);
@@ -445,27 +338,7 @@ impl Reading<'_> {
         }
         let keys = |prefix: &String| Keys::of(prefix, options.get(prefix));
         self.keys = self.names.prefixes.iter().map(keys).collect();
-        let mut told = self
-            .evidence
-            .answered()
-            .iter()
-            .filter_map(|w| w.conf.seen());
-        let learned = told.find_map(|conf| conf.result_key_prefix.clone());
-        let nobody_told = self
-            .evidence
-            .answered()
-            .iter()
-            .all(|w| w.conf.seen().is_none());
-        match (&self.plan.result_key_prefix, learned) {
-            (Some(given), _) => self.results.set_prefix(given),
-            (None, Some(told)) if told != STARRED => self.results.set_prefix(&told),
-            // There is one and it is starred, or nobody is there to tell.
-            (None, Some(_)) => self.results.find_prefix(&traced(self.plan)).await,
-            (None, None) if nobody_told => {
-                self.results.find_prefix(&traced(self.plan)).await;
-            }
-            (None, None) => {}
-        }
+        related::settle_prefix(self.plan, self.evidence, self.results).await;
         Ok(())
     }
 
@@ -497,7 +370,7 @@ impl Reading<'_> {
             }
             task.revoked_by = claims.revoked.get(id).cloned().unwrap_or_default();
         }
-        self.note_last_results(results);
+        related::note_last_results(self.evidence, results);
         self.unless_silent()?;
         self.drop_moved(&ids).await
     }
@@ -628,18 +501,6 @@ impl Reading<'_> {
         Ok(claims)
     }
 
-    pub(super) fn note_last_results(&mut self, results: ById) {
-        for (id, result) in results {
-            let children = result
-                .seen()
-                .and_then(Option::as_ref)
-                .map(|r| r.doc.children.clone());
-            let task = self.task(&id);
-            task.result = result;
-            task.children = children.unwrap_or_default();
-        }
-    }
-
     /// Drops copies in `unacked` that were acknowledged or restored while the rest was read.
     pub(super) async fn drop_moved(&mut self, ids: &[String]) -> Result<(), Why> {
         for id in ids {
@@ -677,49 +538,6 @@ impl Reading<'_> {
             }
         }
         (again, look)
-    }
-
-    /// The tasks that follow a finished one and are not known yet, with their results.
-    async fn children(&mut self) -> BTreeSet<String> {
-        let named: BTreeSet<String> = self
-            .evidence
-            .tasks
-            .values()
-            .flat_map(|task| task.children.iter().cloned())
-            .filter(|id| !self.evidence.tasks.contains_key(id))
-            .collect();
-        let ids: Vec<String> = named.into_iter().collect();
-        let mut open = BTreeSet::new();
-        for (id, result) in self.results.read(&ids).await {
-            if result.seen().is_some_and(Option::is_none) {
-                open.insert(id.clone());
-            }
-            let task = self.task(&id);
-            task.first_result = result.clone();
-            task.result = result;
-        }
-        open
-    }
-
-    pub(super) async fn read_chords(&mut self) {
-        let group = |task: &TaskEvidence| {
-            let of_message = task
-                .copies
-                .iter()
-                .find_map(|copy| copy.envelope.group.clone());
-            let stored = task.result.seen().and_then(Option::as_ref);
-            of_message.or_else(|| stored?.doc.group_id.clone())
-        };
-        let groups: Vec<(String, String)> = self
-            .evidence
-            .tasks
-            .iter()
-            .filter_map(|(id, task)| Some((id.clone(), group(task)?)))
-            .collect();
-        for (id, group) in groups {
-            let chord = self.results.chord(&group).await;
-            self.task(&id).chord = chord;
-        }
     }
 
     /// Looks into the server's other databases, where an id was found nowhere, or waits where nobody answers.
@@ -778,29 +596,15 @@ impl Reading<'_> {
     }
 
     fn note_workers(&mut self, started: Instant) {
-        let outcome = match &self.evidence.workers {
-            Observed::Seen(workers) => Ok(answered(workers)),
-            Observed::Unseen(why) => Err(why),
-        };
-        let mut read = line(Source::Workers, started, outcome);
-        if read.status == ReadStatus::Partial {
-            read.reason = Some(Reason::TimedOut);
-        }
-        self.replace_read(read);
+        note_workers(self.evidence, started);
     }
 
     pub(super) fn replace_read(&mut self, read: Read) {
-        self.evidence
-            .reads
-            .retain(|known| known.source != read.source);
-        self.evidence.reads.push(read);
+        replace_read(self.evidence, read);
     }
 
     pub(super) fn task(&mut self, id: &str) -> &mut TaskEvidence {
-        self.evidence
-            .tasks
-            .entry(id.to_owned())
-            .or_insert_with(nothing)
+        task(self.evidence, id)
     }
 }
 
@@ -811,20 +615,4 @@ pub(super) enum Look {
     Whole,
     /// Only what came in since the last look.
     Newcomers,
-}
-
-fn answered(workers: &Workers) -> (ReadStatus, String) {
-    let there = workers.answered.len();
-    let all = there as u64 + workers.silent;
-    let detail = if all == 0 {
-        "nobody is subscribed to remote control".to_owned()
-    } else {
-        format!("{there} of {all} answered")
-    };
-    let status = if workers.silent == 0 {
-        ReadStatus::Complete
-    } else {
-        ReadStatus::Partial
-    };
-    (status, detail)
 }

@@ -7,9 +7,13 @@ use serde_json::{Value, json};
 
 use super::Plan;
 use super::cleanup::Cleanup;
-use super::redis::control::{Answers, Mailbox};
+use super::mailbox::{Mailbox, Replies, Until};
+use super::rabbitmq::amqp::AmqpClient;
+use super::rabbitmq::control::Mailbox as AmqpMailbox;
+use super::redis::control::Mailbox as RedisMailbox;
 use super::redis::keys::Names;
 use crate::celery::control::{self, Claim, ClaimState, TASK_INFO_ITEMS};
+use crate::config::url::RedisServer;
 use crate::evidence::{BindingTable, Observed, Reason, Why, Worker, WorkerClaim, Workers};
 
 /// What a worker that does not run its tasks by these says of itself does not change while we look.
@@ -28,6 +32,16 @@ pub(crate) struct Panel {
     pub(super) timeout: Duration,
 }
 
+/// Which workers should answer over AMQP, where no server counts the receivers.
+#[derive(Clone, Copy)]
+pub(crate) enum Expected<'a> {
+    /// These nodes have a mailbox with a consumer, by the management API.
+    Nodes(&'a BTreeSet<String>),
+    /// Nobody told. The function says whether the answers explain all consumers that were seen; until then, the
+    /// patience is waited for.
+    Unknown(&'a (dyn Fn(&Replies) -> bool + Sync)),
+}
+
 /// What workers say about tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
@@ -41,21 +55,12 @@ impl Panel {
     /// Asks under every prefix who is there and what each consumes, knows and is configured with.
     pub(crate) async fn open(
         plan: &Plan,
+        server: &RedisServer,
         tables: &[BindingTable],
         names: &Names,
         cleanup: &Cleanup,
     ) -> Result<Self, Why> {
-        let mut panel = Self {
-            mailboxes: Vec::new(),
-            workers: Workers {
-                answered: Vec::new(),
-                silent: 0,
-                unanswered_names: Vec::new(),
-                timeout_seconds: plan.timeout.as_secs_f64(),
-            },
-            answering: HashMap::new(),
-            timeout: plan.timeout,
-        };
+        let mut panel = Self::empty(plan.timeout);
         let given = plan.key_prefix.clone().unwrap_or_default();
         for prefix in &names.prefixes {
             let declared = Names::mailboxes(tables, prefix);
@@ -64,11 +69,59 @@ impl Panel {
                 continue;
             }
             let sep = Names::reply_separator(tables, prefix);
-            let mailbox = Mailbox::open(&plan.broker, prefix, &sep, cleanup).await?;
-            panel.introduce(prefix, &mailbox, declared).await?;
+            let mailbox = RedisMailbox::open(server, prefix, &sep, cleanup).await?;
+            let mailbox = Mailbox::Redis(mailbox);
+            panel
+                .introduce(prefix, &mailbox, declared, Until::Everyone)
+                .await?;
             panel.mailboxes.push((prefix.clone(), mailbox));
         }
         Ok(panel)
+    }
+
+    /// Asks over AMQP who is there and what each consumes, knows and is configured with.
+    ///
+    /// # Errors
+    /// Also where the broker blocks publishers: then no worker was asked, and none is silent.
+    pub(crate) async fn open_amqp(
+        client: &AmqpClient,
+        timeout: Duration,
+        expected: Expected<'_>,
+        cleanup: &Cleanup,
+    ) -> Result<Self, Why> {
+        let mut panel = Self::empty(timeout);
+        let (declared, until) = match expected {
+            Expected::Nodes(nodes) => (
+                nodes.iter().cloned().collect(),
+                Until::Count(nodes.len() as u64),
+            ),
+            Expected::Unknown(explained) => (Vec::new(), Until::Explained(explained)),
+        };
+        let Some(mailbox) = AmqpMailbox::open(client, cleanup).await? else {
+            panel.workers.silent = declared.len() as u64;
+            panel.workers.unanswered_names = declared;
+            return Ok(panel);
+        };
+        let mailbox = Mailbox::Amqp(mailbox);
+        panel.introduce("", &mailbox, declared, until).await?;
+        // Every node has a queue of its own, so that the names say how many are silent.
+        panel.workers.silent = panel.workers.unanswered_names.len() as u64;
+        panel.mailboxes.push((String::new(), mailbox));
+        Ok(panel)
+    }
+
+    fn empty(timeout: Duration) -> Self {
+        Self {
+            mailboxes: Vec::new(),
+            workers: Workers {
+                answered: Vec::new(),
+                silent: 0,
+                unanswered_names: Vec::new(),
+                timeout_seconds: timeout.as_secs_f64(),
+            },
+            answering: HashMap::new(),
+            timeout,
+        }
     }
 
     async fn introduce(
@@ -76,6 +129,7 @@ impl Panel {
         prefix: &str,
         mailbox: &Mailbox,
         declared: Vec<String>,
+        until: Until<'_>,
     ) -> Result<(), Why> {
         let requests = STANDING.map(|method| {
             let arguments = match method {
@@ -84,7 +138,7 @@ impl Panel {
             };
             (method, arguments)
         });
-        let answers = mailbox.ask(&requests, self.timeout, None).await?;
+        let answers = mailbox.ask(&requests, self.timeout, until).await?;
         let nodes = nodes(&answers);
         let answering: u64 = nodes.values().sum();
         let receivers = answers
@@ -139,7 +193,9 @@ impl Panel {
             } else {
                 self.timeout.max(GRACE)
             };
-            let answers = mailbox.ask(&requests, patience, Some(known)).await?;
+            let answers = mailbox
+                .ask(&requests, patience, Until::Count(known))
+                .await?;
             let nodes = nodes(&answers);
             let gone: Vec<String> = self
                 .workers
@@ -171,7 +227,7 @@ impl Panel {
 }
 
 /// The nodes that answered anything, and with how many voices each.
-fn nodes(answers: &BTreeMap<&'static str, Answers>) -> BTreeMap<String, u64> {
+fn nodes(answers: &Replies) -> BTreeMap<String, u64> {
     let mut nodes = BTreeMap::new();
     for answers in answers.values() {
         for (node, given) in &answers.by_node {
@@ -183,11 +239,7 @@ fn nodes(answers: &BTreeMap<&'static str, Answers>) -> BTreeMap<String, u64> {
 }
 
 /// What a node answered to a question, where it did and did not fail.
-fn said<'a>(
-    answers: &'a BTreeMap<&'static str, Answers>,
-    method: &str,
-    node: &str,
-) -> Observed<Vec<&'a Value>> {
+fn said<'a>(answers: &'a Replies, method: &str, node: &str) -> Observed<Vec<&'a Value>> {
     let given = answers
         .get(method)
         .and_then(|answers| answers.by_node.get(node));
@@ -204,12 +256,7 @@ fn said<'a>(
     }
 }
 
-fn worker(
-    prefix: &str,
-    node: &str,
-    twins: bool,
-    answers: &BTreeMap<&'static str, Answers>,
-) -> Worker {
+fn worker(prefix: &str, node: &str, twins: bool, answers: &Replies) -> Worker {
     let first = |method: &str| said(answers, method, node).map(|given| given[0].clone());
     let queues = said(answers, "active_queues", node).map(|given| {
         given
@@ -240,7 +287,7 @@ fn worker(
 /// Notes what a worker runs and holds, and which of the ids it claims.
 fn note_work(
     worker: &mut Worker,
-    answers: &BTreeMap<&'static str, Answers>,
+    answers: &Replies,
     ids: Option<&BTreeSet<String>>,
     claims: &mut Claims,
 ) {

@@ -57,19 +57,23 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
         .iter()
         .filter(|rule| rule.brokers.has(evidence))
     {
-        let found = match rule.check {
-            Check::Deployment(check) => check(evidence),
+        let mut found = match rule.check {
             Check::Audit(check) => check(evidence, thresholds),
-            Check::Task(_) if asked(rule) == Asked::None => continue,
-            Check::Task(check) => {
-                let groups = groups(evidence, asked(rule), &nothing);
-                let said = groups.iter().flat_map(|group| {
-                    let said = check(&group.case).into_iter();
-                    said.map(|finding| of_group(finding, group))
-                });
-                merged(said)
-            }
+            _ if rule.check.of_task().is_some() && asked(rule) == Asked::None => continue,
+            Check::Deployment(check) => check(evidence),
+            Check::Task(_) | Check::Both(..) => Vec::new(),
         };
+        if let Some(check) = rule.check.of_task() {
+            let groups = groups(evidence, asked(rule), &nothing);
+            let said = groups.iter().flat_map(|group| {
+                let said = check(&group.case).into_iter();
+                said.map(|finding| of_group(finding, group))
+            });
+            // What a rule says of places that were not looked into stands beside what it says of messages.
+            let of_places = rule.check.of_deployment();
+            let of_places = of_places.map_or_else(Vec::new, |check| check(evidence));
+            found = merged(said.chain(of_places));
+        }
         let mut check = checked(rule, evidence, !found.is_empty());
         if let (CheckStatus::Clear, Some(why)) =
             (check.status, unjudged(rule, evidence, thresholds))
@@ -92,7 +96,7 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
 fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option<String> {
     let census = evidence.census.as_ref();
     let Some(census) = census else {
-        let of_tasks = matches!(rule.check, Check::Task(_));
+        let of_tasks = rule.check.of_task().is_some();
         return of_tasks.then(|| "the messages were not counted".to_owned());
     };
     match rule.name {
@@ -109,7 +113,7 @@ fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option
             "the ids of {} were compared with no others",
             super::plain::count(census.twice.not_compared, "message")
         )),
-        _ if census.unclassed > 0 && matches!(rule.check, Check::Task(_)) => Some(format!(
+        _ if census.unclassed > 0 && rule.check.of_task().is_some() => Some(format!(
             "{} stand in too many kinds to be told apart",
             super::plain::count(census.unclassed, "message")
         )),

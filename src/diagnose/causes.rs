@@ -6,6 +6,8 @@ use super::plain;
 use super::view::{Case, Route};
 use crate::evidence::{Observed, Worker};
 
+mod rabbitmq;
+
 /// One cause that remains possible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -21,16 +23,19 @@ pub struct Cause {
 
 /// The causes that remain for a task that is unknown or lost, the likeliest first.
 pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
-    let mut causes: Vec<Cause> = [
-        broker_forgot(case),
-        early_acknowledgement(case),
-        worker_ending(case),
-        restore_dropped(case),
-        Some(delivery_cut_off()),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let mut causes: Vec<Cause> = match &case.evidence.rabbitmq {
+        Some(rabbit) => rabbitmq::of_the_broker(case, rabbit),
+        None => [
+            broker_forgot(case),
+            worker_ending(case),
+            restore_dropped(case),
+            Some(delivery_cut_off()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+    };
+    causes.extend(early_acknowledgement(case));
     if verdict == Verdict::Unknown {
         causes.extend(never_known(case));
     }
@@ -58,8 +63,9 @@ fn never_known(case: &Case<'_>) -> Vec<Cause> {
         }),
         Some(Cause {
             name: "purged",
-            text: "somebody emptied the queue (`celery purge`, `worker --purge`, DEL, FLUSHDB)".to_owned(),
-            confirm: "ask who had access; Redis keeps no record of it".to_owned(),
+            text: "somebody emptied the queue (`celery purge`, `worker --purge`, or the broker's own tools)"
+                .to_owned(),
+            confirm: "ask who had access; the broker keeps no record of it".to_owned(),
             weight: 5,
         }),
     ]
@@ -273,9 +279,13 @@ fn unroutable(case: &Case<'_>) -> Cause {
     };
     Cause {
         name: "unroutable",
-        text: format!("{which}: kombu drops such a message in silence"),
-        confirm: "look at the exchange and the routing key where it is sent; redis-cli SMEMBERS _kombu.binding.EXCHANGE"
-            .to_owned(),
+        text: format!("{which}: such a message is dropped in silence"),
+        confirm: if case.evidence.rabbitmq.is_some() {
+            "look at the exchange and the routing key where it is sent; rabbitmqctl list_bindings"
+        } else {
+            "look at the exchange and the routing key where it is sent; redis-cli SMEMBERS _kombu.binding.EXCHANGE"
+        }
+        .to_owned(),
         weight,
     }
 }

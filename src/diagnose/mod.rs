@@ -75,8 +75,28 @@ pub enum Check {
     Task(fn(&Case<'_>) -> Vec<Finding>),
     /// The deployment as a whole.
     Deployment(fn(&Evidence) -> Vec<Finding>),
+    /// One traced task at a time, and then the deployment as far as no traced task showed it.
+    Both(fn(&Case<'_>) -> Vec<Finding>, fn(&Evidence) -> Vec<Finding>),
     /// The deployment as a whole, where every message was read and the user's limits are known: a matter of audits.
     Audit(fn(&Evidence, &Thresholds) -> Vec<Finding>),
+}
+
+impl Check {
+    /// What it says of one task.
+    pub fn of_task(self) -> Option<fn(&Case<'_>) -> Vec<Finding>> {
+        match self {
+            Self::Task(check) | Self::Both(check, _) => Some(check),
+            Self::Deployment(_) | Self::Audit(_) => None,
+        }
+    }
+
+    /// What it says of the deployment, traced tasks or not.
+    pub fn of_deployment(self) -> Option<fn(&Evidence) -> Vec<Finding>> {
+        match self {
+            Self::Deployment(check) | Self::Both(_, check) => Some(check),
+            Self::Task(_) | Self::Audit(_) => None,
+        }
+    }
 }
 
 /// The page of a finding, in the order in which it is printed. Plain text, wrapped by the printer.
@@ -172,25 +192,25 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         .iter()
         .filter(|rule| rule.brokers.has(evidence))
     {
-        let mut found = Vec::new();
-        match rule.check {
-            Check::Audit(_) => continue,
-            Check::Deployment(check) => {
-                let findings = check(evidence);
-                found.extend(findings.iter().cloned());
-                deployment.extend(findings);
-            }
-            Check::Task(check) => {
-                for id in ids {
-                    if let Some(case) = Case::of(evidence, id) {
-                        let findings = check(&case);
-                        found.extend(findings.iter().cloned());
-                        by_task.entry(id).or_default().extend(findings);
-                    }
+        if matches!(rule.check, Check::Audit(_)) {
+            continue;
+        }
+        let mut found = false;
+        if let Some(check) = rule.check.of_task() {
+            for id in ids {
+                if let Some(case) = Case::of(evidence, id) {
+                    let findings = check(&case);
+                    found |= !findings.is_empty();
+                    by_task.entry(id).or_default().extend(findings);
                 }
             }
         }
-        checks.push(checked(rule, evidence, !found.is_empty()));
+        if let Some(check) = rule.check.of_deployment() {
+            let findings = check(evidence);
+            found |= !findings.is_empty();
+            deployment.extend(findings);
+        }
+        checks.push(checked(rule, evidence, found));
     }
     deployment.sort_by(Finding::order);
     let traces = ids

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::plain;
 use super::view::Case;
+use crate::celery::control::ClaimState;
 use crate::celery::when::When;
-use crate::evidence::{Observed, Source};
+use crate::evidence::{Observed, Place, Source, WorkerClaim};
 
 /// One step of a task's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,14 +120,36 @@ fn publish(case: &Case<'_>) -> Stage {
     stage(
         StageName::Publish,
         StageStatus::NotRead,
-        "Redis keeps no record of what was sent",
+        "the broker keeps no record of what was sent",
     )
 }
 
 fn queue(case: &Case<'_>) -> Stage {
     let copies = case.queued();
     let Some(copy) = copies.first() else {
-        return not_seen(case, StageName::Queue, Source::Queues);
+        let elsewhere = case
+            .delayed()
+            .into_iter()
+            .chain(case.dead_lettered())
+            .next();
+        return match elsewhere.map(|copy| &copy.place) {
+            Some(Place::Delayed { queue, .. }) => stage(
+                StageName::Queue,
+                StageStatus::Seen,
+                format!("delayed, in {queue}"),
+            ),
+            Some(Place::DeadLetter {
+                queue,
+                position,
+                of,
+                ..
+            }) => stage(
+                StageName::Queue,
+                StageStatus::Seen,
+                format!("in dead-letter queue {queue}, place {position} of {of}"),
+            ),
+            _ => not_seen(case, StageName::Queue, Source::Queues),
+        };
     };
     let more = match copies.len() {
         1 => String::new(),
@@ -143,6 +166,9 @@ fn queue(case: &Case<'_>) -> Stage {
 }
 
 fn hold(case: &Case<'_>) -> Stage {
+    if case.evidence.rabbitmq.is_some() {
+        return hold_on_rabbitmq(case);
+    }
     let copies = case.held();
     let Some(held) = copies.first() else {
         return not_seen(case, StageName::Unacked, Source::Unacked);
@@ -160,6 +186,27 @@ fn hold(case: &Case<'_>) -> Stage {
             format!("unacknowledged, {age}"),
         )
     }
+}
+
+/// RabbitMQ shows how many messages are unacknowledged, and not which: only the workers' word tells.
+fn hold_on_rabbitmq(case: &Case<'_>) -> Stage {
+    let unacknowledged = |claim: &&&WorkerClaim| match claim.claim.state {
+        ClaimState::Active => claim.claim.acknowledged == Some(false),
+        ClaimState::Reserved | ClaimState::Scheduled => true,
+        ClaimState::Ready => false,
+    };
+    let claims: Vec<&WorkerClaim> = case.task.claims.iter().collect();
+    if let Some(claim) = claims.iter().find(unacknowledged) {
+        let text = format!("{} has not acknowledged it", claim.node);
+        return stage(StageName::Unacked, StageStatus::Seen, text);
+    }
+    let read = case.evidence.read(Source::Unacked);
+    let detail = read.map_or("not read", |read| read.detail.as_str());
+    if claims.is_empty() && case.evidence.is_unacked_unclear() {
+        return stage(StageName::Unacked, StageStatus::NotRead, detail);
+    }
+    let text = format!("no worker that answered holds it unacknowledged ({detail})");
+    stage(StageName::Unacked, StageStatus::Absent, text)
 }
 
 fn worker(case: &Case<'_>) -> Stage {

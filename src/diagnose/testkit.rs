@@ -1,9 +1,12 @@
 //! Small evidence for the tests of rules and verdicts.
 
+mod rabbit;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+pub(crate) use self::rabbit::Rabbit;
 use super::{Case, Check, Finding, Rule, Thresholds};
 use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTraits};
 use crate::celery::message::{Envelope, Protocol};
@@ -457,10 +460,15 @@ impl Lab {
 
     /// What a rule says: of this id, or of the deployment.
     pub(crate) fn check(&self, rule: &Rule, id: &str) -> Vec<Finding> {
-        match rule.check {
-            Check::Task(check) => check(&Case::of(&self.evidence, id).expect("the id was traced")),
-            Check::Deployment(check) => check(&self.evidence),
-            Check::Audit(check) => check(&self.evidence, &Thresholds::default()),
+        if let Check::Audit(check) = rule.check {
+            return check(&self.evidence, &Thresholds::default());
         }
+        let of_task = rule.check.of_task().filter(|_| !id.is_empty());
+        let case = || Case::of(&self.evidence, id).expect("the id was traced");
+        let mut findings = of_task.map_or_else(Vec::new, |check| check(&case()));
+        if let Some(check) = rule.check.of_deployment() {
+            findings.extend(check(&self.evidence));
+        }
+        findings
     }
 }

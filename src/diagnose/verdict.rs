@@ -6,9 +6,10 @@ use super::causes;
 use super::finding::Finding;
 use super::plain;
 use super::stages::stages;
-use super::view::{Case, Fate, Holder, UNHEARD};
+use super::view::{Case, Fate, Holder, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
+use crate::evidence::rabbitmq::{Role, role_by_name};
 use crate::evidence::{Evidence, Observed, Place, Reason, Source, WorkerClaim};
 
 /// Where a task is. The order is the one of the table in the documentation.
@@ -112,6 +113,8 @@ fn decide(case: &Case<'_>) -> (Verdict, String) {
         .or_else(|| in_worker(case))
         .or_else(|| unacked(case))
         .or_else(|| queued(case))
+        .or_else(|| delayed(case))
+        .or_else(|| dead_lettered(case))
         .or_else(|| elsewhere(case))
         .unwrap_or_else(|| nowhere(case))
 }
@@ -290,6 +293,99 @@ fn rank(fate: &Fate) -> u8 {
     }
 }
 
+/// In native delayed delivery a task waits in the broker, and no worker holds it.
+fn delayed(case: &Case<'_>) -> Option<(Verdict, String)> {
+    let copy = *case.delayed().first()?;
+    let Place::Delayed { queue, target } = &copy.place else {
+        return None;
+    };
+    if role_by_name(queue) != Some(Role::Delayed) {
+        return Some(waiting(case, queue, target));
+    }
+    let left = copy
+        .envelope
+        .eta
+        .map(|eta| eta.seconds_until(case.evidence.taken_at));
+    let due = match left {
+        Some(left) if left > 0.0 => format!("until its ETA, in {}", plain::duration(left)),
+        Some(left) => format!("its ETA has come {} ago", plain::duration(left)),
+        None => "until its ETA".to_owned(),
+    };
+    if case.expired(&copy.envelope) {
+        return Some((
+            Verdict::Doomed,
+            format!("it waits in {queue} ({due}), and its expires has passed"),
+        ));
+    }
+    Some(match case.evidence.route_of_delayed(target) {
+        Route::Nowhere => (
+            Verdict::Doomed,
+            format!(
+                "it waits in {queue} ({due}), and {target} is not bound to what it is sent to then: it will be dropped"
+            ),
+        ),
+        _ => (
+            Verdict::Reserved,
+            format!(
+                "the broker holds it in {queue}, for native delayed delivery to {target}: {due}"
+            ),
+        ),
+    })
+}
+
+/// A queue without consumers whose messages are dead-lettered into another when their time to live is over.
+fn waiting(case: &Case<'_>, queue: &str, target: &str) -> (Verdict, String) {
+    let place =
+        format!("it waits in {queue}, which has no consumer, until its time to live is over");
+    if target.is_empty() {
+        return (
+            Verdict::Doomed,
+            format!("{place}, and is dropped then: its dead letters lead nowhere"),
+        );
+    }
+    let list = case.evidence.list(target);
+    match list.and_then(|list| case.evidence.consumers_told(list)) {
+        Some(0) => (
+            Verdict::Stuck,
+            format!("{place}; it then goes to {target}, which has no consumer either"),
+        ),
+        _ => (
+            Verdict::Reserved,
+            format!("{place}; it then goes to {target}"),
+        ),
+    }
+}
+
+fn dead_lettered(case: &Case<'_>) -> Option<(Verdict, String)> {
+    let copy = *case.dead_lettered().first()?;
+    let Place::DeadLetter {
+        queue,
+        position,
+        of,
+        death,
+    } = &copy.place
+    else {
+        return None;
+    };
+    let place = format!("dead-letter queue {queue} at place {position} of {of}");
+    let how = death.as_ref().map_or(String::new(), |death| {
+        let ago = death.at.map_or(String::new(), |at| {
+            #[expect(clippy::cast_precision_loss, reason = "seconds of this century fit")]
+            let seconds = case.now() - at as f64;
+            format!(" {} ago", plain::duration(seconds))
+        });
+        let why = match death.reason.as_str() {
+            "rejected" => "it was rejected",
+            "expired" => "its time to live in the queue was over",
+            "maxlen" => "the queue was full",
+            "delivery_limit" => "it had been delivered as often as the queue allows",
+            other => other,
+        };
+        format!("; it came out of queue {}{ago}: {why}", death.queue)
+    });
+    Some((Verdict::DeadLettered, format!("it stands in {place}{how}")))
+}
+
 fn elsewhere(case: &Case<'_>) -> Option<(Verdict, String)> {
     let copy = *case.elsewhere().first()?;
     let Place::OtherDatabase {
@@ -327,22 +423,18 @@ fn elsewhere(case: &Case<'_>) -> Option<(Verdict, String)> {
 }
 
 fn nowhere(case: &Case<'_>) -> (Verdict, String) {
-    let mut unread: Vec<&str> = [Source::Queues, Source::Unacked, Source::Workers]
-        .into_iter()
-        .filter(|source| !case.evidence.complete(*source))
-        .map(Source::name)
-        .collect();
+    let mut unread = case.evidence.unread_places();
     let result = match &case.task.result {
         Observed::Seen(result) => result.as_ref(),
         Observed::Unseen(_) if case.evidence.results_are_off() => None,
         Observed::Unseen(_) => {
-            unread.push(Source::Results.name());
+            unread.push(Source::Results.name().to_owned());
             None
         }
     };
     let others = case.evidence.other_databases.unseen();
     if others.is_some_and(|why| matches!(why.reason, Reason::TimedOut | Reason::Unreachable)) {
-        unread.push(Source::OtherDatabases.name());
+        unread.push(Source::OtherDatabases.name().to_owned());
     }
     if !unread.is_empty() {
         let state = result.map_or(String::new(), |r| {
@@ -378,6 +470,10 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
                 "its result still says {}, and no copy is left and no live worker has it",
                 result.doc.state
             ),
+        ),
+        None if case.evidence.rabbitmq.is_some() => (
+            Verdict::Unknown,
+            "everything was read, and nothing knows this id".to_owned(),
         ),
         None => match case.evidence.other_databases.unseen() {
             // Nobody who sends to this database comes past another, so that this is no gap in its own path.

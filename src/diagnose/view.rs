@@ -2,11 +2,13 @@
 
 mod case;
 mod deployment;
+mod rabbitmq;
 mod route;
 mod worker;
 
 pub use self::case::{Case, Fate};
 pub(super) use self::case::{Held, Holder, UNHEARD, stored};
 pub use self::deployment::Visibility;
-pub(super) use self::route::Route;
+pub(super) use self::rabbitmq::{numbers, queues_command};
+pub(super) use self::route::{Route, Routes};
 pub(super) use self::worker::{DEFAULT_SWEEP_PERIOD, DEFAULT_VISIBILITY_TIMEOUT};

@@ -1,12 +1,15 @@
 //! Facts about a RabbitMQ virtual host: from AMQP itself, and from the management API where it can be read. A field
 //! that a version does not have, or whose statistics are switched off, is unseen and never zero.
 
+mod roles;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Observed;
+pub use self::roles::{DELAYED_EXCHANGE, Role, role_by_name};
+use super::{Observed, Why};
 
 /// A virtual host and the node or cluster around it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,9 +203,9 @@ pub struct AmqpBinding {
 pub struct Consumer {
     /// The queue.
     pub queue: String,
-    /// The connection's name, which joins it to its worker.
+    /// The connection's name, which joins it to its worker; empty where the server does not tell.
     pub connection: String,
-    /// The channel's name.
+    /// The channel's name; empty where the server does not tell.
     pub channel: String,
     /// Whether its messages wait for an acknowledgement.
     pub ack_required: bool,
@@ -218,7 +221,7 @@ pub struct Consumer {
 pub struct Channel {
     /// Its name.
     pub name: String,
-    /// Its connection's name.
+    /// Its connection's name; empty where the server does not tell.
     pub connection: String,
     /// Messages delivered on it and not acknowledged.
     pub unacknowledged: Observed<u64>,
@@ -233,7 +236,7 @@ pub struct Channel {
     /// Acknowledgements on it.
     pub acknowledged: Observed<u64>,
     /// Consumers on it.
-    pub consumers: u64,
+    pub consumers: Observed<u64>,
     /// When nothing has happened on it since; the server's own form.
     pub idle_since: Option<String>,
 }
@@ -253,6 +256,48 @@ pub struct Connection {
     pub peer_port: Option<u64>,
     /// The heartbeat in seconds that was agreed on; 0 is none.
     pub heartbeat_seconds: Option<u64>,
+}
+
+impl RabbitMq {
+    /// A virtual host of which nothing was read yet, for this reason.
+    pub fn unread(vhost: &str, detail: &str) -> Self {
+        fn unread<T>(detail: &str) -> Observed<T> {
+            Observed::not_asked(detail)
+        }
+        Self {
+            vhost: vhost.to_owned(),
+            product: unread(detail),
+            version: unread(detail),
+            management_url: None,
+            overview: unread(detail),
+            nodes: unread(detail),
+            alarms: unread(detail),
+            queues: unread(detail),
+            exchanges: unread(detail),
+            bindings: unread(detail),
+            consumers: unread(detail),
+            channels: unread(detail),
+            connections: unread(detail),
+        }
+    }
+
+    /// The first of what the management API tells that was not read, and why. Nodes are shown only to users with the tag
+    /// `monitoring`, and nothing else needs them.
+    pub fn first_unseen(&self) -> Option<(&'static str, &Why)> {
+        [
+            ("queues", self.queues.unseen()),
+            ("exchanges", self.exchanges.unseen()),
+            ("bindings", self.bindings.unseen()),
+            ("consumers", self.consumers.unseen()),
+            ("channels", self.channels.unseen()),
+            ("alarms", self.alarms.unseen()),
+            ("overview", self.overview.unseen()),
+            ("connections", self.connections.unseen()),
+            ("nodes", self.nodes.unseen()),
+        ]
+        .into_iter()
+        .find_map(|(what, why)| Some((what, why?)))
+    }
 }
 
 impl Queue {

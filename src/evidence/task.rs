@@ -60,12 +60,14 @@ pub enum Place {
         /// How it came there, where a header says so.
         death: Option<Death>,
     },
-    /// In one of the queues of RabbitMQ's native delayed delivery, `celery_delayed_N` (Celery 5.5, kombu 5.5
-    /// transport/native_delayed_delivery.py).
+    /// In a queue of RabbitMQ without consumers, which sends it on when its time has come: one of native delayed
+    /// delivery, `celery_delayed_N` (Celery 5.5, kombu 5.5 transport/native_delayed_delivery.py), or one with a time
+    /// to live and a dead-letter exchange.
     Delayed {
         /// The queue in which it waits now.
         queue: String,
-        /// The task queue to which it will go.
+        /// The routing key with which native delayed delivery sends it on, else the queue to which it goes; empty where
+        /// that is none.
         target: String,
     },
     /// In `unacked`.

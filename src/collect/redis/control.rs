@@ -14,6 +14,7 @@ use crate::celery::control::{
     REPLY_BINDINGS, Reply, channel, parse_reply, reply_binding, reply_list, request,
 };
 use crate::collect::cleanup::Cleanup;
+use crate::collect::mailbox::{Answers, Replies};
 use crate::config::url::RedisServer;
 use crate::evidence::{Reason, Why};
 
@@ -32,15 +33,6 @@ pub(crate) struct Mailbox {
     prefix: String,
     database: u32,
     oid: String,
-}
-
-/// One request, and its answers.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Answers {
-    /// How many subscribers received the request.
-    pub(crate) receivers: u64,
-    /// The answers, by node; a node that answers twice has a twin.
-    pub(crate) by_node: BTreeMap<String, Vec<Value>>,
 }
 
 impl Mailbox {
@@ -82,7 +74,7 @@ impl Mailbox {
         requests: &[(&'static str, Value)],
         patience: Duration,
         enough: Option<u64>,
-    ) -> Result<BTreeMap<&'static str, Answers>, Why> {
+    ) -> Result<Replies, Why> {
         let mut given: BTreeMap<&'static str, BTreeMap<String, Vec<Value>>> = BTreeMap::new();
         let receivers = self
             .ask_each(requests, patience, enough, |method, node, answer| {

@@ -13,7 +13,7 @@ use crate::evidence::{
 const UPTIME_MARGIN: f64 = 1.0;
 
 /// Why nothing can be said while [`Evidence::unheard_consumers`] finds any.
-pub(in crate::diagnose) const UNHEARD: &str = "something takes messages from this database and answers no remote control: a worker \
+pub(in crate::diagnose) const UNHEARD: &str = "something takes messages from this broker and answers no remote control: a worker \
                                   that shuts down warmly, or has remote control switched off";
 
 /// One traced task, with the evidence around it.
@@ -145,13 +145,24 @@ impl<'e> Case<'e> {
         self.task.copies.iter().filter_map(held).collect()
     }
 
+    /// Its copies in dead-letter queues.
+    pub fn dead_lettered(&self) -> Vec<&'e Copy> {
+        self.copies_in(|place| matches!(place, Place::DeadLetter { .. }))
+    }
+
+    /// Its copies in queues of native delayed delivery.
+    pub fn delayed(&self) -> Vec<&'e Copy> {
+        self.copies_in(|place| matches!(place, Place::Delayed { .. }))
+    }
+
+    fn copies_in(&self, wanted: fn(&Place) -> bool) -> Vec<&'e Copy> {
+        let copies = self.task.copies.iter();
+        copies.filter(|copy| wanted(&copy.place)).collect()
+    }
+
     /// Its copies in other databases of the server.
     pub fn elsewhere(&self) -> Vec<&'e Copy> {
-        self.task
-            .copies
-            .iter()
-            .filter(|copy| matches!(copy.place, Place::OtherDatabase { .. }))
-            .collect()
+        self.copies_in(|place| matches!(place, Place::OtherDatabase { .. }))
     }
 
     /// The stored result, as it stood last.
@@ -231,6 +242,14 @@ impl<'e> Case<'e> {
 
     /// What will become of any message that stands where this copy does, whatever is in it.
     pub fn fate_of_place(&self, copy: &Queued<'_>) -> Fate {
+        // The broker's own word needs no worker's.
+        if copy
+            .list
+            .and_then(|list| self.evidence.consumers_told(list))
+            == Some(0)
+        {
+            return Fate::NobodyReads;
+        }
         if let Some(why) = self.evidence.workers.unseen() {
             return Fate::Undecided(format!("the workers were not asked: {}", why.detail));
         }
@@ -354,8 +373,7 @@ impl<'e> Case<'e> {
 
     /// Whether every place in the broker and every worker was read whole, and none has it.
     pub fn is_nowhere(&self) -> bool {
-        let places = [Source::Queues, Source::Unacked, Source::Workers];
-        let whole = places.iter().all(|place| self.evidence.complete(*place));
+        let whole = self.evidence.unread_places().is_empty();
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
         let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
         let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();

@@ -148,6 +148,13 @@ impl Evidence {
     /// worker/consumer/gossip.py). Zero where CLIENT LIST was not read, and where workers of one name answered as one, so
     /// that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
+        if let Some(rabbit) = &self.rabbitmq {
+            return if self.answered().iter().any(|w| w.twins) {
+                0
+            } else {
+                self.unheard_on(rabbit)
+            };
+        }
         let (answered, silent) = self
             .workers
             .seen()

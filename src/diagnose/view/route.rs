@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
+use crate::celery::amqp_routing::{self, Destination, Refusal, Routed, Topology};
 use crate::celery::control::STARRED;
 use crate::celery::exchange::{self, Binding, ExchangeType};
-use crate::evidence::{Evidence, Source};
+use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Queue};
+use crate::evidence::{Evidence, RabbitMq, Source};
 
 /// Where an exchange and a routing key lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +22,12 @@ pub enum Route {
 }
 
 impl Evidence {
-    /// Where kombu would send a message with this exchange and routing key (kombu 5.7 transport/virtual/base.py,
-    /// `Channel._lookup`).
+    /// Where the broker sends a message with this exchange and routing key: on Redis as kombu does (kombu 5.7
+    /// transport/virtual/base.py, `Channel._lookup`), on RabbitMQ as the server does.
     pub fn route(&self, prefix: &str, exchange: &str, routing_key: &str) -> Route {
+        if let Some(rabbit) = &self.rabbitmq {
+            return Routes::of(self, rabbit).to(exchange, routing_key);
+        }
         if exchange.is_empty() {
             return Route::Queues(BTreeSet::from([routing_key.to_owned()]));
         }
@@ -58,6 +65,14 @@ impl Evidence {
         }
     }
 
+    /// Where native delayed delivery sends a message when its time has come; see [`Routes::delayed`].
+    pub(in crate::diagnose) fn route_of_delayed(&self, routing_key: &str) -> Route {
+        match &self.rabbitmq {
+            Some(rabbit) => Routes::of(self, rabbit).delayed(routing_key),
+            None => Route::Unknown("Redis has no native delayed delivery".to_owned()),
+        }
+    }
+
     /// The type of an exchange, by the word of a worker that declares it.
     fn exchange_type(&self, prefix: &str, exchange: &str) -> Option<ExchangeType> {
         self.answered()
@@ -76,6 +91,104 @@ impl Evidence {
             .filter_map(|w| w.stats.seen())
             .find_map(|stats| stats.transport.deadletter_queue.as_deref())
     }
+}
+
+/// The routes of a RabbitMQ virtual host, for many questions.
+pub(in crate::diagnose) struct Routes<'e> {
+    topology: Option<Topology<'e>>,
+    /// Whether the bindings were read whole, so that "nowhere" may be said.
+    whole: bool,
+}
+
+impl<'e> Routes<'e> {
+    /// The routes of this virtual host.
+    pub(in crate::diagnose) fn of(evidence: &Evidence, rabbit: &'e RabbitMq) -> Self {
+        Self {
+            topology: topology(rabbit),
+            whole: evidence.complete(Source::Bindings),
+        }
+    }
+
+    /// Where the server sends a message with this exchange and routing key.
+    pub(in crate::diagnose) fn to(&self, exchange: &str, routing_key: &str) -> Route {
+        let Some(topology) = &self.topology else {
+            return Route::Unknown("exchanges and bindings were not read".to_owned());
+        };
+        if routing_key == STARRED {
+            return Route::Unknown(
+                "workers do not tell the routing keys of their routes".to_owned(),
+            );
+        }
+        match topology.route(exchange, routing_key, None) {
+            Routed::Queues(queues) => {
+                Route::Queues(queues.into_iter().map(str::to_owned).collect())
+            }
+            Routed::Nowhere | Routed::Refused(Refusal::NoExchange) if self.whole => Route::Nowhere,
+            Routed::Nowhere | Routed::Refused(Refusal::NoExchange) => {
+                Route::Unknown("the bindings were not read whole".to_owned())
+            }
+            Routed::Refused(_) => Route::Unknown(format!("{exchange} takes no publishes")),
+            Routed::Unknown(why) => Route::Unknown(why),
+        }
+    }
+
+    /// Where native delayed delivery sends a message, when its time has come, that was sent with this routing key: it
+    /// comes with the bits of its delay before the key (kombu 5.7 transport/native_delayed_delivery.py,
+    /// `calculate_routing_key`).
+    pub(in crate::diagnose) fn delayed(&self, routing_key: &str) -> Route {
+        self.to(DELAYED_EXCHANGE, &format!("0.{routing_key}"))
+    }
+
+    /// The queues to which a queue's dead letters go. None where it has no dead-letter exchange or this leads nowhere:
+    /// what it drops is gone.
+    ///
+    /// # Errors
+    /// Why this can't be told.
+    pub(in crate::diagnose) fn dead_letters(
+        &self,
+        queue: &Queue,
+    ) -> Result<Option<BTreeSet<String>>, String> {
+        let Some(exchange) = queue.dead_letter_exchange() else {
+            return match queue.arguments.unseen().or(queue.policy.unseen()) {
+                None => Ok(None),
+                Some(why) => Err(why.detail.clone()),
+            };
+        };
+        let told = queue
+            .setting("dead-letter-routing-key")
+            .and_then(Value::as_str);
+        // Without one of its own a dead letter keeps the key that it came with; by default that is the queue's name.
+        match self.to(exchange, told.unwrap_or(&queue.name)) {
+            Route::Queues(queues) => Ok(Some(queues)),
+            Route::Nowhere => Ok(None),
+            Route::Unknown(why) => Err(why),
+        }
+    }
+}
+
+fn topology(rabbit: &RabbitMq) -> Option<Topology<'_>> {
+    let exchanges = rabbit.exchanges.seen()?.iter();
+    let queues = rabbit.queues.seen()?.iter();
+    let bindings = rabbit.bindings.seen()?.iter();
+    Some(Topology::new(
+        exchanges.map(|exchange| amqp_routing::Exchange {
+            name: &exchange.name,
+            kind: &exchange.kind,
+            internal: exchange.internal,
+            alternate: exchange.alternate.as_deref(),
+        }),
+        queues.map(|queue| queue.name.as_str()),
+        bindings.map(|binding| amqp_routing::Binding {
+            source: &binding.source,
+            destination: if binding.to_exchange {
+                Destination::Exchange(&binding.destination)
+            } else {
+                Destination::Queue(&binding.destination)
+            },
+            routing_key: &binding.routing_key,
+            arguments: &binding.arguments,
+        }),
+    ))
 }
 
 /// The exchange type of this name; none for a type that kombu's virtual transports do not have.

@@ -1,7 +1,7 @@
 //! CD101: messages wait where no live worker takes them.
 
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
-use crate::evidence::Source;
+use crate::evidence::{Evidence, Source};
 
 /// The rule.
 pub static NO_CONSUMER: Rule = Rule {
@@ -14,10 +14,12 @@ pub static NO_CONSUMER: Rule = Rule {
         cause: "A queue's name was misspelt when the task was sent: Celery creates the queue and fills it, because \
                 task_create_missing_queues is on by default. Or no worker was started with -Q and this queue, or the \
                 one that was has died.",
-        read: "The queue's lists, and the word of every live worker about the queues that it consumes. Nothing is \
-               said while a worker that could consume the queue stays silent.",
-        confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE` twice: \
-                  the number does not fall.",
+        read: "The queue's messages, and the word of every live worker about the queues that it consumes. Nothing is \
+               said while a worker that could consume the queue stays silent. RabbitMQ itself tells how many \
+               consumers a queue has; queues that need none are left out: dead-letter queues, those of native \
+               delayed delivery, replies and events.",
+        confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE`, or \
+                  `rabbitmqctl list_queues name messages_ready consumers`, twice: the number does not fall.",
         mend: "Start a worker with `-Q QUEUE`, or tell a running one: `celery -A APP control add_consumer QUEUE`. If \
                the name is a mistake, let a worker drain the queue this way once, and correct the route.",
         prevent: "Declare task_queues and set task_create_missing_queues to False, so that a misspelt queue is an \
@@ -28,7 +30,7 @@ pub static NO_CONSUMER: Rule = Rule {
         ],
     },
     needs: &[Source::Queues, Source::Workers],
-    check: Check::Task(check),
+    check: Check::Both(check, unread_queues),
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -43,7 +45,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     case.queued()
         .into_iter()
         // A whole key prefix without workers is another fault with another cure: key-prefix-mismatch says it.
-        .filter(|copy| !copy.list.is_some_and(|list| case.evidence.is_foreign_prefix(&list.prefix)))
+        .filter(|copy| {
+            !copy
+                .list
+                .is_some_and(|list| case.evidence.is_foreign_prefix(&list.prefix))
+        })
         // A message that will be dropped anyway still waits where nobody takes it: both are said.
         .filter(|copy| case.fate_of_place(copy) == Fate::NobodyReads)
         .filter_map(|copy| Some((copy, copy.list?)))
@@ -61,24 +67,55 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("position", copy.position)
             .evidence("consumed_queues", consumed.clone())
             .confirm("celery -A APP inspect active_queues")
-            .confirm(
-                case.evidence
-                    .redis_cli(&format!("LLEN {}", plain::key(&list.key))),
-            )
-            .remedy(format!(
-                "start a worker with `-Q {queue}`, or run `celery -A APP control add_consumer {queue}`; if the \
-                 queue's name is a mistake, correct the route as well"
-            ))
+            .confirm(case.evidence.depth_command(list))
+            .remedy(remedy(queue))
             .subject("queue", queue.as_str())
             .task(case.id)
         })
         .collect()
 }
 
+/// Queues of RabbitMQ that were not looked into, of which the broker says that they hold messages and have no consumer.
+fn unread_queues(evidence: &Evidence) -> Vec<Finding> {
+    let lists = evidence.lists.seen().into_iter().flatten();
+    lists
+        .filter(|list| list.length > 0 && list.read.seen().is_none())
+        .filter(|list| evidence.consumers_told(list) == Some(0))
+        .map(|list| {
+            let queue = &list.queue;
+            let mut finding = Finding::of(
+                &NO_CONSUMER,
+                format!(
+                    "queue {queue} holds {} and has no consumer",
+                    plain::count(list.length, "message")
+                ),
+            )
+            .evidence("queue", queue.as_str())
+            .evidence("messages", list.length)
+            .evidence("consumers", 0)
+            .confirm("celery -A APP inspect active_queues")
+            .confirm(evidence.depth_command(list))
+            .remedy(remedy(queue))
+            .subject("queue", queue.as_str());
+            finding.count = list.length;
+            finding
+        })
+        .collect()
+}
+
+fn remedy(queue: &str) -> String {
+    format!(
+        "start a worker with `-Q {queue}`, or run `celery -A APP control add_consumer {queue}`; if the queue's name \
+         is a mistake, correct the route as well"
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::diagnose::testkit::{Lab, names};
+    use crate::diagnose::testkit::{Lab, Rabbit, names};
 
     #[test]
     fn a_queue_that_nobody_consumes_is_found() {
@@ -90,6 +127,32 @@ mod tests {
     fn a_consumed_queue_is_clear() {
         let lab = Lab::new().worker("w1", &["celery"]).queued("t1", "celery");
         assert!(lab.check(&NO_CONSUMER, "t1").is_empty());
+    }
+
+    #[test]
+    fn on_rabbitmq_the_broker_s_word_is_enough() {
+        let lab = Rabbit::new()
+            .queue("emials", 2, 0)
+            .queue("celery", 3, 1)
+            .lab();
+        let found = lab.check(&NO_CONSUMER, "");
+        assert_eq!(names(&found), ["no-consumer"]);
+        assert_eq!(
+            (found[0].subject["queue"].as_str(), found[0].count),
+            ("emials", 2)
+        );
+    }
+
+    #[test]
+    fn queues_that_need_no_consumer_are_clear() {
+        let lab = Rabbit::new()
+            .quorum("celery_delayed_9", 3, 0)
+            .queue("dead", 3, 0)
+            .queue("celery", 0, 1)
+            .argument("x-dead-letter-exchange", json!(""))
+            .argument("x-dead-letter-routing-key", json!("dead"))
+            .lab();
+        assert!(lab.check(&NO_CONSUMER, "").is_empty());
     }
 
     #[test]

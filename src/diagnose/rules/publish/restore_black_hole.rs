@@ -71,6 +71,12 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 
 /// The command that shows an exchange's bindings.
 pub(super) fn members(case: &Case<'_>, prefix: &str, exchange: &str) -> String {
+    if let Some(rabbit) = &case.evidence.rabbitmq {
+        return format!(
+            "rabbitmqctl -p {} list_bindings source_name routing_key destination_name",
+            plain::key(&rabbit.vhost)
+        );
+    }
     let key = plain::key(&format!("{prefix}_kombu.binding.{exchange}"));
     case.evidence.redis_cli(&format!("SMEMBERS {key}"))
 }

@@ -15,18 +15,20 @@ pub static UNROUTABLE: Rule = Rule {
     severity: Severity::Error,
     brokers: Brokers::Any,
     page: Page {
-        meaning: "An exchange and a routing key in use match no binding. On Redis kombu drops what is sent there \
-                  without an error and without a trace: apply_async returns an id as if all were well.",
+        meaning: "An exchange and a routing key in use match no binding. What is sent there is dropped without an \
+                  error and without a trace, by kombu on Redis and by RabbitMQ itself: apply_async returns an id as \
+                  if all were well.",
         cause: "Celery declares and binds a queue only when a task is sent with `queue=`, or when a worker consumes \
                 it. A task sent with `exchange=` and `routing_key=` alone goes through bindings that exist already. \
                 If none matches, the message is dropped (since kombu 5.2.0 also where the exchange has no bindings \
                 at all). A task that came through such an exchange while it was bound is lost later: \
                 its retry is sent with the same exchange and routing key.",
         read: "The exchange and the routing key of the message or of the worker's claim, held against kombu's \
-               binding tables, with the matching of the exchange's type. Where the id was found nowhere: the entries \
+               binding tables on Redis, or against RabbitMQ's bindings, with the matching of the exchange's type. Where the id was found nowhere: the entries \
                of task_routes of the workers that answered which have an exchange, a routing key and no queue.",
-        confirm: "Run `redis-cli SMEMBERS _kombu.binding.EXCHANGE`. Each member is a routing key, a pattern and a \
-                  queue; none of them matches the routing key.",
+        confirm: "Run `redis-cli SMEMBERS _kombu.binding.EXCHANGE`: each member is a routing key, a pattern and a \
+                  queue. Or run `rabbitmqctl list_bindings source_name routing_key destination_name`. None matches \
+                  the routing key.",
         mend: "Start a worker that consumes a queue bound to this exchange and routing key: it writes the binding \
                when it starts. What was dropped is gone and has to be sent again.",
         prevent: "Route by `queue`, not by exchange and routing key: Celery then declares and binds the queue each \

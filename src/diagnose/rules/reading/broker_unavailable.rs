@@ -16,7 +16,8 @@ pub static BROKER_UNAVAILABLE: Rule = Rule {
         cause: "The server is down, the address or the port is wrong, a firewall or a missing TLS setting is in \
                 between, the password or the user is wrong, or the server is too busy to answer in time.",
         read: "The connection to the broker, and its first answers.",
-        confirm: "Run `redis-cli -u URL PING` from the same machine, with the broker's URL.",
+        confirm: "Run `redis-cli -u URL PING` from the same machine, with the broker's URL; or on RabbitMQ's machine \
+                  `rabbitmq-diagnostics check_running` and `rabbitmqctl list_permissions -p VHOST`.",
         mend: "Correct --broker, or CELERY_BROKER_URL. If the server is down, start it; if it is busy, \
                look what keeps it so (`redis-cli SLOWLOG GET`), and run it again.",
         prevent: "Watch the broker itself. Give this tool a user of its own that may read (see permission-denied, \
@@ -38,9 +39,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         Reason::Refused => {
             "give a user and a password that the broker accepts: --broker, or CELERY_BROKER_URL"
         }
-        Reason::TimedOut => {
-            "look whether the server is busy or hangs (`redis-cli PING`), and run it again"
-        }
+        Reason::TimedOut => "look whether the server is busy or hangs, and run it again",
         _ => {
             "look whether the server runs and whether the URL is right: --broker, or CELERY_BROKER_URL"
         }
@@ -52,7 +51,10 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         )
         .evidence("broker", url.as_str())
         .evidence("detail", detail)
-        .confirm("redis-cli -u URL PING, with the broker's URL and its password")
+        .confirm(match evidence.rabbitmq {
+            None => "redis-cli -u URL PING, with the broker's URL and its password",
+            Some(_) => "rabbitmq-diagnostics check_port_listener 5672, on the broker's machine",
+        })
         .remedy(remedy)
         .subject("source", "broker"),
     ]

@@ -1,6 +1,7 @@
 //! The `CD8xx` rules: what could not be read.
 
 pub mod broker_unavailable;
+pub mod management_unavailable;
 pub mod permission_denied;
 pub mod result_backend_unavailable;
 pub mod scan_truncated;

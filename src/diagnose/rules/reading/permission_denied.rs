@@ -14,13 +14,18 @@ pub static PERMISSION_DENIED: Rule = Rule {
         meaning: "The server refused a command to this user, so a part of the evidence is missing. Nothing is called \
                   absent that could not be looked at.",
         cause: "An access control list (ACL) of Redis leaves the command or the keys out, or a managed service has \
-                taken away CONFIG, INFO or CLIENT.",
-        read: "The server's answers: NOPERM, NOAUTH, or that the command is unknown or forbidden.",
+                taken away CONFIG, INFO or CLIENT. On RabbitMQ the user has no tag that opens the management API, or \
+                no permission in the virtual host.",
+        read: "The server's answers: NOPERM, NOAUTH, or that the command is unknown or forbidden; ACCESS_REFUSED, or \
+               401 from the management API.",
         confirm: "Run `redis-cli ACL WHOAMI`, and `redis-cli ACL GETUSER NAME` as an administrator. `redis-cli ACL \
                   LOG` shows what was refused.",
         mend: "Give the user the right to read: `redis-cli ACL SETUSER doctor on '>PASSWORD' '~*' '&*' +@read +info \
                +time +ping +select '+config|get' '+client|list' +publish +sadd +srem +brpop +del`. All of these only \
-               read, but for the last five, which Celery's remote control needs.",
+               read, but for the last five, which Celery's remote control needs. On \
+               RabbitMQ `rabbitmqctl set_user_tags doctor monitoring` and `rabbitmqctl set_permissions doctor '' '' ''` \
+               are enough to read; remote control needs to configure and write `.*\\.celery\\.pidbox`, and to write \
+               and read the exchanges celery.pidbox and reply.celery.pidbox.",
         prevent: "Keep such a user for this tool, and test it while all is well.",
         references: &[
             "https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/",
@@ -38,11 +43,16 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .filter(|read| read.reason == Some(Reason::Refused))
         // Where the broker refused the connection, CD801 says it once for all.
         .filter(|read| !away || read.source == Source::Results)
-        .map(finding)
+        .map(|read| finding(evidence, read))
         .collect()
 }
 
-fn finding(read: &Read) -> Finding {
+/// Whether it was RabbitMQ that refused; results come from another server.
+fn on_rabbitmq(evidence: &Evidence, read: &Read) -> bool {
+    evidence.rabbitmq.is_some() && read.source != Source::Results
+}
+
+fn finding(evidence: &Evidence, read: &Read) -> Finding {
     let source = read.source.name();
     let told = tells(read.source);
     let message = format!(
@@ -53,8 +63,16 @@ fn finding(read: &Read) -> Finding {
         .evidence("source", source)
         .evidence("status", read.status.name())
         .evidence("detail", read.detail.as_str())
-        .confirm("redis-cli ACL WHOAMI")
-        .confirm("redis-cli ACL LOG")
+        .confirm(if on_rabbitmq(evidence, read) {
+            "rabbitmqctl list_permissions -p VHOST"
+        } else {
+            "redis-cli ACL WHOAMI"
+        })
+        .confirm(if on_rabbitmq(evidence, read) {
+            "rabbitmqctl list_users"
+        } else {
+            "redis-cli ACL LOG"
+        })
         .remedy("give the user the right to read; `celery-doctor explain CD805` has the command")
         .subject("source", source)
 }

@@ -30,7 +30,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .reads
         .iter()
         .filter(|read| is_scan(read.source) && was_cut_off(read))
-        .map(finding)
+        .map(|read| finding(evidence, read))
         .collect()
 }
 
@@ -47,7 +47,7 @@ fn was_cut_off(read: &Read) -> bool {
     }
 }
 
-fn finding(read: &Read) -> Finding {
+fn finding(evidence: &Evidence, read: &Read) -> Finding {
     let source = read.source.name();
     let message = format!(
         "{source} were read only in part ({}); the rest might tell {}",
@@ -60,6 +60,9 @@ fn finding(read: &Read) -> Finding {
         .remedy("run it again when the server is less busy, or from a machine nearer to it")
         .subject("source", source);
     match read.source {
+        Source::Queues if evidence.rabbitmq.is_some() => {
+            finding.confirm("rabbitmqctl list_queues name messages_ready")
+        }
         Source::Queues => finding.confirm("redis-cli LLEN QUEUE"),
         Source::Unacked => finding.confirm("redis-cli HLEN unacked"),
         _ => finding.confirm("redis-cli DBSIZE"),

@@ -66,7 +66,10 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
                 Finding::of(&UNSUPPORTED, message)
                     .evidence("source", source)
                     .evidence("detail", read.detail.as_str())
-                    .confirm("redis-cli INFO server")
+                    .confirm(match evidence.rabbitmq {
+                        None => "redis-cli INFO server",
+                        Some(_) => "rabbitmq-diagnostics server_version",
+                    })
                     .remedy("look at it by hand; `celery-doctor explain CD807` says more")
                     .subject("source", source)
             }),

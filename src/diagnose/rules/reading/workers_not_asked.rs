@@ -42,7 +42,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             "let the broker's user publish to the pidbox channel; `celery-doctor explain CD804` lists what is needed"
         }
         Reason::TakesNoWrites => {
-            "give the URL of the server that takes writes, or mend this one: `redis-cli INFO` shows its role and memory"
+            "give the URL of a server that takes writes, or mend this one; on RabbitMQ end the alarm that blocks publishers"
         }
         _ => return Vec::new(),
     };

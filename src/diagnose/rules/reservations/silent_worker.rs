@@ -17,14 +17,16 @@ pub static SILENT_WORKER: Rule = Rule {
                 (SIGSTOP, a paused container, a swapped-out machine), while it waits in a call that never returns, or \
                 while the solo pool runs a task in the same thread. With gevent and eventlet a task that never yields \
                 blocks it too.",
-        read: "PUBLISH on the pidbox channel returns how many subscribers received the request; fewer replies came \
-               within the time given. The names are those in `_kombu.binding.celery.pidbox` that did not answer. \
-               Dead workers stay in that set for a while, so that there can be more names than silent workers.",
+        read: "On Redis PUBLISH on the pidbox channel returns how many subscribers received the request; fewer replies \
+               came within the time given. The names are those in `_kombu.binding.celery.pidbox` that did not answer. \
+               Dead workers stay in that set for a while, so that there can be more names than silent workers. On \
+               RabbitMQ the management API shows who consumes a worker's mailbox. While an alarm blocks publishers \
+               no worker can answer, and none is called silent.",
         confirm: "Run `celery -A APP inspect --timeout 10 ping -d NODE`. On the worker's machine look at its main \
                   process: `ps -o pid,stat,etime,cmd` (state T is stopped, D waits for a disk), and `py-spy dump \
                   --pid PID`, which shows where it stands.",
         mend: "If a solo pool is at work, wait, or ask again with a longer --timeout. If it hangs, restart it: \
-               unacknowledged messages come back after the visibility timeout.",
+               unacknowledged messages come back, on Redis after the visibility timeout, on RabbitMQ at once.",
         prevent: "Use the prefork pool for tasks that take longer than a second. Give network calls in tasks a \
                   timeout. Watch workers with a probe that asks them, not only for their process.",
         references: &[

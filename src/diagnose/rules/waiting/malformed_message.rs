@@ -58,7 +58,10 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             .evidence("queue", queue)
             .evidence("key_prefix", prefix)
             .evidence("malformed", malformed);
-            for list in lists {
+            if evidence.rabbitmq.is_some() {
+                finding = finding.confirm(evidence.depth_command(lists[0]));
+            }
+            for list in lists.iter().filter(|_| evidence.rabbitmq.is_none()) {
                 let range = format!("LRANGE {} 0 9", plain::key(&list.key));
                 finding = finding.confirm(evidence.redis_cli(&range));
             }

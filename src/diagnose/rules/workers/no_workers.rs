@@ -15,11 +15,12 @@ pub static NO_WORKERS: Rule = Rule {
         cause: "The workers are stopped or crashed, or they are connected to another broker, another database of it, \
                 or with another global_keyprefix. Workers with worker_enable_remote_control off are not subscribed \
                 either, and can't be seen this way.",
-        read: "PUBLISH on the pidbox channel returned 0 receivers. Where CLIENT LIST was read, connections that wait \
+        read: "On Redis PUBLISH on the pidbox channel returned 0 receivers; on RabbitMQ nobody answered and no queue \
+               of tasks has a consumer. Where CLIENT LIST was read, connections that wait \
                in BRPOP on this database are counted: they may be workers without remote control, and then this is \
                no error.",
         confirm: "Run `celery -A APP status`. Run `redis-cli PUBSUB NUMPAT` and `redis-cli CLIENT LIST`, and look for \
-                  connections with cmd=brpop.",
+                  connections with cmd=brpop; or `rabbitmqctl list_consumers`.",
         mend: "Start the workers: `celery -A APP worker`. If they run, compare their broker URL, as `celery -A APP \
                report` prints it, with the one traced here.",
         prevent: "Let a supervisor restart workers, and let a probe ask whether any worker answers.",
@@ -38,20 +39,25 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     if !workers.answered.is_empty() || workers.silent > 0 {
         return Vec::new();
     }
-    let database = evidence.broker.database;
+    let place = evidence.place();
     // Who waits for messages and takes no remote control is most likely a worker.
     if evidence.unheard_consumers() > 0 {
         return Vec::new();
     }
-    let message = format!(
-        "no worker is connected to database {database}: nobody is subscribed to remote control"
-    );
+    let message =
+        format!("no worker is connected to {place}: nobody is subscribed to remote control");
     let mut finding = Finding::of(&NO_WORKERS, message)
         .evidence("answered", 0)
         .evidence("subscribed", 0)
         .evidence("names_without_an_answer", workers.unanswered_names.len())
         .confirm("celery -A APP status")
-        .confirm("redis-cli CLIENT LIST | grep cmd=brpop")
+        .confirm(match &evidence.rabbitmq {
+            None => "redis-cli CLIENT LIST | grep cmd=brpop".to_owned(),
+            Some(rabbit) => format!(
+                "rabbitmqctl -p {} list_consumers",
+                plain::key(&rabbit.vhost)
+            ),
+        })
         .remedy("start the workers; if they run, compare their broker URL with this one");
     if let [_, ..] = workers.unanswered_names.as_slice() {
         finding = finding.evidence("last_seen", plain::names(&workers.unanswered_names));

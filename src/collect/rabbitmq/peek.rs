@@ -1,0 +1,327 @@
+//! A look into a queue. There is no reading without taking: messages are taken without being acknowledged, and go back
+//! when the channel closes, which keeps their order where a rejection might not. What stays is the mark `redelivered`.
+
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_core::Stream as _;
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::amqp::{AmqpClient, Depth};
+use super::may_peek::goes_with_its_consumer;
+use super::message;
+use crate::celery::message::{Envelope, Keep, Malformed};
+use crate::collect::broker::Wanted;
+use crate::evidence::rabbitmq::{Peeked, Queue};
+use crate::evidence::{Death, Observed, Reason, Why};
+
+pub(crate) use super::may_peek::may_peek;
+
+/// Below every worker: a consumer with room for a message gets it before us.
+const BELOW_ALL: i32 = -100;
+
+/// So long without a message, and the queue is asked whether there are more.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// How often the queue is asked whether the messages are back, and for how long.
+const LOOK: Duration = Duration::from_millis(10);
+const GIVE_BACK: Duration = Duration::from_secs(5);
+
+/// What a look brought.
+#[derive(Debug)]
+pub(crate) struct Peek {
+    /// Wanted messages, in the order of their delivery.
+    pub(crate) found: Vec<Found>,
+    /// What was held, and for how long.
+    pub(crate) facts: Peeked,
+    /// How many messages waited before.
+    pub(crate) ready: u64,
+    /// Whether as many wait again. Where workers consume the queue they may have taken some.
+    pub(crate) given_back: bool,
+}
+
+/// A message that was wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Found {
+    /// How many deliveries away it is: 1 is next.
+    pub(crate) position: u64,
+    /// What it says of its task.
+    pub(crate) envelope: Envelope,
+    /// Why it was dead-lettered, where it was.
+    pub(crate) death: Option<Death>,
+    /// How often a quorum queue delivered it before; none where the server does not say.
+    pub(crate) deliveries: Option<u64>,
+}
+
+impl AmqpClient {
+    /// Looks at the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`.
+    ///
+    /// # Errors
+    /// Where [`may_peek`] refuses, where the queue is gone or refused, and where a message in it breaks the connection. All messages are back then
+    /// too: the server takes them back with the channel.
+    pub(crate) async fn peek(
+        &self,
+        queue: &Queue,
+        limit: u64,
+        budget: Duration,
+        wanted: &mut Wanted,
+        keep: Keep,
+    ) -> Result<Peek, Why> {
+        let (ready, consumers) = self.there(&queue.name).await?;
+        // Statistics are seconds old; how full it is matters now.
+        let queue = &Queue {
+            ready: Observed::Seen(ready),
+            consumers: Observed::Seen(consumers),
+            ..queue.clone()
+        };
+        let most = may_peek(queue, self.version.seen().map(String::as_str))
+            .map_err(|refusal| Why::new(Reason::Unsupported, refusal))?;
+        let limit = limit.min(ready).min(most);
+        let mut look = Look {
+            limit,
+            deadline: Instant::now() + budget,
+            wanted,
+            keep,
+            taken: 0,
+            malformed: 0,
+            left_out: false,
+            found: Vec::new(),
+        };
+        if limit == 0 {
+            return Ok(look.done(ready, Duration::ZERO, true));
+        }
+        let channel = self.channel().await?;
+        let since = Instant::now();
+        let name = ShortString::try_new(queue.name.as_str())
+            .map_err(|_| Why::new(Reason::Unsupported, "its name is too long for AMQP"))?;
+        self.valve().meter();
+        let taken = if goes_with_its_consumer(queue) {
+            self.take_one_by_one(&channel, &name, &mut look).await
+        } else {
+            self.take(&channel, &name, &mut look).await
+        };
+        self.valve().open();
+        // Also after an error.
+        self.leave(channel).await;
+        let held = since.elapsed();
+        taken?;
+        let given_back = self.wait_for(&queue.name, ready).await?;
+        Ok(look.done(ready, held, given_back))
+    }
+
+    async fn there(&self, queue: &str) -> Result<(u64, u64), Why> {
+        match self.depth(queue).await? {
+            Depth::There { ready, consumers } => Ok((ready, consumers)),
+            Depth::Missing => Err(Why::new(
+                Reason::Unreachable,
+                format!("there is no queue {queue} any more"),
+            )),
+            Depth::Locked => Err(Why::new(
+                Reason::Refused,
+                format!("queue {queue} is exclusive to another connection"),
+            )),
+        }
+    }
+
+    /// By a consumer: the messages it holds go back in one step, where those that were got one by one go back one by
+    /// one.
+    async fn take(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        look: &mut Look<'_>,
+    ) -> Result<(), Why> {
+        let what = format!("messages of queue {queue}");
+        let mut consumers = Vec::new();
+        let mut left = look.limit;
+        // One consumer may hold 65,535. A consumer without a limit would make the server send the whole queue.
+        while left > 0 {
+            let share = u16::try_from(left).unwrap_or(u16::MAX);
+            left -= u64::from(share);
+            let qos = channel.basic_qos(share, BasicQosOptions::default());
+            self.reading_on(self.ask(&what, qos)).await?;
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-priority".into(), AMQPValue::LongInt(BELOW_ALL));
+            let consumed = channel.basic_consume(
+                queue.clone(),
+                ShortString::default(),
+                BasicConsumeOptions::default(),
+                arguments,
+            );
+            consumers.push(self.reading_on(self.ask(&what, consumed)).await?);
+        }
+        let taken = self.watch(&mut consumers, queue, look).await;
+        for consumer in &consumers {
+            let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            self.valve().open();
+            // Where it fails the channel is closed in the next step all the same.
+            let _ = self.wait(&what, cancelled).await;
+        }
+        taken
+    }
+
+    async fn watch(
+        &self,
+        consumers: &mut [Consumer],
+        queue: &ShortString,
+        look: &mut Look<'_>,
+    ) -> Result<(), Why> {
+        while !look.over() {
+            let left = look.deadline.saturating_duration_since(Instant::now());
+            match timeout(left.min(QUIET), any(consumers, self)).await {
+                Ok(Some(Ok(delivery))) => look.at(&delivery),
+                Ok(Some(Err(error))) => {
+                    return Err(self.why(&format!("messages of queue {queue}"), &error));
+                }
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    // Workers may have taken the rest.
+                    let (ready, _) = self.reading_on(self.there(queue.as_str())).await?;
+                    if ready == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_one_by_one(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        look: &mut Look<'_>,
+    ) -> Result<(), Why> {
+        let what = format!("a message of queue {queue}");
+        while !look.over() {
+            let got = channel.basic_get(queue.clone(), BasicGetOptions::default());
+            match self.reading_on(self.ask(&what, got)).await? {
+                Some(message) => look.at(&message.delivery),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for an answer behind which messages may stand, one of them perhaps larger than what is read ahead.
+    async fn reading_on<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match timeout(LOOK, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) => self.valve().all_seen(),
+            }
+        }
+    }
+
+    /// Waits until as many messages wait as before.
+    async fn wait_for(&self, queue: &str, before: u64) -> Result<bool, Why> {
+        let deadline = Instant::now() + GIVE_BACK;
+        loop {
+            let (ready, consumers) = self.there(queue).await?;
+            if ready >= before {
+                return Ok(true);
+            }
+            // Workers took some meanwhile, and nobody can tell how many.
+            if consumers > 0 || Instant::now() >= deadline {
+                return Ok(false);
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// The next delivery to any of them.
+async fn any(consumers: &mut [Consumer], client: &AmqpClient) -> Option<lapin::Result<Delivery>> {
+    std::future::poll_fn(|cx| {
+        for consumer in consumers.iter_mut() {
+            let polled = Pin::new(consumer).poll_next(cx);
+            if polled.is_ready() {
+                return polled;
+            }
+        }
+        client.valve().all_seen();
+        Poll::Pending
+    })
+    .await
+}
+
+/// A look that is under way.
+struct Look<'w> {
+    limit: u64,
+    deadline: Instant,
+    wanted: &'w mut Wanted,
+    keep: Keep,
+    taken: u64,
+    malformed: u64,
+    /// More were wanted than may be kept.
+    left_out: bool,
+    found: Vec<Found>,
+}
+
+impl Look<'_> {
+    fn over(&self) -> bool {
+        self.taken >= self.limit || Instant::now() >= self.deadline
+    }
+
+    fn at(&mut self, delivery: &Delivery) {
+        self.taken += 1;
+        // By the id in its header a message is none of ours without being read whole.
+        if let Some(id) = header_id(delivery)
+            && !self.wanted.has(id)
+        {
+            return;
+        }
+        let headers = message::headers(&delivery.properties);
+        match message::envelope(delivery, &headers, self.keep) {
+            Ok(envelope) if self.wanted.has(&envelope.id) => {
+                if !self.wanted.keep_one() {
+                    self.left_out = true;
+                    return;
+                }
+                self.found.push(Found {
+                    // Tags count the deliveries on a channel.
+                    position: delivery.delivery_tag,
+                    envelope,
+                    death: message::death(&headers),
+                    deliveries: message::delivery_count(&headers),
+                });
+            }
+            // A body that can't be read may belong to a task of another serialiser.
+            Ok(_) | Err(Malformed::Body(_)) => {}
+            Err(_) => self.malformed += 1,
+        }
+    }
+
+    fn done(mut self, ready: u64, held: Duration, given_back: bool) -> Peek {
+        self.found.sort_by_key(|found| found.position);
+        Peek {
+            facts: Peeked {
+                messages: self.taken,
+                whole: self.taken >= ready && !self.left_out,
+                malformed: self.malformed,
+                held_ms: u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
+            },
+            found: self.found,
+            ready,
+            given_back,
+        }
+    }
+}
+
+/// The id of a message of protocol 2, where it says all that is asked of a message of Celery.
+fn header_id(delivery: &Delivery) -> Option<&str> {
+    let headers = delivery.properties.headers().as_ref()?.inner();
+    headers.get("task")?;
+    match headers.get("id")? {
+        AMQPValue::LongString(id) => std::str::from_utf8(id.as_bytes())
+            .ok()
+            .filter(|id| !id.is_empty()),
+        _ => None,
+    }
+}

@@ -1,0 +1,209 @@
+//! The queues of a virtual host in the form that every broker's have, and how far they were looked into.
+
+use crate::evidence::rabbitmq::{Queue, Role};
+use crate::evidence::{List, Observed, RabbitMq, ReadStatus, Reason, Why};
+
+/// More queues than these are not declared one by one: their numbers are then those of the statistics, seconds old.
+const MOST_DECLARED: usize = 2_000;
+
+/// The queues whose numbers a passive declaration is to tell exactly. It would keep alive a queue that expires when it
+/// is not used, and is refused for those of other connections.
+pub(super) fn to_declare(rabbit: &RabbitMq, named: &[String]) -> Vec<String> {
+    let known = rabbit.queues.seen().map_or(&[][..], Vec::as_slice);
+    let told = [Role::Tasks, Role::DeadLetters, Role::Waiting, Role::Delayed]
+        .into_iter()
+        .flat_map(|role| rabbit.queues_of(role))
+        .filter(|queue| queue.number("expires").is_none() && queue.exclusive.seen() != Some(&true))
+        .map(|queue| queue.name.clone());
+    let unknown = named
+        .iter()
+        .filter(|name| !known.iter().any(|queue| queue.name == **name))
+        .cloned();
+    let mut names: Vec<String> = told.collect();
+    if names.len() > MOST_DECLARED {
+        names.clear();
+    }
+    names.extend(unknown);
+    names
+}
+
+/// Notes what a passive declaration told; `None`: there is no such queue.
+pub(super) fn note_depth(rabbit: &mut RabbitMq, name: &str, depth: Option<(u64, u64)>) {
+    if rabbit.queues.seen().is_none() {
+        rabbit.queues = Observed::Seen(Vec::new());
+    }
+    let Some(queues) = rabbit.queues.seen_mut() else {
+        return;
+    };
+    let Some((ready, consumers)) = depth else {
+        // It went away since the statistics were made.
+        queues.retain(|queue| queue.name != name);
+        return;
+    };
+    let at = queues.iter().position(|queue| queue.name == name);
+    let at = at.unwrap_or_else(|| {
+        queues.push(Queue::named(name));
+        queues.len() - 1
+    });
+    if let Some(queue) = queues.get_mut(at) {
+        queue.ready = Observed::Seen(ready);
+        queue.consumers = Observed::Seen(consumers);
+    }
+}
+
+/// The queues of tasks as lists: a queue that holds messages was read whole only where a look reached its end.
+pub(super) fn lists(rabbit: &RabbitMq) -> Vec<List> {
+    rabbit
+        .queues_of(Role::Tasks)
+        .map(|queue| List {
+            key: queue.name.clone(),
+            prefix: String::new(),
+            queue: queue.name.clone(),
+            priority: None,
+            named: true,
+            length: queue.ready.seen().copied().unwrap_or_default(),
+            malformed: queue.peeked.seen().map_or(0, |peeked| peeked.malformed),
+            read: read_whole(queue),
+        })
+        .collect()
+}
+
+fn read_whole(queue: &Queue) -> Observed<()> {
+    match (&queue.ready, &queue.peeked) {
+        (Observed::Seen(0), _) => Observed::Seen(()),
+        (Observed::Seen(_), Observed::Seen(peeked)) if peeked.whole => Observed::Seen(()),
+        (Observed::Seen(ready), Observed::Seen(peeked)) => Observed::Unseen(Why::new(
+            Reason::Truncated,
+            format!(
+                "{} of {ready} messages of {} were looked at",
+                peeked.messages, queue.name
+            ),
+        )),
+        (Observed::Unseen(why), _) | (_, Observed::Unseen(why)) => Observed::Unseen(why.clone()),
+    }
+}
+
+/// How far the places in the broker in which a task can wait were read, in a line.
+pub(super) fn coverage(
+    rabbit: &RabbitMq,
+    all_queues_known: bool,
+) -> (ReadStatus, String, Option<Reason>) {
+    let roles = [Role::Tasks, Role::DeadLetters, Role::Waiting, Role::Delayed];
+    let queues: Vec<&Queue> = roles
+        .into_iter()
+        .flat_map(|role| rabbit.queues_of(role))
+        .collect();
+    let messages: u64 = queues.iter().filter_map(|queue| queue.ready.seen()).sum();
+    let mut detail = format!("{messages} messages in {} queues", queues.len());
+    let unread: Vec<(&Queue, Why)> = queues
+        .iter()
+        .filter_map(|queue| Some((*queue, read_whole(queue).unseen()?.clone())))
+        .collect();
+    let streams = rabbit.queues_of(Role::Stream).count();
+    let mut reason = None;
+    if let [(first, why), others @ ..] = unread.as_slice() {
+        let hidden: u64 = unread
+            .iter()
+            .filter_map(|(queue, _)| queue.ready.seen())
+            .sum();
+        let more = match others.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        detail = format!(
+            "{detail}, {hidden} of them not all looked at: {}{more} ({})",
+            first.name, why.detail
+        );
+        reason = Some(why.reason);
+    }
+    if streams > 0 {
+        detail = format!("{detail}; streams are not read");
+    }
+    if !all_queues_known {
+        detail = format!("{detail}; only the management API tells whether there are others");
+        reason = reason.or(Some(Reason::NotAsked));
+    }
+    let status = match reason {
+        None => ReadStatus::Complete,
+        Some(Reason::NotAsked) => ReadStatus::Skipped,
+        Some(_) => ReadStatus::Partial,
+    };
+    (status, detail, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::diagnose::testkit::Rabbit;
+    use crate::evidence::rabbitmq::Peeked;
+
+    fn facts(rabbit: Rabbit) -> RabbitMq {
+        rabbit.lab().evidence.rabbitmq.expect("a RabbitMQ")
+    }
+
+    #[test]
+    fn queues_that_a_look_would_keep_alive_are_not_declared() {
+        let rabbit = facts(
+            Rabbit::new()
+                .queue("celery", 0, 1)
+                .queue("short", 0, 0)
+                .argument("x-expires", json!(1000))
+                .queue("w1@h.celery.pidbox", 0, 1),
+        );
+        let named = ["celery".to_owned(), "emials".to_owned()];
+        assert_eq!(to_declare(&rabbit, &named), ["celery", "emials"]);
+    }
+
+    #[test]
+    fn a_declaration_is_more_exact_than_the_statistics() {
+        let mut rabbit = facts(Rabbit::new().queue("celery", 7, 1).queue("gone", 1, 0));
+        note_depth(&mut rabbit, "celery", Some((3, 0)));
+        note_depth(&mut rabbit, "new", Some((1, 0)));
+        note_depth(&mut rabbit, "gone", None);
+        let lists: Vec<(String, u64)> = lists(&rabbit)
+            .into_iter()
+            .map(|l| (l.queue, l.length))
+            .collect();
+        assert_eq!(lists, [("celery".to_owned(), 3), ("new".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn only_what_was_seen_to_its_end_is_complete() {
+        let peeked = |whole| Peeked {
+            messages: 2,
+            whole,
+            malformed: 0,
+            held_ms: 1,
+        };
+        let status = |rabbit: Rabbit| coverage(&facts(rabbit), true).0;
+        assert_eq!(
+            status(Rabbit::new().queue("celery", 0, 1)),
+            ReadStatus::Complete
+        );
+        assert_eq!(
+            status(Rabbit::new().queue("celery", 2, 1)),
+            ReadStatus::Skipped
+        );
+        let looked = |whole| {
+            Rabbit::new()
+                .queue("celery", 2, 1)
+                .with(|queue| queue.peeked = Observed::Seen(peeked(whole)))
+        };
+        assert_eq!(status(looked(true)), ReadStatus::Complete);
+        assert_eq!(status(looked(false)), ReadStatus::Partial);
+        let unknown = coverage(&facts(Rabbit::new().queue("celery", 0, 1)), false);
+        assert_eq!(unknown.0, ReadStatus::Skipped);
+    }
+
+    #[test]
+    fn a_dead_letter_queue_that_was_not_looked_into_may_have_it() {
+        let rabbit = Rabbit::new()
+            .queue("dead", 1, 0)
+            .queue("celery", 0, 1)
+            .argument("x-dead-letter-exchange", json!(""))
+            .argument("x-dead-letter-routing-key", json!("dead"));
+        assert_eq!(coverage(&facts(rabbit), true).0, ReadStatus::Skipped);
+    }
+}

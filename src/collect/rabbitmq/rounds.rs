@@ -1,0 +1,567 @@
+//! A reading of RabbitMQ from start to end. Without a look into queues it touches no message: what the workers say, what
+//! the management API tells, and how many messages and consumers each queue has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::amqp::{AmqpClient, Depth};
+use super::looks;
+use super::management::{ManagementReader, leave_unseen};
+use super::queues::{coverage, lists, note_depth, to_declare};
+use crate::celery::control;
+use crate::collect::broker::{Wanted, by_id};
+use crate::collect::cleanup::Cleanup;
+use crate::collect::mailbox::Replies;
+use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task};
+use crate::collect::related;
+use crate::collect::results::Results;
+use crate::collect::workers::{Claims, Expected, Panel};
+use crate::collect::{Plan, Progress, Question, RabbitTarget};
+use crate::config::url::amqp::ManagementServer;
+use crate::evidence::rabbitmq::Role;
+use crate::evidence::{
+    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
+};
+
+/// Between delivery and the worker's first word about a task it is nowhere; a second question comes this much later.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Of more messages than these, all queues together, no classes are made.
+const MOST_COUNTED: u64 = 200_000;
+
+/// What a worker's mailbox is called, after its node (kombu 5.7 pidbox.py).
+const MAILBOX: &str = ".celery.pidbox";
+
+/// Celery's default queue (Celery 5.7 app/defaults.py, `task_default_queue`).
+const DEFAULT_QUEUE: &str = "celery";
+
+/// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
+pub(crate) async fn collect(
+    plan: &Plan,
+    target: &RabbitTarget,
+    cleanup: &Cleanup,
+    progress: Progress<'_>,
+) -> Evidence {
+    let started = Instant::now();
+    let servers: Vec<_> = target.servers.iter().cloned().collect();
+    let (mut results, client, (rabbit, managed)) = tokio::join!(
+        Results::connect(plan.result_backend.as_ref()),
+        AmqpClient::connect(&servers, cleanup),
+        read_management(&target.management, &target.servers.first.vhost, started),
+    );
+    let mut evidence = blank(plan, &results);
+    evidence.rabbitmq = Some(rabbit);
+    evidence.reads.push(managed);
+    let none = Why::new(
+        Reason::Unsupported,
+        "RabbitMQ does not show unacknowledged messages",
+    );
+    evidence.reservations = Observed::Unseen(none);
+    evidence.other_databases =
+        Observed::not_asked("RabbitMQ has virtual hosts, which share nothing");
+    match client {
+        Ok(client) => {
+            let mut reading = Reading {
+                plan,
+                target,
+                progress,
+                evidence: &mut evidence,
+                results: &mut results,
+                client: Arc::new(client),
+                panel: None,
+            };
+            reading.run(cleanup).await;
+        }
+        Err(why) => without_broker(&mut evidence, &mut results, &why, started).await,
+    }
+    evidence.result_backend.readable = results.readable();
+    note_results(&mut evidence, started, None);
+    evidence
+}
+
+/// Asks the management API for all that it tells of the virtual host.
+async fn read_management(
+    server: &ManagementServer,
+    vhost: &str,
+    started: Instant,
+) -> (RabbitMq, Read) {
+    let mut rabbit = RabbitMq::unread(vhost, "not read yet");
+    rabbit.management_url = Some(server.to_string());
+    let reader = match ManagementReader::connect(server).await {
+        Ok(reader) => reader,
+        Err(why) => {
+            leave_unseen(&mut rabbit, &why);
+            return (rabbit, line(Source::Management, started, Err(&why)));
+        }
+    };
+    reader.read_all(vhost, &mut rabbit).await;
+    let mut read = line(
+        Source::Management,
+        started,
+        Ok((ReadStatus::Complete, server.to_string())),
+    );
+    if let Some((what, why)) = rabbit.first_unseen() {
+        read.status = ReadStatus::Partial;
+        read.detail = format!("{what}: {}", why.detail);
+        read.reason = Some(why.reason);
+    }
+    (rabbit, read)
+}
+
+async fn without_broker(
+    evidence: &mut Evidence,
+    results: &mut Results,
+    why: &Why,
+    started: Instant,
+) {
+    evidence.broker.server = Observed::Unseen(why.clone());
+    evidence.workers = Observed::Unseen(why.clone());
+    evidence.lists = Observed::Unseen(why.clone());
+    for source in [
+        Source::Server,
+        Source::Queues,
+        Source::Unacked,
+        Source::Workers,
+    ] {
+        evidence.reads.push(line(source, started, Err(why)));
+    }
+    let ids: Vec<String> = evidence.tasks.keys().cloned().collect();
+    for (id, result) in results.read(&ids).await {
+        let task = task(evidence, &id);
+        task.first_result = result.clone();
+        task.result = result;
+    }
+}
+
+/// A reading under way.
+struct Reading<'r> {
+    plan: &'r Plan,
+    target: &'r RabbitTarget,
+    progress: Progress<'r>,
+    evidence: &'r mut Evidence,
+    results: &'r mut Results,
+    client: Arc<AmqpClient>,
+    panel: Option<Panel>,
+}
+
+impl Reading<'_> {
+    async fn run(&mut self, cleanup: &Cleanup) {
+        let started = Instant::now();
+        self.note_server(started);
+        if let Err(why) = self.read_all(cleanup).await {
+            // The broker went away: what was read stays, all else is unread.
+            for source in [Source::Queues, Source::Unacked, Source::Workers] {
+                if self.evidence.read(source).is_none() {
+                    let read = line(source, started, Err(&why));
+                    self.evidence.reads.push(read);
+                }
+            }
+            if self.plan.ask_workers {
+                self.evidence.workers = Observed::Unseen(why.clone());
+            }
+            let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
+            let found = self.results.read(&ids).await;
+            related::note_last_results(self.evidence, found);
+        }
+        note_workers(self.evidence, started);
+    }
+
+    fn note_server(&mut self, started: Instant) {
+        let (product, version) = (self.client.product.clone(), self.client.version.clone());
+        let name = product.seen().map_or("the broker", String::as_str);
+        let number = version.seen().map_or("of unknown version", String::as_str);
+        let detail = format!("{name} {number}");
+        let read = line(Source::Server, started, Ok((ReadStatus::Complete, detail)));
+        self.evidence.reads.push(read);
+        if let Some(rabbit) = &mut self.evidence.rabbitmq {
+            (rabbit.product, rabbit.version) = (product, version);
+        }
+        self.evidence.broker.server = Observed::not_asked("RabbitMQ tells other facts");
+        self.note_bindings(started);
+    }
+
+    fn note_bindings(&mut self, started: Instant) {
+        let Some(rabbit) = &self.evidence.rabbitmq else {
+            return;
+        };
+        let unseen = [
+            rabbit.exchanges.unseen(),
+            rabbit.bindings.unseen(),
+            rabbit.queues.unseen(),
+        ];
+        let outcome = match unseen.into_iter().flatten().next() {
+            Some(why) => Err(why),
+            None => {
+                let number = rabbit.bindings.seen().map_or(0, Vec::len);
+                Ok((ReadStatus::Complete, format!("{number} bindings")))
+            }
+        };
+        let read = line(Source::Bindings, started, outcome);
+        self.evidence.reads.push(read);
+    }
+
+    async fn read_all(&mut self, cleanup: &Cleanup) -> Result<(), Why> {
+        self.meet_workers(cleanup).await?;
+        related::settle_prefix(self.plan, self.evidence, self.results).await;
+        let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
+        for (id, result) in self.results.read(&ids).await {
+            self.task(&id).first_result = result;
+        }
+        self.declare_queues().await?;
+        let everything = matches!(self.plan.question, Question::Everything { .. });
+        if everything {
+            return self.read_everything().await;
+        }
+        let ids: BTreeSet<String> = ids.into_iter().collect();
+        // Whom a worker has needs no look into queues.
+        self.ask_for(&ids).await?;
+        if self.look_into_queues(&ids).await? {
+            self.ask_for(&ids).await?;
+        }
+        self.read_results(&ids).await;
+        let open = self.open(&ids);
+        if !open.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+            self.ask_for(&open).await?;
+            self.read_results(&open).await;
+            self.declare_again().await;
+        }
+        let children = related::children(self.evidence, self.results).await;
+        if !children.is_empty() {
+            self.ask_for(&children).await?;
+            self.read_results(&children).await;
+        }
+        related::read_chords(self.evidence, self.results).await;
+        self.note_queues();
+        Ok(())
+    }
+
+    /// Asks the workers what does not change while we look. Under an alarm the broker takes no publish, and a healthy
+    /// worker could not answer.
+    async fn meet_workers(&mut self, cleanup: &Cleanup) -> Result<(), Why> {
+        if !self.plan.ask_workers {
+            self.evidence.workers = Observed::not_asked("left out by --no-workers");
+            return Ok(());
+        }
+        let rabbit = self.evidence.rabbitmq.as_ref();
+        let alarm = rabbit.and_then(|rabbit| rabbit.alarms.seen()?.first());
+        if let Some(alarm) = alarm {
+            self.evidence.workers = Observed::Unseen(Why::new(
+                Reason::TakesNoWrites,
+                format!(
+                    "the {} alarm of {} blocks publishers, and workers that answer",
+                    alarm.resource, alarm.node
+                ),
+            ));
+            return Ok(());
+        }
+        let nodes = rabbit.and_then(nodes_with_a_mailbox);
+        let panel = match &nodes {
+            Some(nodes) => {
+                let expected = Expected::Nodes(nodes);
+                Panel::open_amqp(&self.client, self.plan.timeout, expected, cleanup).await
+            }
+            None => {
+                let consumers = self.consumers_of_named().await;
+                let explained = |replies: &Replies| explains(replies, &consumers);
+                let expected = Expected::Unknown(&explained);
+                Panel::open_amqp(&self.client, self.plan.timeout, expected, cleanup).await
+            }
+        };
+        match panel {
+            Ok(mut panel) => {
+                self.forget_the_dead(&mut panel).await?;
+                self.evidence.workers = Observed::Seen(panel.workers.clone());
+                self.panel = Some(panel);
+                Ok(())
+            }
+            Err(why) if matches!(why.reason, Reason::Unreachable | Reason::TimedOut) => Err(why),
+            Err(why) => {
+                self.evidence.workers = Observed::Unseen(why);
+                Ok(())
+            }
+        }
+    }
+
+    /// A worker that was killed after the management API had been read is no silent one: its mailbox is gone.
+    async fn forget_the_dead(&self, panel: &mut Panel) -> Result<(), Why> {
+        let mut living = Vec::new();
+        for node in std::mem::take(&mut panel.workers.unanswered_names) {
+            match self.client.depth(&format!("{node}{MAILBOX}")).await? {
+                Depth::Missing | Depth::There { consumers: 0, .. } => {}
+                Depth::Locked | Depth::There { .. } => living.push(node),
+            }
+        }
+        panel.workers.silent = living.len() as u64;
+        panel.workers.unanswered_names = living;
+        Ok(())
+    }
+
+    /// How many consumers the queues have that flags name, or else Celery's default queue.
+    async fn consumers_of_named(&self) -> BTreeMap<String, u64> {
+        let mut names = self.plan.queues.clone();
+        if names.is_empty() {
+            names.push(DEFAULT_QUEUE.to_owned());
+        }
+        let depths = self.client.depths(names).await;
+        depths
+            .into_iter()
+            .filter_map(|(name, depth)| match depth {
+                Ok(Depth::There { consumers, .. }) => Some((name, consumers)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The queues that workers, their settings and flags name.
+    fn named(&self) -> Vec<String> {
+        let mut names: BTreeSet<String> = self.plan.queues.iter().cloned().collect();
+        for worker in self.evidence.answered() {
+            let consumed = worker.queues.seen().into_iter().flatten();
+            names.extend(consumed.map(|queue| queue.name.clone()));
+            let routes = worker.conf.seen().and_then(|c| c.task_routes.as_deref());
+            names.extend(
+                routes
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|route| route.queue.clone()),
+            );
+        }
+        let rabbit = self.evidence.rabbitmq.as_ref();
+        if rabbit.is_none_or(|rabbit| rabbit.queues.seen().is_none()) {
+            names.insert(DEFAULT_QUEUE.to_owned());
+        }
+        names.into_iter().collect()
+    }
+
+    /// Asks how many messages and consumers the queues have now: the statistics are seconds old.
+    async fn declare_queues(&mut self) -> Result<(), Why> {
+        let named = self.named();
+        let Some(rabbit) = &mut self.evidence.rabbitmq else {
+            return Ok(());
+        };
+        let names = to_declare(rabbit, &named);
+        let depths = self.client.depths(names).await;
+        for (name, depth) in depths {
+            match depth {
+                Ok(Depth::There { ready, consumers }) => {
+                    note_depth(rabbit, &name, Some((ready, consumers)));
+                }
+                Ok(Depth::Missing) => note_depth(rabbit, &name, None),
+                // It belongs to another connection, and holds none of our tasks.
+                Ok(Depth::Locked) => {}
+                Err(why) if matches!(why.reason, Reason::Unreachable | Reason::TimedOut) => {
+                    return Err(why);
+                }
+                Err(why) => {
+                    if let Some(queue) = rabbit.queue_mut(&name) {
+                        queue.ready = Observed::Unseen(why);
+                    }
+                }
+            }
+        }
+        self.note_queues();
+        Ok(())
+    }
+
+    /// Looks whether queues that were found empty, or were looked into, still are as they were: a message that came in
+    /// since may be the one that was looked for.
+    async fn declare_again(&mut self) {
+        let Some(rabbit) = &mut self.evidence.rabbitmq else {
+            return;
+        };
+        let names = to_declare(rabbit, &[]);
+        for (name, depth) in self.client.depths(names).await {
+            let Some(queue) = rabbit.queue_mut(&name) else {
+                continue;
+            };
+            let before = queue.ready.seen().copied();
+            match depth {
+                Ok(Depth::There { ready, .. }) if before.is_some_and(|before| ready > before) => {
+                    queue.ready = Observed::Seen(ready);
+                    if let Some(peeked) = queue.peeked.seen_mut() {
+                        peeked.whole = false;
+                    }
+                }
+                Ok(_) => {}
+                Err(why) => queue.ready = Observed::Unseen(why),
+            }
+        }
+    }
+
+    fn note_queues(&mut self) {
+        let started = Instant::now();
+        let Some(rabbit) = &self.evidence.rabbitmq else {
+            return;
+        };
+        // Without the management API only the queues are known that somebody names.
+        let all_known = rabbit.overview.seen().is_some() && rabbit.queues.seen().is_some();
+        let (status, detail, reason) = coverage(rabbit, all_known);
+        let mut read = line(Source::Queues, started, Ok((status, detail)));
+        read.reason = reason;
+        let unacked: u64 = rabbit
+            .queues_of(Role::Tasks)
+            .filter_map(|queue| queue.unacknowledged.seen())
+            .sum();
+        let held = if all_known {
+            let detail = format!("{unacked} unacknowledged, by the statistics");
+            line(Source::Unacked, started, Ok((ReadStatus::Complete, detail)))
+        } else {
+            let why = Why::new(Reason::NotAsked, "only the management API counts them");
+            line(Source::Unacked, started, Err(&why))
+        };
+        self.evidence.lists = Observed::Seen(lists(rabbit));
+        replace_read(self.evidence, read);
+        replace_read(self.evidence, held);
+    }
+
+    /// Asks the workers for these ids, and notes what they say.
+    async fn ask_for(&mut self, ids: &BTreeSet<String>) -> Result<(), Why> {
+        let Some(panel) = &mut self.panel else {
+            return Ok(());
+        };
+        let mut claims = panel.claims(Some(ids), false).await?;
+        // ETA tasks are asked for only where an id would stay unaccounted for.
+        if !panel.workers.answered.is_empty() && ids.iter().any(|id| !claims.held.contains_key(id))
+        {
+            claims = panel.claims(Some(ids), true).await?;
+        }
+        self.evidence.workers = Observed::Seen(panel.workers.clone());
+        self.note_claims(ids.iter().cloned(), claims);
+        Ok(())
+    }
+
+    fn note_claims(&mut self, ids: impl Iterator<Item = String>, mut claims: Claims) {
+        for id in ids {
+            let held = claims.held.remove(&id).unwrap_or_default();
+            let revoked = claims.revoked.remove(&id).unwrap_or_default();
+            let task = self.task(&id);
+            (task.claims, task.revoked_by) = (held, revoked);
+        }
+    }
+
+    /// Looks into queues for what nobody has yet, where the user asked for it. Returns whether it did.
+    async fn look_into_queues(&mut self, ids: &BTreeSet<String>) -> Result<bool, Why> {
+        let everything = match self.plan.question {
+            Question::Ids(_) => None,
+            Question::Everything(everything) => Some(everything),
+        };
+        let open = match everything {
+            Some(_) => BTreeSet::new(),
+            None => {
+                self.read_results(ids).await;
+                self.open(ids)
+            }
+        };
+        let (Some(limit), Some(rabbit)) = (self.target.peek, &mut self.evidence.rabbitmq) else {
+            return Ok(false);
+        };
+        if everything.is_none() && open.is_empty() {
+            return Ok(false);
+        }
+        let wanted = match everything {
+            Some(everything) => Wanted::all(everything.keep.unwrap_or(MOST_COUNTED)),
+            None => Wanted::ids(open.iter().cloned()),
+        };
+        let keep = self.plan.keep;
+        let copies = looks::look(
+            &self.client,
+            rabbit,
+            limit,
+            wanted,
+            &open,
+            keep,
+            self.progress,
+        );
+        for (id, copies) in by_id(copies.await?) {
+            self.task(&id).copies = copies;
+        }
+        self.note_queues();
+        Ok(true)
+    }
+
+    async fn read_results(&mut self, ids: &BTreeSet<String>) {
+        let ids: Vec<String> = ids.iter().cloned().collect();
+        let found = self.results.read(&ids).await;
+        related::note_last_results(self.evidence, found);
+    }
+
+    /// The ids that nothing accounts for yet.
+    fn open(&self, ids: &BTreeSet<String>) -> BTreeSet<String> {
+        let accounted = |task: &TaskEvidence| {
+            let result = task.result.seen().and_then(Option::as_ref);
+            !task.copies.is_empty()
+                || !task.claims.is_empty()
+                || result.is_some_and(|result| result.doc.ready)
+        };
+        let known = |id: &String| self.evidence.tasks.get(id).is_some_and(accounted);
+        ids.iter().filter(|id| !known(id)).cloned().collect()
+    }
+
+    /// Everything that the workers have, for a snapshot; and with --peek what waits in queues.
+    async fn read_everything(&mut self) -> Result<(), Why> {
+        self.look_into_queues(&BTreeSet::new()).await?;
+        if let Some(panel) = &mut self.panel {
+            let claims = panel.claims(None, true).await?;
+            self.evidence.workers = Observed::Seen(panel.workers.clone());
+            let ids: BTreeSet<String> = claims
+                .held
+                .keys()
+                .chain(claims.revoked.keys())
+                .cloned()
+                .collect();
+            self.note_claims(ids.into_iter(), claims);
+        }
+        let ids: BTreeSet<String> = self.evidence.tasks.keys().cloned().collect();
+        let found = self
+            .results
+            .read(&ids.iter().cloned().collect::<Vec<_>>())
+            .await;
+        for (id, result) in &found {
+            self.task(id).first_result = result.clone();
+        }
+        related::note_last_results(self.evidence, found);
+        related::read_chords(self.evidence, self.results).await;
+        self.note_queues();
+        Ok(())
+    }
+
+    fn task(&mut self, id: &str) -> &mut TaskEvidence {
+        task(self.evidence, id)
+    }
+}
+
+/// The nodes whose mailboxes are bound: these workers should answer. Bindings are told as they are now, while consumers
+/// come with the statistics, seconds later. None where the bindings were not read.
+fn nodes_with_a_mailbox(rabbit: &RabbitMq) -> Option<BTreeSet<String>> {
+    let bindings = rabbit.bindings.seen()?;
+    let nodes = bindings
+        .iter()
+        .filter(|binding| binding.source == "celery.pidbox" && !binding.to_exchange)
+        .filter_map(|binding| binding.destination.strip_suffix(MAILBOX))
+        .map(str::to_owned);
+    Some(nodes.collect())
+}
+
+/// Whether the workers that answered are all the consumers that these queues have. Nothing is explained where there are
+/// none: a worker may consume another queue.
+fn explains(replies: &Replies, consumers: &BTreeMap<String, u64>) -> bool {
+    let Some(answers) = replies.get("active_queues") else {
+        return false;
+    };
+    let of_node: Vec<BTreeSet<String>> = answers
+        .by_node
+        .values()
+        .map(|given| {
+            let queues = given.iter().flat_map(control::decode_active_queues);
+            queues.map(|queue| queue.name).collect()
+        })
+        .collect();
+    let counted =
+        |queue: &String| of_node.iter().filter(|names| names.contains(queue)).count() as u64;
+    consumers.values().any(|count| *count > 0)
+        && consumers
+            .iter()
+            .all(|(queue, count)| counted(queue) >= *count)
+}

@@ -1,0 +1,533 @@
+//! Against a real RabbitMQ node of one's own: `CELERY_DOCTOR_TEST_AMQP` is `host:port`, with user and password `guest`
+//! and virtual host `/`; `CELERY_DOCTOR_TEST_AMQPS` its port for TLS and `CELERY_DOCTOR_TEST_AMQPS_CA` who signed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+use serde_json::{Value, json};
+
+use super::amqp::{AmqpClient, Depth};
+use super::peek::Peek;
+use crate::celery::message::Keep;
+use crate::collect::broker::Wanted;
+use crate::collect::cleanup::Cleanup;
+use crate::collect::workers::{Expected, Panel};
+use crate::config::url::amqp::AmqpServer;
+use crate::config::url::{Tls, Verify};
+use crate::evidence::rabbitmq::{Queue, QueueType};
+use crate::evidence::{Observed, Reason};
+
+fn server() -> AmqpServer {
+    let address = std::env::var("CELERY_DOCTOR_TEST_AMQP").expect("a node of one's own");
+    let (host, port) = address.rsplit_once(':').expect("host:port");
+    AmqpServer {
+        host: host.to_owned(),
+        port: port.parse().expect("a port"),
+        vhost: "/".to_owned(),
+        username: "guest".to_owned(),
+        password: "guest".into(),
+        tls: None,
+    }
+}
+
+async fn client() -> (Arc<AmqpClient>, Cleanup) {
+    let cleanup = Cleanup::default();
+    let client = AmqpClient::connect(&[server()], &cleanup).await;
+    (Arc::new(client.expect("a connection")), cleanup)
+}
+
+struct Made {
+    channel: Channel,
+    queue: Queue,
+}
+
+impl Made {
+    /// A queue with messages of these ids.
+    async fn new(client: &AmqpClient, kind: QueueType, arguments: Value, count: u64) -> Self {
+        let channel = client.channel().await.expect("a channel");
+        let name = format!("made-{}", uuid::Uuid::new_v4());
+        let auto_delete = arguments.get("auto").is_some();
+        let mut table = FieldTable::default();
+        let mut seen = BTreeMap::new();
+        if kind == QueueType::Quorum {
+            table.insert(
+                "x-queue-type".into(),
+                AMQPValue::LongString("quorum".into()),
+            );
+        }
+        for (key, value) in arguments.as_object().expect("arguments") {
+            if let Some(number) = value.as_i64().filter(|_| key.starts_with("x-")) {
+                table.insert(key.as_str().into(), AMQPValue::LongLongInt(number));
+                seen.insert(key.clone(), value.clone());
+            }
+        }
+        let options = QueueDeclareOptions {
+            durable: true,
+            auto_delete,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(name.as_str().into(), options, table)
+            .await
+            .expect("a queue");
+        for number in 0..count {
+            let mut headers = FieldTable::default();
+            for (key, value) in [("id", format!("id-{number}")), ("task", "t".to_owned())] {
+                headers.insert(key.into(), AMQPValue::LongString(value.into()));
+            }
+            let priority = u8::try_from(number % 3).expect("small");
+            let properties = BasicProperties::default()
+                .with_content_type("application/json".into())
+                .with_headers(headers)
+                .with_priority(priority);
+            let body = br#"[[], {}, {"callbacks": null}]"#;
+            publish(&channel, &name, body, properties).await;
+        }
+        let queue = Queue {
+            kind: Observed::Seen(kind),
+            auto_delete: Observed::Seen(auto_delete),
+            exclusive: Observed::Seen(false),
+            arguments: Observed::Seen(seen),
+            policy: Observed::Seen(BTreeMap::new()),
+            ..Queue::named(&name)
+        };
+        let made = Self { channel, queue };
+        made.wait_for(client, count).await;
+        made
+    }
+
+    async fn wait_for(&self, client: &AmqpClient, count: u64) {
+        for _ in 0..500 {
+            if matches!(client.depth(&self.queue.name).await, Ok(Depth::There { ready, .. }) if ready == count)
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("never {count} messages in {}", self.queue.name);
+    }
+
+    /// All ids, in order, taking them out.
+    async fn drain(&self) -> Vec<String> {
+        let mut ids = Vec::new();
+        let options = BasicGetOptions { no_ack: true };
+        while let Some(message) = self
+            .channel
+            .basic_get(self.queue.name.as_str().into(), options)
+            .await
+            .expect("messages")
+        {
+            let headers = super::message::headers(&message.properties);
+            ids.push(headers["id"].as_str().unwrap_or("?").to_owned());
+        }
+        ids
+    }
+
+    async fn delete(self) {
+        let name = ShortString::from(self.queue.name.as_str());
+        let options = QueueDeleteOptions::default();
+        self.channel
+            .queue_delete(name, options)
+            .await
+            .expect("gone");
+    }
+}
+
+async fn publish(channel: &Channel, queue: &str, body: &[u8], properties: BasicProperties) {
+    let options = BasicPublishOptions::default();
+    channel
+        .basic_publish("".into(), queue.into(), options, body, properties)
+        .await
+        .expect("published");
+}
+
+async fn peek(client: &AmqpClient, made: &Made, limit: u64) -> Peek {
+    let mut wanted = Wanted::All { left: u64::MAX };
+    client
+        .peek(
+            &made.queue,
+            limit,
+            Duration::from_secs(60),
+            &mut wanted,
+            Keep::Envelope,
+        )
+        .await
+        .expect("a look")
+}
+
+#[tokio::test]
+#[ignore = "needs a node of one's own"]
+async fn a_look_leaves_count_and_order() {
+    let (client, cleanup) = client().await;
+    assert_eq!(client.product, Observed::Seen("RabbitMQ".to_owned()));
+    let kinds = [
+        (QueueType::Classic, json!({})),
+        (QueueType::Classic, json!({"x-max-priority": 5})),
+        (QueueType::Classic, json!({"auto": true})),
+        (QueueType::Quorum, json!({})),
+    ];
+    for (kind, arguments) in kinds {
+        let made = Made::new(&client, kind, arguments.clone(), 20).await;
+        let first = peek(&client, &made, 7).await;
+        assert_eq!(
+            (first.facts.messages, first.facts.whole),
+            (7, false),
+            "{arguments}"
+        );
+        assert!(first.given_back, "{arguments}");
+        let all = peek(&client, &made, 1000).await;
+        assert_eq!(
+            (all.facts.messages, all.facts.whole),
+            (20, true),
+            "{arguments}"
+        );
+        assert!(
+            all.found[0].envelope.redelivered && all.given_back,
+            "{arguments}"
+        );
+        let seen: Vec<String> = all.found.iter().map(|f| f.envelope.id.clone()).collect();
+        let positions: Vec<u64> = all.found.iter().map(|f| f.position).collect();
+        assert_eq!(positions, (1..=20).collect::<Vec<_>>());
+        assert!(
+            first
+                .found
+                .iter()
+                .zip(&seen)
+                .all(|(f, id)| f.envelope.id == *id)
+        );
+        assert_eq!(made.drain().await, seen, "{arguments}");
+        if arguments == json!({}) {
+            let sent: Vec<String> = (0..20).map(|n| format!("id-{n}")).collect();
+            assert_eq!(seen, sent);
+        }
+        made.delete().await;
+    }
+    let limited = Made::new(
+        &client,
+        QueueType::Quorum,
+        json!({"x-delivery-limit": 2}),
+        3,
+    )
+    .await;
+    let mut wanted = Wanted::All { left: 9 };
+    let refused = client.peek(
+        &limited.queue,
+        3,
+        Duration::from_secs(1),
+        &mut wanted,
+        Keep::Envelope,
+    );
+    assert!(
+        refused
+            .await
+            .expect_err("a refusal")
+            .detail
+            .contains("limit is 2")
+    );
+    assert_eq!(limited.drain().await.len(), 3);
+    limited.delete().await;
+    cleanup.run(false).await.expect("clean");
+}
+
+#[tokio::test]
+#[ignore = "needs a node of one's own"]
+async fn headers_of_every_kind_and_messages_of_others() {
+    let (client, cleanup) = client().await;
+    let made = Made::new(&client, QueueType::Classic, json!({}), 0).await;
+    let mut odd = FieldTable::default();
+    let mut array = FieldArray::default();
+    array.push(AMQPValue::Void);
+    odd.insert(
+        "id".into(),
+        AMQPValue::LongString(vec![0xff_u8, 0xfe].into()),
+    );
+    odd.insert("task".into(), AMQPValue::Void);
+    odd.insert("eta".into(), AMQPValue::Timestamp(u64::MAX));
+    odd.insert(
+        "expires".into(),
+        AMQPValue::DecimalValue(DecimalValue { scale: 3, value: 9 }),
+    );
+    odd.insert("x-death".into(), AMQPValue::FieldArray(array));
+    odd.insert("retries".into(), AMQPValue::Double(1.5));
+    publish(
+        &made.channel,
+        &made.queue.name,
+        b"\xff\x00",
+        BasicProperties::default().with_headers(odd),
+    )
+    .await;
+    publish(
+        &made.channel,
+        &made.queue.name,
+        b"",
+        BasicProperties::default(),
+    )
+    .await;
+    let large = vec![b'x'; 20 << 20];
+    publish(
+        &made.channel,
+        &made.queue.name,
+        &large,
+        BasicProperties::default(),
+    )
+    .await;
+    let one = BasicProperties::default().with_content_type("application/json".into());
+    publish(
+        &made.channel,
+        &made.queue.name,
+        br#"{"id": "one", "task": "t"}"#,
+        one,
+    )
+    .await;
+    made.wait_for(&client, 4).await;
+    let look = peek(&client, &made, 10).await;
+    assert_eq!((look.facts.messages, look.facts.malformed), (4, 1));
+    assert_eq!((look.found.len(), look.found[0].position), (1, 4));
+    assert_eq!(look.found[0].envelope.id, "one");
+    made.delete().await;
+    cleanup.run(false).await.expect("clean");
+}
+
+#[tokio::test]
+#[ignore = "needs a node of one's own"]
+async fn many_queues_at_once() {
+    let (client, cleanup) = client().await;
+    let made = Made::new(&client, QueueType::Classic, json!({}), 3).await;
+    let owner = client.channel().await.expect("a channel");
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    owner
+        .queue_declare("held".into(), exclusive, FieldTable::default())
+        .await
+        .expect("a queue");
+    let other = Arc::new(client.another(&cleanup).await.expect("a connection"));
+    let mut names: Vec<String> = (0..100).map(|n| format!("missing-{n}")).collect();
+    names.extend([made.queue.name.clone(), "held".to_owned(), "x".repeat(300)]);
+    let depths = other.depths(names).await;
+    assert_eq!(depths.len(), 103);
+    let there = Depth::There {
+        ready: 3,
+        consumers: 0,
+    };
+    assert_eq!(depths[&made.queue.name], Ok(there));
+    assert_eq!(depths["held"], Ok(Depth::Locked));
+    assert_eq!(depths["missing-7"], Ok(Depth::Missing));
+    assert_eq!(depths[&"x".repeat(300)], Ok(Depth::Missing));
+    made.delete().await;
+    cleanup.run(false).await.expect("clean");
+    assert!(client.depth("held").await.is_err(), "closed");
+}
+
+#[tokio::test]
+#[ignore = "needs a node of one's own"]
+async fn who_is_not_let_in_is_told_why() {
+    let refused = async |change: fn(&mut AmqpServer)| {
+        let mut server = server();
+        change(&mut server);
+        let cleanup = Cleanup::default();
+        let why = AmqpClient::connect(&[server], &cleanup)
+            .await
+            .err()
+            .expect("no way in");
+        println!("{:?}: {}", why.reason, why.detail);
+        assert!(!why.detail.contains("s3cret"));
+        why
+    };
+    let why = refused(|server| server.password = "s3cret".into()).await;
+    assert_eq!(why.reason, Reason::Refused);
+    assert!(why.detail.contains("refused the login of user guest"));
+    let why = refused(|server| server.vhost = "nowhere".to_owned()).await;
+    assert_eq!(why.reason, Reason::Unreachable);
+    assert!(why.detail.contains("no virtual host \"nowhere\""));
+    let why = refused(|server| server.port = 1).await;
+    assert!(why.detail.contains("no connection to"));
+    let tls = |ca: Option<&str>| Tls {
+        ca: ca.map(Into::into),
+        cert: None,
+        key: None,
+        verify: Verify::Full,
+    };
+    let port = std::env::var("CELERY_DOCTOR_TEST_AMQPS")
+        .expect("a port")
+        .parse()
+        .expect("a port");
+    let ca = std::env::var("CELERY_DOCTOR_TEST_AMQPS_CA").expect("a file");
+    let secure = |ca: Option<&str>| AmqpServer {
+        host: "localhost".to_owned(),
+        port,
+        tls: Some(tls(ca)),
+        ..server()
+    };
+    let cleanup = Cleanup::default();
+    let plain = AmqpServer {
+        tls: None,
+        ..secure(None)
+    };
+    let why = AmqpClient::connect(&[plain], &cleanup)
+        .await
+        .err()
+        .expect("no way in");
+    println!("{:?}: {}", why.reason, why.detail);
+    assert!(why.detail.contains("amqps://"));
+    let why = AmqpClient::connect(&[secure(None)], &cleanup)
+        .await
+        .err()
+        .expect("no way in");
+    println!("{:?}: {}", why.reason, why.detail);
+    let client = AmqpClient::connect(&[secure(None), secure(Some(&ca))], &cleanup).await;
+    let client = client.expect("TLS");
+    assert_eq!(client.depth("nothing").await, Ok(Depth::Missing));
+    // Somebody who accepts and says nothing.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = AmqpServer {
+        port: deaf.local_addr().expect("an address").port(),
+        ..server()
+    };
+    let why = AmqpClient::connect(&[silent], &cleanup)
+        .await
+        .err()
+        .expect("no way in");
+    assert_eq!(why.reason, Reason::TimedOut, "{why:?}");
+    cleanup.run(false).await.expect("clean");
+}
+
+#[tokio::test]
+#[ignore = "needs a node of one's own, with two workers"]
+async fn workers_answer() {
+    let (client, cleanup) = client().await;
+    let patience = Duration::from_secs(5);
+    let expected: BTreeSet<String> = ["w1@lab", "w2@lab"].map(str::to_owned).into();
+    let started = std::time::Instant::now();
+    let mut panel = Panel::open_amqp(&client, patience, Expected::Nodes(&expected), &cleanup)
+        .await
+        .expect("answers");
+    let first = started.elapsed();
+    let claims = panel
+        .claims(Some(&["x".to_owned()].into()), true)
+        .await
+        .expect("answers");
+    println!("{first:?} {:?}", started.elapsed());
+    let nodes: BTreeSet<String> = panel
+        .workers
+        .answered
+        .iter()
+        .map(|w| w.node.clone())
+        .collect();
+    assert_eq!((nodes, panel.workers.silent), (expected.clone(), 0));
+    assert!(
+        panel
+            .workers
+            .answered
+            .iter()
+            .all(|w| w.conf.seen().is_some() && w.active.seen().is_some())
+    );
+    assert!(claims.held.is_empty());
+    assert!(first < Duration::from_secs(2));
+    let more: BTreeSet<String> = ["w1@lab", "w2@lab", "w3@lab"].map(str::to_owned).into();
+    let panel = Panel::open_amqp(
+        &client,
+        Duration::from_secs(1),
+        Expected::Nodes(&more),
+        &cleanup,
+    )
+    .await
+    .expect("answers");
+    assert_eq!(panel.workers.unanswered_names, ["w3@lab"]);
+    assert_eq!(panel.workers.silent, 1);
+    let explained =
+        |replies: &crate::collect::mailbox::Replies| replies["active_queues"].by_node.len() == 2;
+    let started = std::time::Instant::now();
+    let panel = Panel::open_amqp(&client, patience, Expected::Unknown(&explained), &cleanup)
+        .await
+        .expect("answers");
+    assert_eq!(panel.workers.answered.len(), 2);
+    assert!(started.elapsed() < Duration::from_secs(2));
+    cleanup.run(false).await.expect("clean");
+}
+
+#[tokio::test]
+#[ignore = "needs a node of one's own, under a memory alarm"]
+async fn an_alarm_is_no_silence() {
+    let (client, cleanup) = client().await;
+    let expected: BTreeSet<String> = ["w1@lab".to_owned()].into();
+    let why = Panel::open_amqp(
+        &client,
+        Duration::from_secs(5),
+        Expected::Nodes(&expected),
+        &cleanup,
+    )
+    .await
+    .err()
+    .expect("blocked");
+    println!("{why:?}");
+    assert_eq!(why.reason, Reason::TakesNoWrites);
+    assert!(client.depth("celery").await.is_ok());
+    cleanup.run(false).await.expect("clean");
+}
+
+#[tokio::test]
+#[ignore = "needs a node of one's own; for measuring"]
+async fn a_hundred_thousand() {
+    let (client, cleanup) = client().await;
+    let made = Made::new(&client, QueueType::Classic, json!({}), 100_000).await;
+    let look = peek(&client, &made, 1_000).await;
+    println!(
+        "1,000: held {} ms, back {}",
+        look.facts.held_ms, look.given_back
+    );
+    let started = std::time::Instant::now();
+    let mut wanted = Wanted::ids(["id-99999".to_owned()]);
+    let look = client
+        .peek(
+            &made.queue,
+            100_000,
+            Duration::from_secs(60),
+            &mut wanted,
+            Keep::Envelope,
+        )
+        .await
+        .expect("a look");
+    println!(
+        "100,000: held {} ms, all {:?}, {:?}",
+        look.facts.held_ms,
+        started.elapsed(),
+        look.facts
+    );
+    assert_eq!((look.found.len(), look.found[0].position), (1, 100_000));
+    // The same with nothing but the client.
+    let started = std::time::Instant::now();
+    let channel = client.channel().await.expect("a channel");
+    let mut consumer = channel
+        .basic_consume(
+            made.queue.name.as_str().into(),
+            "".into(),
+            lapin::options::BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .expect("a consumer");
+    for _ in 0..100_000 {
+        let next = std::future::poll_fn(|cx| {
+            futures_core::Stream::poll_next(std::pin::Pin::new(&mut consumer), cx)
+        });
+        next.await.expect("a message").expect("a message");
+    }
+    println!("bare: {:?}", started.elapsed());
+    client.leave(channel).await;
+    println!("bare, closed: {:?}", started.elapsed());
+    made.delete().await;
+    cleanup.run(false).await.expect("clean");
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    println!(
+        "{:?}",
+        status.lines().find(|line| line.starts_with("VmHWM"))
+    );
+}

@@ -1,0 +1,156 @@
+//! CD107: RabbitMQ counts publishes that it dropped, because no queue was bound for them.
+
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Exchange};
+use crate::evidence::{Evidence, RabbitMq, Source};
+
+/// The rule.
+pub static UNROUTABLE_PUBLISHES: Rule = Rule {
+    code: "CD107",
+    name: "unroutable-publishes",
+    severity: Severity::Error,
+    brokers: Brokers::RabbitMq,
+    page: Page {
+        meaning: "Messages were published to an exchange, and none of them reached a queue. RabbitMQ dropped them \
+                  without a word, and apply_async returned an id for each as if all were well.",
+        cause: "The task was sent with `exchange=` and `routing_key=`, by a route or by hand, and no queue is bound \
+                to that exchange with a matching key: the worker that would bind it never ran, or the key is \
+                misspelt. Publisher confirms do not help: RabbitMQ confirms what it drops. Only `mandatory` \
+                publishes are returned.",
+        read: "The statistics of the management API: for each exchange how many messages came in and how many copies \
+               went out to queues, and how many publishes the node dropped. Exchanges that Celery uses for events \
+               and remote control are left out, because nobody need listen there.",
+        confirm: "Run `rabbitmqctl list_bindings source_name routing_key destination_name` and look for the \
+                  exchange. In the management interface the exchange's page shows publishes in and none out.",
+        mend: "Bind a queue: start a worker that declares it with this exchange and routing key. What was dropped is \
+               gone and has to be sent again.",
+        prevent: "Route by `queue`, so that Celery declares and binds it each time it sends. Set the transport options \
+                  confirm_publish and mandatory both, so that a publish that no queue takes is an error; or give the \
+                  exchange an alternate exchange by policy.",
+        references: &[
+            "https://www.rabbitmq.com/docs/publishers#unroutable",
+            "kombu issue 572",
+        ],
+    },
+    needs: &[Source::Management],
+    check: Check::Deployment(check),
+};
+
+/// Exchanges to which nobody need listen, by the beginnings of their names.
+const OWN: [&str; 4] = ["celeryev", "celery.pidbox", "reply.celery.pidbox", "amq."];
+
+/// Whether it is Celery's or the broker's own, and no task goes through it by itself.
+pub(super) fn is_own(exchange: &str) -> bool {
+    OWN.iter().any(|own| exchange.starts_with(own)) || exchange.starts_with("celery_delayed_")
+}
+
+fn check(evidence: &Evidence) -> Vec<Finding> {
+    let Some(rabbit) = &evidence.rabbitmq else {
+        return Vec::new();
+    };
+    let dropped = rabbit
+        .overview
+        .seen()
+        .and_then(|o| o.drop_unroutable.seen().copied());
+    rabbit
+        .exchanges
+        .seen()
+        .into_iter()
+        .flatten()
+        .filter(|exchange| !is_own(&exchange.name) || exchange.name == DELAYED_EXCHANGE)
+        .filter_map(|exchange| Some((exchange, swallowed(exchange, dropped?)?)))
+        .map(|(exchange, count)| finding(evidence, rabbit, exchange, count))
+        .collect()
+}
+
+/// How many messages came into an exchange of which none went out. Both numbers come with the same statistics, and the
+/// node's own count of dropped publishes must have room for them. Where some went out the difference proves nothing:
+/// the two are counted at different moments.
+fn swallowed(exchange: &Exchange, dropped: u64) -> Option<u64> {
+    let (came, went) = (
+        exchange.published_in.seen()?,
+        exchange.published_out.seen()?,
+    );
+    let all_dropped = *came > 0 && *went == 0 && dropped >= *came;
+    (all_dropped && exchange.alternate.is_none()).then_some(*came)
+}
+
+fn finding(evidence: &Evidence, rabbit: &RabbitMq, exchange: &Exchange, count: u64) -> Finding {
+    let bindings = rabbit.bindings.seen();
+    let bound = bindings.map(|all| all.iter().filter(|b| b.source == exchange.name).count());
+    let shown = if exchange.name.is_empty() {
+        "the default exchange"
+    } else {
+        &exchange.name
+    };
+    let mut finding = Finding::of(
+        &UNROUTABLE_PUBLISHES,
+        format!(
+            "{} to {shown} reached no queue, and {} dropped",
+            plain::count(count, "publish").replace("publishs", "publishes"),
+            if count == 1 { "was" } else { "were" }
+        ),
+    )
+    .evidence("exchange", exchange.name.as_str())
+    .evidence("type", exchange.kind.as_str())
+    .evidence("published_in", count)
+    .evidence("published_out", 0)
+    .confirm(format!(
+        "rabbitmqctl -p {} list_bindings source_name routing_key destination_name",
+        plain::key(&rabbit.vhost)
+    ))
+    .remedy(
+        "bind a queue to the exchange with the routing key that is used, or route by queue; send again what was \
+         dropped",
+    )
+    .subject("exchange", exchange.name.as_str());
+    if let (Some(bound), true) = (bound, evidence.complete(Source::Bindings)) {
+        finding = finding.evidence("bindings", bound);
+    }
+    finding.count = count;
+    finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::{Rabbit, names};
+
+    #[test]
+    fn an_exchange_that_swallows_is_found() {
+        let lab = Rabbit::new()
+            .exchange("orders", "direct", 5, 0)
+            .dropped(6)
+            .lab();
+        let found = lab.check(&UNROUTABLE_PUBLISHES, "");
+        assert_eq!(names(&found), ["unroutable-publishes"]);
+        assert_eq!(found[0].count, 5);
+    }
+
+    #[test]
+    fn what_reaches_a_queue_is_clear() {
+        let lab = Rabbit::new()
+            .exchange("orders", "direct", 5, 3)
+            .dropped(6)
+            .lab();
+        assert!(lab.check(&UNROUTABLE_PUBLISHES, "").is_empty());
+    }
+
+    #[test]
+    fn events_that_nobody_hears_are_clear() {
+        let lab = Rabbit::new()
+            .exchange("celeryev", "topic", 900, 0)
+            .dropped(900)
+            .lab();
+        assert!(lab.check(&UNROUTABLE_PUBLISHES, "").is_empty());
+    }
+
+    #[test]
+    fn what_the_node_did_not_count_is_clear() {
+        let lab = Rabbit::new()
+            .exchange("orders", "direct", 5, 0)
+            .dropped(0)
+            .lab();
+        assert!(lab.check(&UNROUTABLE_PUBLISHES, "").is_empty());
+    }
+}

@@ -1,0 +1,198 @@
+//! What holds on RabbitMQ: who consumes what, which queues were looked into, where a queue's messages go.
+
+use std::collections::BTreeMap;
+
+use crate::celery::control::ClaimState;
+use crate::diagnose::plain;
+use crate::evidence::rabbitmq::{Queue, Role};
+use crate::evidence::{Evidence, List, RabbitMq, ReadStatus, Source, Worker};
+
+/// RabbitMQ's default for `consumer_timeout` in seconds (RabbitMQ 3.8.17 to 4.2).
+const DEFAULT_CONSUMER_TIMEOUT: f64 = 1800.0;
+
+/// How long a consumer may keep a message of a queue unacknowledged.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::diagnose) struct ConsumerTimeout {
+    /// In seconds.
+    pub(in crate::diagnose) seconds: f64,
+    /// Where it comes from, in words.
+    pub(in crate::diagnose) source: &'static str,
+}
+
+impl Evidence {
+    /// How many consumers of task queues belong to no worker that answered or is known to be silent: of a worker with
+    /// `worker_enable_remote_control` off, or of another program.
+    pub(super) fn unheard_on(&self, rabbit: &RabbitMq) -> usize {
+        let silent = self.workers.seen().map_or(0, |workers| workers.silent);
+        let answered = self.answered();
+        let strangers = |queue: &Queue| {
+            let all = queue.consumers.seen().copied().unwrap_or_default();
+            let known = answered.iter().filter(|w| w.consumes(&queue.name)).count() as u64;
+            all.saturating_sub(known).saturating_sub(silent)
+        };
+        let most = rabbit.queues_of(Role::Tasks).map(strangers).max();
+        usize::try_from(most.unwrap_or_default()).unwrap_or(usize::MAX)
+    }
+
+    /// What of the places in which a task can be was not read whole, in words. Of each of them "absent" must not be
+    /// said.
+    pub(in crate::diagnose) fn unread_places(&self) -> Vec<String> {
+        let unread = |source: &Source| !self.complete(*source);
+        let Some(rabbit) = &self.rabbitmq else {
+            let places = [Source::Queues, Source::Unacked, Source::Workers];
+            let unread = places.into_iter().filter(unread);
+            return unread.map(|source| source.name().to_owned()).collect();
+        };
+        let mut places = Vec::new();
+        if let Some(read) = self.read(Source::Queues)
+            && read.status != ReadStatus::Complete
+        {
+            places.push(format!("queues ({})", read.detail));
+        }
+        if unread(&Source::Workers) {
+            places.push(Source::Workers.name().to_owned());
+        }
+        places.extend(self.unclaimed_on(rabbit));
+        places
+    }
+
+    /// Whether a message may be unacknowledged without a word of any worker.
+    pub(in crate::diagnose) fn is_unacked_unclear(&self) -> bool {
+        let unclaimed = self
+            .rabbitmq
+            .as_ref()
+            .and_then(|rabbit| self.unclaimed_on(rabbit));
+        !self.complete(Source::Workers) || self.unheard_consumers() > 0 || unclaimed.is_some()
+    }
+
+    /// What is unacknowledged and not accounted for by the workers' own word. RabbitMQ shows no ids of such messages,
+    /// only their number for each queue and channel.
+    fn unclaimed_on(&self, rabbit: &RabbitMq) -> Option<String> {
+        let connections = self.connections_of_workers(rabbit);
+        let channels = rabbit.channels.seen().into_iter().flatten();
+        let strange: u64 = channels
+            .filter(|channel| !connections.contains_key(channel.connection.as_str()))
+            .filter_map(|channel| channel.unacknowledged.seen())
+            .sum();
+        if strange > 0 && rabbit.consumers.seen().is_some() {
+            let what = plain::count(strange, "message");
+            return Some(format!(
+                "{what} unacknowledged on connections of no worker that answered"
+            ));
+        }
+        let limited = |worker: &Worker| {
+            let tasks = worker.registered.seen().into_iter().flatten();
+            tasks
+                .into_iter()
+                .any(|(_, traits)| traits.rate_limit.is_some())
+        };
+        // A task that waits for its rate limit is in no reply (Celery 5.7 worker/consumer/consumer.py, `_limit_task`).
+        let unacked: u64 = rabbit
+            .queues_of(Role::Tasks)
+            .filter_map(|queue| queue.unacknowledged.seen())
+            .sum();
+        let claimed: u64 = self.answered().iter().map(claimed_by).sum();
+        if unacked > claimed && self.answered().iter().any(limited) {
+            let what = plain::count(unacked - claimed, "message");
+            return Some(format!(
+                "{what} unacknowledged beyond what the workers tell, some of whose tasks are rate limited"
+            ));
+        }
+        None
+    }
+
+    /// The node of each connection whose worker answered: it is the one that consumes the worker's mailbox.
+    pub(in crate::diagnose) fn connections_of_workers<'e>(
+        &'e self,
+        rabbit: &'e RabbitMq,
+    ) -> BTreeMap<&'e str, &'e str> {
+        let consumers = rabbit.consumers.seen().into_iter().flatten();
+        consumers
+            .filter_map(|consumer| {
+                let node = consumer.queue.strip_suffix(".celery.pidbox")?;
+                self.answers(node)
+                    .then_some((consumer.connection.as_str(), node))
+            })
+            .collect()
+    }
+
+    /// How many consumers the broker says a queue has; none where it does not say, or is Redis.
+    pub(in crate::diagnose) fn consumers_told(&self, list: &List) -> Option<u64> {
+        let queue = self.rabbitmq.as_ref()?.queue(&list.queue)?;
+        queue.consumers.seen().copied()
+    }
+
+    /// How long a consumer may keep a message of this queue; none where it may for ever, or where that is not known.
+    pub(in crate::diagnose) fn consumer_timeout(&self, queue: &Queue) -> Option<ConsumerTimeout> {
+        let rabbit = self.rabbitmq.as_ref()?;
+        let told = rabbit
+            .consumers
+            .seen()
+            .into_iter()
+            .flatten()
+            .filter(|consumer| consumer.queue == queue.name)
+            .find_map(|consumer| consumer.timeout_ms.seen());
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a time in milliseconds is far below 2^52"
+        )]
+        if let Some(timeout) = told {
+            return timeout.map(|ms| ConsumerTimeout {
+                seconds: ms as f64 / 1e3,
+                source: "the management API",
+            });
+        }
+        // From RabbitMQ 4.3 on it is not looked at for classic queues.
+        let version = rabbit.version.seen().map(String::as_str)?;
+        let (major, minor) = numbers(version)?;
+        if (major, minor) >= (4, 3) || rabbit.product.seen().is_some_and(|p| p != "RabbitMQ") {
+            return None;
+        }
+        Some(ConsumerTimeout {
+            seconds: DEFAULT_CONSUMER_TIMEOUT,
+            source: "RabbitMQ's default; this version does not tell",
+        })
+    }
+
+    /// A command that shows how many messages wait in a queue.
+    pub(in crate::diagnose) fn depth_command(&self, list: &List) -> String {
+        match &self.rabbitmq {
+            None => self.redis_cli(&format!("LLEN {}", plain::key(&list.key))),
+            Some(rabbit) => queues_command(rabbit),
+        }
+    }
+
+    /// The broker's database or virtual host in a sentence.
+    pub(in crate::diagnose) fn place(&self) -> String {
+        match &self.rabbitmq {
+            None => format!("database {}", self.broker.database),
+            Some(rabbit) => format!("virtual host {}", rabbit.vhost),
+        }
+    }
+}
+
+/// `rabbitmqctl` that lists the queues of a virtual host.
+pub(in crate::diagnose) fn queues_command(rabbit: &RabbitMq) -> String {
+    format!(
+        "rabbitmqctl -p {} list_queues name messages_ready messages_unacknowledged consumers",
+        plain::key(&rabbit.vhost)
+    )
+}
+
+/// How many unacknowledged messages a worker admits to.
+fn claimed_by(worker: &Worker) -> u64 {
+    let active = worker.active.seen().into_iter().flatten();
+    let late = active
+        .filter(|claim| claim.state == ClaimState::Active && claim.acknowledged != Some(true));
+    let others = [&worker.reserved, &worker.scheduled];
+    let others: u64 = others.into_iter().filter_map(|number| number.seen()).sum();
+    late.count() as u64 + others
+}
+
+/// Major and minor number of a version.
+pub(in crate::diagnose) fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?.parse().ok()?;
+    Some((major, minor))
+}

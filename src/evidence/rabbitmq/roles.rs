@@ -1,0 +1,156 @@
+//! What each queue of a virtual host is for, by its name, its settings and its bindings.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{Queue, QueueType, RabbitMq};
+
+/// The exchange that hands delayed messages on (kombu 5.5 transport/native_delayed_delivery.py).
+pub const DELAYED_EXCHANGE: &str = "celery_delayed_delivery";
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Tasks wait here for workers.
+    Tasks,
+    /// Messages stand here that were dead-lettered out of another queue.
+    DeadLetters,
+    /// Messages stay here until their time to live is over, and are then sent on to another queue.
+    Waiting,
+    /// A level of Celery's native delayed delivery, `celery_delayed_N`.
+    Delayed,
+    /// A worker's mailbox, or the address of somebody who asks workers.
+    RemoteControl,
+    /// Events.
+    Events,
+    /// The reply queue of the `rpc://` result backend: durable, and gone with its only reader.
+    Replies,
+    /// A stream, which nobody consumes as a queue.
+    Stream,
+}
+
+impl RabbitMq {
+    /// What a queue of this virtual host is for.
+    pub fn role(&self, queue: &Queue) -> Role {
+        role_among(queue, &self.dead_letter_queues())
+    }
+
+    /// The queues of this role; none where the queues were not read.
+    pub fn queues_of(&self, role: Role) -> impl Iterator<Item = &Queue> {
+        let dead_letters = self.dead_letter_queues();
+        let queues = self.queues.seen().into_iter().flatten();
+        queues.filter(move |queue| role_among(queue, &dead_letters) == role)
+    }
+
+    /// A queue by its name.
+    pub fn queue(&self, name: &str) -> Option<&Queue> {
+        self.queues.seen()?.iter().find(|queue| queue.name == name)
+    }
+    /// A queue by its name, to be changed.
+    pub fn queue_mut(&mut self, name: &str) -> Option<&mut Queue> {
+        let queues = self.queues.seen_mut()?;
+        queues.iter_mut().find(|queue| queue.name == name)
+    }
+
+    /// The queues that some other queue dead-letters into.
+    fn dead_letter_queues(&self) -> BTreeSet<&str> {
+        let queues = self.queues.seen().map_or(&[][..], Vec::as_slice);
+        let bindings = self.bindings.seen().map_or(&[][..], Vec::as_slice);
+        let mut found = BTreeSet::new();
+        for queue in queues {
+            let Some(exchange) = queue.dead_letter_exchange() else {
+                continue;
+            };
+            // Without a routing key of its own a dead letter keeps the one that it came with.
+            let key = queue
+                .setting("dead-letter-routing-key")
+                .and_then(Value::as_str);
+            if exchange.is_empty() {
+                found.extend(key);
+                continue;
+            }
+            let bound = bindings
+                .iter()
+                .filter(|b| b.source == exchange && !b.to_exchange);
+            found.extend(bound.map(|b| b.destination.as_str()));
+        }
+        found
+    }
+}
+
+fn role_among(queue: &Queue, dead_letters: &BTreeSet<&str>) -> Role {
+    if let Some(role) = role_by_name(&queue.name) {
+        return role;
+    }
+    if queue.kind.seen() == Some(&QueueType::Stream) {
+        return Role::Stream;
+    }
+    if is_reply_queue(queue) {
+        return Role::Replies;
+    }
+    if queue
+        .consumers
+        .seen()
+        .is_some_and(|consumers| *consumers > 0)
+    {
+        return Role::Tasks;
+    }
+    let sends_on = queue.number("message-ttl").is_some() && queue.dead_letter_exchange().is_some();
+    if sends_on {
+        Role::Waiting
+    } else if dead_letters.contains(queue.name.as_str()) {
+        Role::DeadLetters
+    } else {
+        Role::Tasks
+    }
+}
+
+/// The role that a queue's name tells, where it is one of Celery's own.
+pub fn role_by_name(name: &str) -> Option<Role> {
+    // kombu 5.7 pidbox.py; Celery 5.7 events/receiver.py.
+    if name.ends_with(".celery.pidbox") {
+        return Some(Role::RemoteControl);
+    }
+    if name.starts_with("celeryev.") {
+        return Some(Role::Events);
+    }
+    let level = name.strip_prefix("celery_delayed_")?;
+    level.parse::<u8>().is_ok().then_some(Role::Delayed)
+}
+
+/// A reply queue of `rpc://` is named by a UUID, goes away with its reader, and expires with the results (Celery 5.7
+/// backends/rpc.py).
+fn is_reply_queue(queue: &Queue) -> bool {
+    let by_name = queue.name.len() == 36 && uuid::Uuid::parse_str(&queue.name).is_ok();
+    by_name && queue.auto_delete.seen() == Some(&true) && queue.number("expires").is_some()
+}
+
+impl Queue {
+    /// What is set under this name, by an argument, which is written `x-NAME`, or else by a policy. Of numbers see
+    /// [`Queue::number`].
+    pub fn setting(&self, name: &str) -> Option<&Value> {
+        let argument = self
+            .arguments
+            .seen()
+            .and_then(|all| all.get(&format!("x-{name}")));
+        argument.or_else(|| self.policy.seen()?.get(name))
+    }
+
+    /// A number that is set by an argument, a policy, or both: the smaller one counts
+    /// (<https://www.rabbitmq.com/docs/parameters#policies>).
+    pub fn number(&self, name: &str) -> Option<i64> {
+        let argument = self
+            .arguments
+            .seen()
+            .and_then(|all| all.get(&format!("x-{name}")));
+        let policy = self.policy.seen().and_then(|all| all.get(name));
+        let numbers = [argument, policy].into_iter().flatten();
+        numbers.filter_map(Value::as_i64).min()
+    }
+
+    /// The exchange to which it dead-letters; empty for the default exchange.
+    pub fn dead_letter_exchange(&self) -> Option<&str> {
+        self.setting("dead-letter-exchange")?.as_str()
+    }
+}
