@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::flags::{CONNECTION, ConnectionArgs, OUTPUT};
+use crate::config::flags::{CONNECTION, ConnectionArgs, ExtentArgs, OUTPUT};
+use crate::config::policy::{PolicyArgs, ThresholdArgs};
 
 /// Says where a lost Celery task is, or how it was lost
 #[derive(Debug, Parser)]
@@ -28,6 +29,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Follow tasks through publish, queue, unacked, worker and result
     Trace(TraceArgs),
+    /// Look at everything, and report all that is lost, stuck, or waiting to be
+    Audit(AuditArgs),
     /// Write all the evidence to a file, to be judged later or elsewhere
     Snapshot(SnapshotArgs),
     /// Say what a finding means, why it happens, how to confirm and mend it
@@ -49,6 +52,24 @@ pub(super) struct TraceArgs {
     pub snapshot: Option<PathBuf>,
     #[command(flatten)]
     pub connection: ConnectionArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = WHERE_SETTINGS_COME_FROM)]
+pub(super) struct AuditArgs {
+    /// Read this file, written by the snapshot command without ids, in place of a broker
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
+    pub snapshot: Option<PathBuf>,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    #[command(flatten)]
+    pub extent: ExtentArgs,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub thresholds: ThresholdArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }

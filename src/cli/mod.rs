@@ -1,6 +1,7 @@
 //! The command line: what it accepts, and the commands behind it.
 
 mod args;
+mod audit;
 mod exit;
 mod explain;
 mod output;
@@ -40,6 +41,7 @@ pub fn main() -> u8 {
 fn run(cli: &Cli) -> anyhow::Result<u8> {
     match &cli.command {
         Command::Trace(args) => trace::run(args, &cli.global),
+        Command::Audit(args) => audit::run(args, &cli.global),
         Command::Snapshot(args) => snapshot::run(args, &cli.global),
         Command::Explain(args) => explain::run(args, &cli.global),
         Command::Completions(args) => output::completions(args.shell),

@@ -10,6 +10,8 @@ use super::progress::Bar;
 use crate::celery::message::Keep;
 use crate::collect::cleanup::Cleanup;
 use crate::collect::{Plan, Question, RabbitTarget, Target, collect};
+use crate::config::deployments::{Deployment, resolve_all};
+use crate::config::file::File;
 use crate::config::flags::ConnectionArgs;
 use crate::config::settings::{self, Settings};
 use crate::config::url::Broker;
@@ -46,6 +48,20 @@ pub(super) fn settings(connection: &ConnectionArgs) -> anyhow::Result<Settings> 
     let here = std::env::current_dir().context("the current directory can't be read")?;
     let file = settings::find_file(connection, &variable, &here)?;
     Ok(settings::resolve(connection, &variable, file)?)
+}
+
+/// The settings file of this run, if there is one.
+pub(super) fn file(connection: &ConnectionArgs) -> anyhow::Result<Option<File>> {
+    let here = std::env::current_dir().context("the current directory can't be read")?;
+    Ok(settings::find_file(connection, &variable, &here)?)
+}
+
+/// The settings of every deployment of this run.
+pub(super) fn deployments(
+    connection: &ConnectionArgs,
+    file: Option<File>,
+) -> anyhow::Result<Vec<Deployment>> {
+    Ok(resolve_all(connection, &variable, file)?)
 }
 
 /// The settings that matter where a snapshot takes the place of a broker.

@@ -7,16 +7,12 @@ use redis::cmd;
 
 use super::counting::mark;
 use super::redis::client::{Client, decode};
-use crate::evidence::{Evidence, ListMovement, Movement, Reason, Why};
+use crate::evidence::{Evidence, ListMovement, Movement, Why};
 
 /// So many lists are watched.
 const MOST_LISTS: usize = 10_000;
 /// Lists looked at in one go.
 const PAGE: usize = 100;
-/// A longer message is not looked for again.
-const LONG_MESSAGE: usize = 64 * 1024;
-/// So many newer messages are looked through for the newest one of the first reading.
-const MOST_NEWER: u64 = 10_000;
 
 /// The first of two readings.
 pub(super) struct Watch {
@@ -29,7 +25,6 @@ pub(super) struct Watch {
 struct First {
     key: String,
     length: u64,
-    newest: Option<Vec<u8>>,
     next: Option<u64>,
 }
 
@@ -47,25 +42,21 @@ impl Watch {
         for page in keys.chunks(PAGE) {
             let commands: Vec<_> = page
                 .iter()
-                .flat_map(|key| [length(key), item(key, 0), item(key, -1)])
+                .flat_map(|key| [length(key), item(key, -1)])
                 .collect();
             let mut answers = client.ask_all(&commands).await?.into_iter();
             for key in page {
-                let (Some(length), Some(newest), Some(next)) =
-                    (answers.next(), answers.next(), answers.next())
-                else {
+                let (Some(length), Some(next)) = (answers.next(), answers.next()) else {
                     break;
                 };
                 // A list that is none any more has nothing to say.
                 let Ok(length) = length.and_then(|length| decode(length, "LLEN")) else {
                     continue;
                 };
-                let newest: Option<Vec<u8>> = decode(newest?, "LINDEX")?;
                 let next: Option<Vec<u8>> = decode(next?, "LINDEX")?;
                 first.push(First {
                     key: (*key).clone(),
                     length,
-                    newest: newest.filter(|message| message.len() <= LONG_MESSAGE),
                     next: next.map(|message| mark(&String::from_utf8_lossy(&message))),
                 });
             }
@@ -83,19 +74,11 @@ impl Watch {
         for page in self.lists.chunks(PAGE) {
             let commands: Vec<_> = page
                 .iter()
-                .flat_map(|first| {
-                    let mut place = cmd("LPOS");
-                    place.arg(&first.key);
-                    place.arg(first.newest.as_deref().unwrap_or_default());
-                    place.arg("MAXLEN").arg(MOST_NEWER);
-                    [length(&first.key), item(&first.key, -1), place]
-                })
+                .flat_map(|first| [length(&first.key), item(&first.key, -1)])
                 .collect();
             let mut answers = client.ask_all(&commands).await?.into_iter();
             for first in page {
-                let (Some(length), Some(next), Some(place)) =
-                    (answers.next(), answers.next(), answers.next())
-                else {
+                let (Some(length), Some(next)) = (answers.next(), answers.next()) else {
                     break;
                 };
                 let Ok(after) = length.and_then(|length| decode(length, "LLEN")) else {
@@ -103,17 +86,10 @@ impl Watch {
                 };
                 let next: Option<Vec<u8>> = decode(next?, "LINDEX")?;
                 let next = next.map(|message| mark(&String::from_utf8_lossy(&message)));
-                // Redis has LPOS since 6.0.6.
-                let came = match place {
-                    Ok(place) => decode(place, "LPOS")?,
-                    Err(why) if why.reason == Reason::Unreachable => return Err(why),
-                    Err(_) => None,
-                };
                 lists.push(ListMovement {
                     key: first.key.clone(),
                     before: first.length,
                     after,
-                    came: first.newest.as_ref().and(came),
                     same_next: next.is_some() && next == first.next,
                 });
             }

@@ -59,6 +59,15 @@ impl Results {
         }
     }
 
+    /// No way, for this reason.
+    pub(crate) fn unreachable(why: Why) -> Self {
+        Self {
+            client: Err(why),
+            prefix: String::new(),
+            unsure: None,
+        }
+    }
+
     /// Asks nothing more, for this reason.
     pub(crate) fn give_up(&mut self, why: &Why) {
         if self.client.is_ok() {

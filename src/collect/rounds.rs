@@ -42,10 +42,20 @@ async fn collect_redis(
     progress: Progress<'_>,
 ) -> Evidence {
     let started = Instant::now();
-    let (mut results, broker) = tokio::join!(
-        Results::connect(plan.result_backend.as_ref()),
-        BrokerReader::connect(plan, server),
-    );
+    let deadline = match plan.question {
+        Question::Everything(wanted) => wanted.deadline,
+        Question::Ids(_) => None,
+    };
+    let connecting = async {
+        tokio::join!(
+            Results::connect(plan.result_backend.as_ref()),
+            BrokerReader::connect(plan, server),
+        )
+    };
+    let (mut results, broker) = match within(deadline, started, connecting).await {
+        Ok(connected) => connected,
+        Err(why) => (Results::unreachable(why.clone()), Err(why)),
+    };
     let mut evidence = blank(plan, &results);
     let mut looked_through = None;
     match broker {
@@ -64,26 +74,9 @@ async fn collect_redis(
                 queues: QueuePass::default(),
                 looked_through: None,
             };
-            let deadline = match plan.question {
-                Question::Everything(wanted) => wanted.deadline,
-                Question::Ids(_) => None,
-            };
-            let outcome = match deadline {
-                Some(all) => {
-                    let left = all
-                        .saturating_sub(FOR_THE_REPORT)
-                        .saturating_sub(started.elapsed());
-                    tokio::time::timeout(left, reading.run(cleanup)).await
-                }
-                None => {
-                    reading.run(cleanup).await;
-                    Ok(())
-                }
-            };
+            let outcome = within(deadline, started, reading.run(cleanup)).await;
             looked_through = reading.looked_through.take();
-            if let (Err(_), Some(all)) = (outcome, deadline) {
-                let what = format!("the deadline of {} s came first", all.as_secs_f64());
-                let why = Why::new(Reason::Truncated, what);
+            if let Err(why) = outcome {
                 without_rest(&mut evidence, plan, &why, started);
             }
         }
@@ -101,6 +94,24 @@ async fn collect_redis(
     evidence.result_backend.readable = results.readable();
     note_results(&mut evidence, started, looked_through);
     evidence
+}
+
+/// Does something no longer than the deadline allows, if there is one.
+async fn within<T>(
+    deadline: Option<Duration>,
+    started: Instant,
+    work: impl Future<Output = T>,
+) -> Result<T, Why> {
+    let Some(all) = deadline else {
+        return Ok(work.await);
+    };
+    let left = all
+        .saturating_sub(FOR_THE_REPORT)
+        .saturating_sub(started.elapsed());
+    tokio::time::timeout(left, work).await.map_err(|_| {
+        let what = format!("the deadline of {} s came first", all.as_secs_f64());
+        Why::new(Reason::Truncated, what)
+    })
 }
 
 fn without_broker(evidence: &mut Evidence, why: &Why, started: Instant) {

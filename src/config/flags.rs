@@ -11,6 +11,8 @@ use super::secret::Secret;
 
 /// The heading of flags about connections.
 pub(crate) const CONNECTION: &str = "Connection";
+/// The heading of flags about how much is read.
+const EXTENT: &str = "Extent";
 /// The heading of flags about reports.
 pub(crate) const OUTPUT: &str = "Output";
 
@@ -69,6 +71,21 @@ pub(crate) struct ConnectionArgs {
     /// Keep and show the arguments and results of tasks
     #[arg(long, help_heading = OUTPUT)]
     pub show_args: bool,
+}
+
+/// How far an audit goes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = EXTENT)]
+pub(crate) struct ExtentArgs {
+    /// Look a second time after so long, to tell what moves
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    pub sample: Option<Duration>,
+    /// End with what was read by then, and exit code 3 where that is not enough
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    pub deadline: Option<Duration>,
+    /// Look through the results where their database has at most so many keys
+    #[arg(long, value_name = "KEYS", default_value_t = 100_000)]
+    pub result_keys: u64,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

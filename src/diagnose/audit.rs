@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::view::stored;
-use super::{Case, Check, Checked, Diagnosis, Finding, Rule, Thresholds, checked, registry};
+use super::{
+    Case, Check, CheckStatus, Checked, Diagnosis, Finding, Rule, Thresholds, checked, registry,
+};
 use crate::evidence::{Class, Evidence, NAMED_IDS, Observed, Place, Reason, Source, TaskEvidence};
 
 /// Which tasks a rule about tasks is asked of.
@@ -57,11 +59,9 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
     {
         let mut found = match rule.check {
             Check::Audit(check) => check(evidence, thresholds),
-            Check::Task(_) if asked(rule) == Asked::None => continue,
-            _ => rule
-                .check
-                .of_deployment()
-                .map_or_else(Vec::new, |check| check(evidence)),
+            _ if rule.check.of_task().is_some() && asked(rule) == Asked::None => continue,
+            Check::Deployment(check) => check(evidence),
+            Check::Task(_) | Check::Both(..) => Vec::new(),
         };
         if let Some(check) = rule.check.of_task() {
             let groups = groups(evidence, asked(rule), &nothing);
@@ -69,9 +69,19 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
                 let said = check(&group.case).into_iter();
                 said.map(|finding| of_group(finding, group))
             });
-            found.extend(merged(said));
+            // What a rule says of places that were not looked into stands beside what it says of messages.
+            let of_places = rule.check.of_deployment();
+            let of_places = of_places.map_or_else(Vec::new, |check| check(evidence));
+            found = merged(said.chain(of_places));
         }
-        checks.push(checked(rule, evidence, !found.is_empty()));
+        let mut check = checked(rule, evidence, !found.is_empty());
+        if let (CheckStatus::Clear, Some(why)) =
+            (check.status, unjudged(rule, evidence, thresholds))
+        {
+            check.status = CheckStatus::NotJudged;
+            check.missing.push(why);
+        }
+        checks.push(check);
         findings.extend(found);
     }
     findings.sort_by(Finding::order);
@@ -79,6 +89,35 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
         traces: Vec::new(),
         findings,
         checks,
+    }
+}
+
+/// What a rule would have needed besides places that were read; none where it had all.
+fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option<String> {
+    let census = evidence.census.as_ref();
+    let Some(census) = census else {
+        let of_tasks = rule.check.of_task().is_some();
+        return of_tasks.then(|| "the messages were not counted".to_owned());
+    };
+    match rule.name {
+        "backlog" if !thresholds.max_backlog.is_set() && !thresholds.max_age.is_set() => {
+            Some("no limit is set: see --max-backlog and --max-age".to_owned())
+        }
+        "long-running" if !thresholds.max_runtime.is_set() => {
+            Some("no limit is set: see --max-runtime".to_owned())
+        }
+        "stalled-consumer" if census.movement.is_none() => {
+            Some("there was one reading only: see --sample".to_owned())
+        }
+        "duplicate-message" if census.twice.not_compared > 0 => Some(format!(
+            "the ids of {} were compared with no others",
+            super::plain::count(census.twice.not_compared, "message")
+        )),
+        _ if census.unclassed > 0 && rule.check.of_task().is_some() => Some(format!(
+            "{} stand in too many kinds to be told apart",
+            super::plain::count(census.unclassed, "message")
+        )),
+        _ => None,
     }
 }
 

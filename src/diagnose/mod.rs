@@ -4,7 +4,7 @@ pub mod audit;
 mod causes;
 mod finding;
 pub mod outcome;
-mod plain;
+pub(crate) mod plain;
 pub mod policy;
 pub mod registry;
 pub mod rules;

@@ -12,9 +12,9 @@ use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTr
 use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
 use crate::evidence::{
-    Broker, ClientFacts, Copy, Evidence, Health, List, Observed, Place, Read, ReadStatus, Reason,
-    Reservations, ResultBackend, Scope, ServerFacts, Source, StoredResult, TaskEvidence, Why,
-    Worker, WorkerClaim, Workers,
+    Broker, Census, Class, ClientFacts, Copy, Evidence, Health, List, Observed, Place, Read,
+    ReadStatus, Reason, Reservations, ResultBackend, Scope, ServerFacts, Source, StoredResult,
+    TaskEvidence, Why, Worker, WorkerClaim, Workers,
 };
 
 /// The task that every message carries unless a test says otherwise.
@@ -407,7 +407,7 @@ impl Lab {
     }
 
     /// Adds the broker's connections, each by its last command.
-    pub(crate) fn clients(mut self, commands: &[&str]) -> Self {
+    pub(crate) fn clients(self, commands: &[&str]) -> Self {
         let clients = commands.iter().map(|command| ClientFacts {
             host: "10.0.0.1".to_owned(),
             database: 0,
@@ -415,21 +415,46 @@ impl Lab {
             blocked: true,
             pattern_subscriptions: 0,
         });
-        self.evidence.broker.server = Observed::Seen(ServerFacts {
-            version: Observed::not_asked("a test"),
-            uptime_seconds: Observed::not_asked("a test"),
-            role: Observed::not_asked("a test"),
-            connected_replicas: Observed::not_asked("a test"),
-            append_only: Observed::not_asked("a test"),
-            rdb_saves: Observed::not_asked("a test"),
-            maxmemory: Observed::not_asked("a test"),
-            maxmemory_policy: Observed::not_asked("a test"),
-            used_memory: Observed::not_asked("a test"),
-            evicted_keys: Observed::not_asked("a test"),
-            clock_ahead_seconds: 0.0,
-            clients: Observed::Seen(clients.collect()),
-            health: Health::default(),
+        self.server(|server| server.clients = Observed::Seen(clients.collect()))
+    }
+
+    /// Changes what the server says of itself, which is nothing at first.
+    pub(crate) fn server(mut self, change: impl FnOnce(&mut ServerFacts)) -> Self {
+        let server = &mut self.evidence.broker.server;
+        if server.seen().is_none() {
+            *server = Observed::Seen(ServerFacts {
+                version: Observed::not_asked("a test"),
+                uptime_seconds: Observed::not_asked("a test"),
+                role: Observed::not_asked("a test"),
+                connected_replicas: Observed::not_asked("a test"),
+                append_only: Observed::not_asked("a test"),
+                rdb_saves: Observed::not_asked("a test"),
+                maxmemory: Observed::not_asked("a test"),
+                maxmemory_policy: Observed::not_asked("a test"),
+                used_memory: Observed::not_asked("a test"),
+                evicted_keys: Observed::not_asked("a test"),
+                clock_ahead_seconds: 0.0,
+                clients: Observed::not_asked("a test"),
+                health: Health::default(),
+            });
+        }
+        change(server.seen_mut().expect("the server was seen"));
+        self
+    }
+
+    /// Counts what there is, as a reading of everything does: each task is a class of its own.
+    pub(crate) fn counted(mut self) -> Self {
+        let classes = self.evidence.tasks.iter().map(|(id, task)| Class {
+            id: id.clone(),
+            count: 1,
+            ids: vec![id.clone()],
+            task: task.clone(),
         });
+        self.evidence.census = Some(Census {
+            classes: classes.collect(),
+            ..Census::default()
+        });
+        self.evidence.scope = Scope::Everything;
         self
     }
 

@@ -91,18 +91,8 @@ pub struct ListMovement {
     pub before: u64,
     /// Its length at the second.
     pub after: u64,
-    /// How many messages came in; none where there were too many to tell.
-    pub came: Option<u64>,
     /// Whether the same message was next at both.
     pub same_next: bool,
-}
-
-impl ListMovement {
-    /// How many messages were taken out; none where it can't be told.
-    pub fn taken(&self) -> Option<u64> {
-        let all = self.before.checked_add(self.came?)?;
-        all.checked_sub(self.after)
-    }
 }
 
 /// The versions that a worker runs, by its own word.

@@ -213,6 +213,11 @@ impl Evidence {
             .is_some_and(|workers| workers.silent == 0)
     }
 
+    /// Whether only some ids were looked for.
+    pub fn is_of_ids(&self) -> bool {
+        matches!(self.scope, Scope::Ids(_))
+    }
+
     /// Leaves of a reading of everything what an audit looks at: single messages that were kept for traces stand in the
     /// classes too, and that not all were kept does not matter to it.
     pub fn for_audit(&mut self) {

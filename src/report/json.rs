@@ -9,6 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::plain;
+use super::summary::{Section, Summary};
+use crate::diagnose::policy::{Suppressed, Suppression};
 use crate::diagnose::{
     Cause, Checked, Diagnosis, Finding, Location, Outcome, Severity, Stage, Trace,
 };
@@ -50,6 +52,135 @@ pub(crate) fn trace(
     // The report may be read on a terminal too.
     out.write_all(plain::escape_json(&json).as_bytes())?;
     out.write_all(b"\n")
+}
+
+/// Writes the report of an audit, or of a check of routes. Where several deployments have names, each has its own entry
+/// under `deployments`, and what stands at the top is said of all.
+pub(crate) fn audit(summary: &Summary<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let sections: Vec<SectionV1<'_>> = summary.sections.iter().map(SectionV1::of).collect();
+    let named = summary
+        .sections
+        .iter()
+        .any(|section| section.name.is_some());
+    let (one, deployments) = if named {
+        (None, Some(sections))
+    } else {
+        (sections.into_iter().next(), None)
+    };
+    let report = AuditV1 {
+        schema: SCHEMA,
+        command: summary.command,
+        version: env!("CARGO_PKG_VERSION"),
+        one,
+        findings: deployments.is_some().then(|| {
+            let findings = summary.findings();
+            findings
+                .map(|(deployment, finding)| NamedFindingV1 {
+                    deployment,
+                    finding: FindingV1::of(finding),
+                })
+                .collect()
+        }),
+        deployments,
+        notes: summary.notes,
+        exit: ExitV1 {
+            code: summary.outcome.code,
+            reason: &summary.outcome.reason,
+        },
+    };
+    let json = serde_json::to_string_pretty(&report)?;
+    out.write_all(plain::escape_json(&json).as_bytes())?;
+    out.write_all(b"\n")
+}
+
+#[derive(Serialize)]
+struct AuditV1<'a> {
+    schema: &'static str,
+    command: &'static str,
+    version: &'static str,
+    #[serde(flatten)]
+    one: Option<SectionV1<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<Vec<NamedFindingV1<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployments: Option<Vec<SectionV1<'a>>>,
+    /// Settings that are of no use.
+    notes: &'a [String],
+    exit: ExitV1<'a>,
+}
+
+#[derive(Serialize)]
+struct NamedFindingV1<'a> {
+    deployment: Option<&'a str>,
+    #[serde(flatten)]
+    finding: FindingV1<'a>,
+}
+
+/// One deployment.
+#[derive(Serialize)]
+struct SectionV1<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    taken_at: Option<String>,
+    broker: Option<BrokerV1<'a>>,
+    result_backend: Option<ResultBackendV1<'a>>,
+    evidence: Vec<ReadV1<'a>>,
+    findings: Vec<FindingV1<'a>>,
+    /// Findings that the user ignores, or that stand in the baseline.
+    suppressed: Vec<SuppressedV1<'a>>,
+    checks: Vec<CheckV1<'a>>,
+}
+
+impl<'a> SectionV1<'a> {
+    fn of(section: &'a Section<'a>) -> Self {
+        let evidence = section.evidence;
+        Self {
+            name: section.name,
+            taken_at: evidence.map(|evidence| milliseconds(evidence.taken_at)),
+            broker: evidence.map(|evidence| BrokerV1::of(&evidence.broker)),
+            result_backend: evidence.map(|e| ResultBackendV1::of(&e.result_backend)),
+            evidence: evidence.map_or_else(Vec::new, |evidence| {
+                evidence.reads.iter().map(ReadV1::of).collect()
+            }),
+            findings: section.applied.findings.iter().map(FindingV1::of).collect(),
+            suppressed: section
+                .applied
+                .suppressed
+                .iter()
+                .map(SuppressedV1::of)
+                .collect(),
+            checks: section.checks.iter().map(CheckV1::of).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct SuppressedV1<'a> {
+    /// `ignored` or `known`.
+    why: &'static str,
+    reason: Option<&'a str>,
+    until: Option<String>,
+    finding: FindingV1<'a>,
+}
+
+impl<'a> SuppressedV1<'a> {
+    fn of(suppressed: &'a Suppressed) -> Self {
+        let finding = FindingV1::of(&suppressed.finding);
+        match &suppressed.why {
+            Suppression::Ignored { reason, until } => Self {
+                why: "ignored",
+                reason: Some(reason),
+                until: until.map(|day| day.to_string()),
+                finding,
+            },
+            Suppression::Known => Self {
+                why: "known",
+                reason: None,
+                until: None,
+                finding,
+            },
+        }
+    }
 }
 
 /// RFC 3339 in UTC with three digits of the second.

@@ -1,5 +1,6 @@
 //! Renderers. They draw what was judged, and judge nothing.
 
+pub(crate) mod audit;
 pub(crate) mod explain;
 pub(crate) mod json;
 pub(crate) mod plain;

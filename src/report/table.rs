@@ -50,13 +50,8 @@ pub(crate) fn trace(
 ) -> io::Result<()> {
     let quiet = style.verbosity == Verbosity::Quiet;
     let verbose = matches!(style.verbosity, Verbosity::Verbose(_));
-    let mut report = Report {
-        page: Page::new(style.width, style.color, out),
-        evidence,
-        quiet,
-        verbose,
-        empty: true,
-    };
+    let page = Page::new(style.width, style.color, out);
+    let mut report = Report::new(page, evidence, style.verbosity);
     let many = diagnosis.traces.len() > MANY;
     let detailed: Vec<&Trace> = diagnosis
         .traces
@@ -86,7 +81,7 @@ pub(crate) fn trace(
     }
     report.deployment(&diagnosis.findings)?;
     if verbose {
-        report.checks(diagnosis)?;
+        report.checks(&diagnosis.checks)?;
     }
     if !quiet {
         report.footer(diagnosis, outcome)?;
@@ -95,17 +90,30 @@ pub(crate) fn trace(
 }
 
 /// A report in the making.
-struct Report<'a> {
-    page: Page<'a>,
-    evidence: &'a Evidence,
+pub(super) struct Report<'a> {
+    pub(super) page: Page<'a>,
+    pub(super) evidence: &'a Evidence,
     quiet: bool,
     verbose: bool,
     empty: bool,
 }
 
+impl<'a> Report<'a> {
+    /// An empty report on a page.
+    pub(super) fn new(page: Page<'a>, evidence: &'a Evidence, verbosity: Verbosity) -> Self {
+        Self {
+            page,
+            evidence,
+            quiet: verbosity == Verbosity::Quiet,
+            verbose: matches!(verbosity, Verbosity::Verbose(_)),
+            empty: true,
+        }
+    }
+}
+
 impl Report<'_> {
     /// An empty line between two parts.
-    fn part(&mut self) -> io::Result<()> {
+    pub(super) fn part(&mut self) -> io::Result<()> {
         if self.empty {
             self.empty = false;
             return Ok(());
@@ -113,7 +121,7 @@ impl Report<'_> {
         self.page.gap()
     }
 
-    fn section(&mut self, title: &str) -> io::Result<()> {
+    pub(super) fn section(&mut self, title: &str) -> io::Result<()> {
         self.part()?;
         self.page.head(BOLD, title, "")
     }
@@ -227,7 +235,7 @@ impl Report<'_> {
         self.page.columns(2, None, &rows)
     }
 
-    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+    pub(super) fn finding(&mut self, finding: &Finding) -> io::Result<()> {
         self.part()?;
         let title = format!(" {} {}", finding.code, finding.name);
         let style = text::of_severity(finding.severity);
@@ -281,7 +289,7 @@ impl Report<'_> {
     }
 
     /// What was not read, or not whole: places with the same obstacle share a line.
-    fn not_read_whole(&mut self) -> io::Result<()> {
+    pub(super) fn not_read_whole(&mut self) -> io::Result<()> {
         let mut obstacles: Vec<(String, String)> = Vec::new();
         for read in &self.evidence.reads {
             if !read.falls_short() {
@@ -304,7 +312,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    fn all_reads(&mut self) -> io::Result<()> {
+    pub(super) fn all_reads(&mut self) -> io::Result<()> {
         let reads = &self.evidence.reads;
         let row = |read: &Read| {
             vec![
@@ -333,7 +341,7 @@ impl Report<'_> {
         shown.into_iter().try_for_each(|f| self.finding(f))
     }
 
-    fn checks(&mut self, diagnosis: &Diagnosis) -> io::Result<()> {
+    pub(super) fn checks(&mut self, checks: &[Checked]) -> io::Result<()> {
         self.section("Every rule that was asked")?;
         let row = |check: &Checked| {
             vec![
@@ -343,7 +351,7 @@ impl Report<'_> {
                 readable(&check.missing.join("; ")).into(),
             ]
         };
-        let rows: Vec<Vec<String>> = diagnosis.checks.iter().map(row).collect();
+        let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
         self.page.columns(2, None, &rows)
     }
 

@@ -259,6 +259,20 @@ fn a_trace_only_reads_and_takes_its_reply_address_away() {
 }
 
 #[test]
+fn an_audit_only_reads_and_takes_its_reply_address_away() {
+    let deployment = Deployment::new();
+    let before = Keyspace::of(&deployment.server);
+    let mut monitor = Monitor::new(&deployment.server);
+    let mut command = deployment.lab.doctor(&["audit", "--sample", "1s"]);
+    let command = command.args(deployment.arguments());
+    let done = deployment.lab.spawn(command).wait(SOON);
+    done.assert_decent(&[]);
+    assert!(done.json()["findings"].is_array(), "{done:#?}");
+    assert_harmless(&mut monitor);
+    before.assert_same_now(&deployment.server);
+}
+
+#[test]
 fn without_workers_it_writes_nothing_at_all() {
     let deployment = Deployment::new();
     let before = Keyspace::of(&deployment.server);

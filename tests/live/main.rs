@@ -10,6 +10,7 @@
     reason = "a test binary has no public items, and `pub(crate)` everywhere says nothing"
 )]
 
+mod audit;
 mod facts;
 mod harmless;
 mod hostile;

@@ -14,8 +14,8 @@ use crate::celery::when::When;
 use crate::diagnose::testkit::{Lab, NOW, TASK, doc_of_state, envelope};
 use crate::diagnose::{judge, outcome};
 use crate::evidence::{
-    BindingTable, ChordParts, ClientFacts, Copy, List, MutexTtl, Observed, OtherDatabase, Place,
-    ReadStatus, Reason, ServerFacts, Source, StoredResult, Why,
+    BindingTable, ChordParts, ClientFacts, Copy, Health, List, MutexTtl, Observed, OtherDatabase,
+    Place, ReadStatus, Reason, ServerFacts, Source, StoredResult, Why,
 };
 use crate::report::table::{Style, Verbosity};
 use crate::report::{json as json_report, table};

@@ -1,5 +1,6 @@
 //! The `CD1xx` rules: publishing and routing.
 
+pub mod default_queue_unconsumed;
 pub mod delayed_delivery_unbound;
 pub mod key_prefix_mismatch;
 pub mod no_consumer;

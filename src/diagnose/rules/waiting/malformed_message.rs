@@ -75,16 +75,19 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether the list is surely one of Celery's task queues: a worker consumes its queue, or a task that was looked for
-/// stands in it. Names do not tell: reply queues and other kombu programs have bindings too.
+/// Whether the list is surely one of Celery's task queues: a worker consumes its queue, or a task that was looked for or
+/// counted stands in it. Names do not tell: reply queues and other kombu programs have bindings too.
 fn is_celerys(evidence: &Evidence, list: &List) -> bool {
-    let traced = |place: &Place| matches!(place, Place::Queue { key, .. } if *key == list.key);
+    let in_it = |place: &Place| matches!(place, Place::Queue { key, .. } if *key == list.key);
+    let classes = evidence.census.iter().flat_map(|census| &census.classes);
+    let tasks = evidence
+        .tasks
+        .values()
+        .chain(classes.map(|class| &class.task));
     !evidence.consumers(list).is_empty()
-        || evidence
-            .tasks
-            .values()
+        || tasks
             .flat_map(|task| &task.copies)
-            .any(|copy| traced(&copy.place))
+            .any(|copy| in_it(&copy.place))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The `CD2xx` rules: messages that wait in a queue.
 
+pub mod backlog;
 pub mod content_refused;
 pub mod duplicate_message;
 pub mod expired;
@@ -8,3 +9,4 @@ pub mod mixed_registries;
 pub mod not_registered;
 pub mod queue_limits;
 pub mod revoked;
+pub mod stalled_consumer;

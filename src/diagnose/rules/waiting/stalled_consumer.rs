@@ -1,0 +1,152 @@
+//! CD210: a queue that has consumers with room, and does not move.
+
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
+use crate::evidence::{Evidence, List, Movement, Source, Worker};
+
+/// A shorter time between two readings proves nothing.
+const LEAST: f64 = 2.0;
+
+/// The rule.
+pub static STALLED_CONSUMER: Rule = Rule {
+    code: "CD210",
+    name: "stalled-consumer",
+    severity: Severity::Error,
+    brokers: Brokers::Any,
+    page: Page {
+        meaning: "Messages wait in a queue, every worker that consumes it has free slots and nothing in reserve, and \
+                  between two readings not one message was taken. The workers answer, and do not work.",
+        cause: "After a lost connection a worker can go on answering remote control without taking messages. Several \
+                such faults were mended between kombu 5.4 and 5.7. Or its pool hangs, so that tasks never reach a \
+                process.",
+        read: "The message that is next in turn, and the length of the list, at two readings; what the workers run, \
+               reserve and schedule at both. A worker with a rate limit on any task is left out: it can hold messages \
+               that no reply shows. Without --sample there is no second reading, and nothing is said.",
+        confirm: "Run `redis-cli LINDEX QUEUE -1` twice, some seconds apart: the same message. Run `redis-cli CLIENT \
+                  LIST`: no connection of the worker's machine has cmd=brpop.",
+        mend: "Restart the worker. The queue's messages are not touched by that.",
+        prevent: "Upgrade to Celery and kombu 5.7. Let a liveness probe look at what a worker takes, not at whether it \
+                  answers.",
+        references: &[
+            "celery issues 8030, 8091, 9191, 10205",
+            "kombu issues 2007, 2492",
+        ],
+    },
+    needs: &[Source::Queues, Source::Workers],
+    check: Check::Audit(check),
+};
+
+fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
+    let movement = evidence
+        .census
+        .as_ref()
+        .and_then(|census| census.movement.as_ref());
+    let Some(movement) = movement.filter(|movement| movement.seconds >= LEAST) else {
+        return Vec::new();
+    };
+    // Who is not heard may take from it, and be the reason why nobody else need.
+    if !evidence.all_workers_answered() || evidence.unheard_consumers() > 0 {
+        return Vec::new();
+    }
+    let lists = evidence.lists.seen().into_iter().flatten();
+    lists
+        .filter_map(|list| finding(evidence, movement, list))
+        .collect()
+}
+
+fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Finding> {
+    let moved = movement.lists.iter().find(|moved| moved.key == list.key)?;
+    let stood_still = moved.same_next && moved.before > 0 && moved.after >= moved.before;
+    let readers = evidence.readers(list);
+    let ready = |worker: &&Worker| {
+        movement.idle_throughout.contains(&worker.node) && !worker.twins && !may_hide(worker)
+    };
+    if !stood_still || readers.is_empty() || !readers.iter().all(ready) {
+        return None;
+    }
+    let nodes: Vec<&str> = readers.iter().map(|worker| worker.node.as_str()).collect();
+    let queue = &list.queue;
+    let (verb, they) = if nodes.len() == 1 {
+        ("has", "it")
+    } else {
+        ("have", "they")
+    };
+    let key = plain::key(&list.key);
+    let mut finding = Finding::of(
+        &STALLED_CONSUMER,
+        format!(
+            "{} in queue {queue}, {} {verb} room for them, and in {} {they} took none",
+            plain::waiting(moved.after),
+            plain::names(&nodes),
+            plain::duration(movement.seconds)
+        ),
+    )
+    .evidence("queue", queue.as_str())
+    .evidence("messages", moved.after)
+    .evidence("seconds", movement.seconds)
+    .evidence("workers", nodes)
+    .confirm(evidence.redis_cli(&format!("LINDEX {key} -1")))
+    .confirm("redis-cli CLIENT LIST | grep cmd=brpop")
+    .remedy("restart the workers of this queue; upgrade Celery and kombu to 5.7 or newer")
+    .subject("queue", queue.as_str());
+    finding.count = moved.after;
+    Some(finding)
+}
+
+/// Whether a worker can hold messages that no reply shows, in the bucket of a rate limit: they fill its prefetch.
+fn may_hide(worker: &Worker) -> bool {
+    let tasks = worker.registered.seen();
+    tasks.is_none_or(|tasks| tasks.values().any(|task| task.rate_limit.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::{Lab, TASK, names};
+    use crate::evidence::{Census, ListMovement};
+
+    fn lab(same_next: bool, after: u64, idle: bool) -> Lab {
+        let mut lab = Lab::new().worker("w1", &["celery"]).queued("t1", "celery");
+        let moved = ListMovement {
+            key: "celery".to_owned(),
+            before: 1,
+            after,
+            same_next,
+        };
+        let idle = idle.then(|| "w1".to_owned());
+        lab.evidence.census = Some(Census {
+            movement: Some(Movement {
+                seconds: 5.0,
+                lists: vec![moved],
+                idle_throughout: idle.into_iter().collect(),
+            }),
+            ..Census::default()
+        });
+        lab
+    }
+
+    #[test]
+    fn a_queue_that_stands_still_before_idle_workers_is_found() {
+        let found = lab(true, 1, true).check(&STALLED_CONSUMER, "");
+        assert_eq!(names(&found), ["stalled-consumer"]);
+    }
+
+    #[test]
+    fn one_that_moves_and_one_whose_workers_are_busy_are_clear() {
+        for lab in [lab(false, 1, true), lab(true, 0, true), lab(true, 1, false)] {
+            assert!(lab.check(&STALLED_CONSUMER, "").is_empty());
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_a_silent_worker_and_a_single_reading_prove_nothing() {
+        let limited = lab(true, 1, true).with_worker(|worker| {
+            let tasks = worker.registered.seen_mut().expect("seen");
+            tasks.get_mut(TASK).expect("known").rate_limit = Some("1/m".to_owned());
+        });
+        let mut once = lab(true, 1, true);
+        once.evidence.census.as_mut().expect("counted").movement = None;
+        for lab in [limited, lab(true, 1, true).silent("w2"), once] {
+            assert!(lab.check(&STALLED_CONSUMER, "").is_empty());
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Audits of real deployments: silent where all is well, and one finding for each thing that is wrong.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use redis::Commands as _;
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, Outcome, RedisServer, SOON, wait_until};
+
+const PIDBOX: &str = "/0.celery.pidbox";
+
+/// A server as Debian starts it: with snapshots.
+fn ordinary(lab: &Lab) -> RedisServer {
+    lab.redis_with(&["--save", "3600", "1"])
+}
+
+fn arguments(server: &RedisServer) -> [String; 4] {
+    [
+        "--broker".into(),
+        server.db(0),
+        "--result-backend".into(),
+        server.db(1),
+    ]
+}
+
+fn audit(lab: &Lab, server: &RedisServer, more: &[&str]) -> Outcome {
+    let mut command = lab.doctor(&["audit"]);
+    command.args(arguments(server)).args(more);
+    let done = lab.run(&mut command, Duration::from_mins(1));
+    done.assert_decent(&[]);
+    done
+}
+
+/// The findings by name and subject, with their counts.
+fn counts(report: &Value) -> BTreeMap<(String, String), u64> {
+    let findings = report["findings"].as_array().expect("findings");
+    let of_one = |finding: &Value| {
+        let name = finding["name"].as_str().expect("a name").to_owned();
+        let count = finding["count"].as_u64().expect("a count");
+        ((name, finding["subject"].to_string()), count)
+    };
+    findings.iter().map(of_one).collect()
+}
+
+fn names(report: &Value) -> Vec<String> {
+    counts(report).into_keys().map(|(name, _)| name).collect()
+}
+
+fn config(server: &RedisServer) -> Value {
+    json!({"broker_url": server.db(0), "result_backend": server.db(1)})
+}
+
+#[test]
+fn a_deployment_on_defaults_is_silent() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let config = config(&server);
+    let worker = lab.worker("w1", &config, &[]);
+    let running = lab.send(&config, "labapp.sleep", &json!([600]), &json!({}));
+    worker.wait_received(&running);
+    // The worker runs one task and holds four more: the rest waits.
+    for _ in 0..8 {
+        lab.send(&config, "labapp.add", &json!([1, 2]), &json!({}));
+    }
+    server.wait_for_workers(PIDBOX, 1);
+    let quiet = audit(&lab, &server, &["-q"]);
+    assert_eq!(
+        (quiet.code, quiet.stdout.as_str()),
+        (Some(0), ""),
+        "{quiet:#?}"
+    );
+    let report = audit(&lab, &server, &["--format", "json", "--sample", "2s"]);
+    let loud: Vec<String> = report.json()["findings"]
+        .as_array()
+        .expect("findings")
+        .iter()
+        .filter(|finding| finding["severity"] != "info")
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!((report.code, loud), (Some(0), Vec::new()), "{report:#?}");
+    let table = audit(&lab, &server, &[]);
+    assert!(
+        table.stdout.contains("celery") && table.stdout.contains("1 worker"),
+        "{table:#?}"
+    );
+    assert!(
+        !table.stdout.contains("early-ack"),
+        "information is for -v: {table:#?}"
+    );
+    let verbose = audit(&lab, &server, &["-v"]);
+    assert!(verbose.stdout.contains("early-ack"), "{verbose:#?}");
+}
+
+#[test]
+fn what_is_wrong_is_found_at_once_and_in_a_snapshot_too() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let config = config(&server);
+    let mut killed = lab.worker("w1", &config, &["-c", "1"]);
+    let orphan = lab.send(&config, "labapp.late", &json!([600]), &json!({}));
+    killed.wait_received(&orphan);
+    killed.kill();
+    let worker = lab.worker("w2", &config, &["-c", "1", "--prefetch-multiplier", "1"]);
+    let running = lab.send(&config, "labapp.late", &json!([600]), &json!({}));
+    worker.wait_received(&running);
+    for queue in ["emials", "emials", "emials", "celery", "celery"] {
+        let options = json!({"queue": queue, "expires": 0.05});
+        let options = if queue == "emials" {
+            json!({"queue": queue})
+        } else {
+            options
+        };
+        lab.send(&config, "labapp.add", &json!([1, 2]), &options);
+    }
+    lab.send(&config, "labapp.gone", &json!([]), &json!({}));
+    server.wait_for_workers(PIDBOX, 1);
+    let done = audit(&lab, &server, &["--format", "json"]);
+    let live = done.json();
+    let found = counts(&live);
+    let count = |name: &str| -> Vec<u64> {
+        let same = found.iter().filter(|((known, _), _)| known == name);
+        same.map(|(_, count)| *count).collect()
+    };
+    assert_eq!(done.code, Some(1), "{live:#}");
+    assert_eq!(count("no-consumer"), [3], "{live:#}");
+    assert_eq!(count("expired"), [2], "{live:#}");
+    assert_eq!(count("not-registered"), [1], "{live:#}");
+    assert_eq!(count("orphaned-reservation"), [1], "{live:#}");
+    assert!(live.to_string().contains(&orphan));
+
+    let file = lab.folder().join("all.json.gz");
+    let path = file.to_str().expect("a plain path");
+    let mut command = lab.doctor(&["snapshot", "--output", path]);
+    let written = lab.run(command.args(arguments(&server)), SOON);
+    written.assert_decent(&[]);
+    assert_eq!(written.code, Some(0), "{written:#?}");
+    let later = lab.run_doctor(&["audit", "--snapshot", path, "--format", "json"]);
+    assert_eq!(counts(&later.json()), found, "{later:#?}");
+    assert_eq!(later.code, Some(1));
+}
+
+#[test]
+fn a_task_that_vanished_is_found_by_its_result() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let mut config = config(&server);
+    config["task_track_started"] = json!(true);
+    let mut killed = lab.worker("w1", &config, &["-c", "1"]);
+    let lost = lab.send(&config, "labapp.sleep", &json!([600]), &json!({}));
+    let key = format!("celery-task-meta-{lost}");
+    wait_until("the task has started and is acknowledged", SOON, || {
+        let result: Option<String> = server.connect_to(1).get(&key).ok()?;
+        let started = result.is_some_and(|result| result.contains("STARTED"));
+        let held: u64 = server.connect().hlen("unacked").ok()?;
+        (started && held == 0).then_some(())
+    });
+    killed.kill();
+    let _worker = lab.worker("w2", &config, &["-c", "1"]);
+    server.wait_for_workers(PIDBOX, 1);
+    let report = audit(&lab, &server, &["--format", "json"]).json();
+    assert!(
+        names(&report).contains(&"vanished-while-running".to_owned()),
+        "{report:#}"
+    );
+    assert!(report.to_string().contains(&lost));
+    // Where the results are too many, it says so and looks at none.
+    let few = audit(&lab, &server, &["--format", "json", "--result-keys", "0"]);
+    let report = few.json();
+    assert_eq!(few.code, Some(0), "{report:#}");
+    assert!(report.to_string().contains("--result-keys"), "{report:#}");
+}
+
+#[test]
+fn a_server_that_goes_away_in_the_middle_leaves_a_partial_report() {
+    let lab = Lab::new();
+    let mut server = ordinary(&lab);
+    let queued: Vec<String> = vec!["no message".into(); 10];
+    let _: () = server.connect().lpush("celery", &queued).expect("alive");
+    let mut command = lab.doctor(&["audit", "--sample", "4s", "--format", "json"]);
+    let running = lab.spawn(command.args(arguments(&server)));
+    std::thread::sleep(Duration::from_millis(2500));
+    server.kill();
+    let done = running.wait(Duration::from_secs(30));
+    done.assert_decent(&[]);
+    let report = done.json();
+    // Nobody works here, which is found; what could not be read is said.
+    assert!(matches!(done.code, Some(1 | 3)), "{report:#}");
+    let unread = report["evidence"].as_array().expect("what was read").iter();
+    let unread = unread.filter(|read| read["status"] != "complete").count();
+    assert!(unread > 0, "{report:#}");
+}
+
+#[test]
+fn a_deadline_ends_in_a_partial_report() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    server.freeze();
+    let done = audit(&lab, &server, &["--deadline", "2s", "--format", "json"]);
+    server.thaw();
+    assert_eq!(done.code, Some(3), "{done:#?}");
+    assert!(done.elapsed < Duration::from_secs(10), "{done:#?}");
+    assert!(
+        done.stdout.contains("the deadline of 2 s came first"),
+        "{done:#?}"
+    );
+}
