@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Applied, Suppression};
 use crate::diagnose::Finding;
-use crate::diagnose::outcome::ABOUT_THE_READING;
+use crate::diagnose::outcome::is_about_the_reading;
 
 /// The name of the schema of the file.
 const SCHEMA: &str = "celery-doctor-baseline/1";
@@ -62,7 +62,7 @@ impl Baseline {
 
     /// Whether a finding is known. What could not be read is never an old story.
     pub(super) fn knows(&self, finding: &Finding, fingerprint: &str) -> bool {
-        !finding.code.starts_with(ABOUT_THE_READING) && self.0.contains(fingerprint)
+        !is_about_the_reading(finding) && self.0.contains(fingerprint)
     }
 }
 
@@ -79,7 +79,7 @@ pub fn write(sections: &[(Option<&str>, &Applied)]) -> serde_json::Result<String
         // The ignored ones are counted, so that the others get the fingerprints that they had when they were judged.
         let prints = fingerprints(*deployment, all.iter().map(|(finding, _)| *finding));
         for ((finding, kept), fingerprint) in all.into_iter().zip(prints) {
-            if kept && !finding.code.starts_with(ABOUT_THE_READING) {
+            if kept && !is_about_the_reading(finding) {
                 findings.push(Entry {
                     fingerprint,
                     deployment: deployment.map(str::to_owned),
