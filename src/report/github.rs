@@ -88,8 +88,10 @@ mod tests {
         insta::assert_snapshot!("github-routes", routes().drawn(summary));
     }
 
+    type Command<'l> = (&'l str, Vec<(&'l str, String)>, String);
+
     /// Level, properties and message, read as the runner reads them (ActionCommand.cs).
-    fn parsed(line: &str) -> Option<(&str, Vec<(&str, String)>, String)> {
+    fn parsed(line: &str) -> Option<Command<'_>> {
         let unescaped = |text: &str| {
             let text = text.replace("%0D", "\r").replace("%0A", "\n");
             let text = text.replace("%3A", ":").replace("%2C", ",");

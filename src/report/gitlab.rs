@@ -47,16 +47,15 @@ pub(crate) fn summary(summary: &Summary<'_>, out: &mut dyn Write) -> io::Result<
 }
 
 fn issue<'a>(deployment: Option<&str>, finding: &'a Finding, fingerprint: String) -> Issue<'a> {
-    let (path, begin) = match &finding.location {
-        Some(at) => (at.file.clone(), at.line),
-        None => {
-            let subject = match words::subject(finding) {
-                subject if subject.is_empty() => "deployment".to_owned(),
-                subject => subject,
-            };
-            let name = deployment.map(|name| format!("{}: ", plain::readable(name)));
-            (format!("{}{subject}", name.unwrap_or_default()), 1)
-        }
+    let (path, begin) = if let Some(at) = &finding.location {
+        (at.file.clone(), at.line)
+    } else {
+        let subject = match words::subject(finding) {
+            subject if subject.is_empty() => "deployment".to_owned(),
+            subject => subject,
+        };
+        let name = deployment.map(|name| format!("{}: ", plain::readable(name)));
+        (format!("{}{subject}", name.unwrap_or_default()), 1)
     };
     let message = plain::readable(&finding.message);
     Issue {

@@ -147,7 +147,7 @@ fn of_sections(
     summary: &Summary<'_>,
     name: &'static str,
     help: &'static str,
-    value: impl Fn(&Section<'_>) -> Option<f64>,
+    value: fn(&Section<'_>) -> Option<f64>,
 ) -> Metric {
     let mut metric = Metric::new(name, help);
     for section in summary.sections {
@@ -235,8 +235,10 @@ mod tests {
         assert_eq!(text, "# HELP m h\n# TYPE m gauge\nm{queue=\"a\\\\n\"} 3\n");
     }
 
+    type Sample = (String, Vec<(String, String)>, f64);
+
     /// Name, labels and value of a line, read as the format's description has it.
-    fn parsed(line: &str) -> Option<(String, Vec<(String, String)>, f64)> {
+    fn parsed(line: &str) -> Option<Sample> {
         let (name, mut rest) = line.split_at(line.find(['{', ' '])?);
         let mut labels = Vec::new();
         if let Some(inside) = rest.strip_prefix('{') {
