@@ -47,9 +47,11 @@ impl Outcome {
     }
 }
 
-/// The family of findings that tell what could not be read: they are about the reading and not about the tasks, so that
-/// none of them makes a failure.
-pub(super) const ABOUT_THE_READING: &str = "CD8";
+/// Whether a finding, of the family 8xx, tells what could not be read: it is about the reading and not about the tasks, so
+/// that it makes no failure.
+pub fn is_about_the_reading(finding: &Finding) -> bool {
+    finding.code.starts_with("CD8")
+}
 
 /// What the findings of an audit or of a check of routes ask for.
 ///
@@ -70,7 +72,7 @@ pub fn of_findings<'f>(
     let (unread, failing): (Vec<&Finding>, Vec<&Finding>) = findings
         .into_iter()
         .filter(|finding| finding.severity >= fail_on)
-        .partition(|finding| finding.code.starts_with(ABOUT_THE_READING));
+        .partition(|finding| is_about_the_reading(finding));
     if let Some(worst) = failing.iter().map(|finding| finding.severity).max() {
         let reason = match failing.as_slice() {
             [one] => format!("{} {}", one.code, one.name),
@@ -307,13 +309,14 @@ mod tests {
         }
     }
 
+    type Row<'a> = (Vec<Finding>, Severity, &'a [String], Status);
+
     #[test]
     fn findings_row_by_row() {
         use Severity::{Error, Info, Warning};
         let unread = ["unacked: refused".to_owned()];
         let tasks = |severity| of_severity("CD101", severity);
         let reading = |severity| of_severity("CD801", severity);
-        type Row<'a> = (Vec<Finding>, Severity, &'a [String], Status);
         let rows: [Row<'_>; 14] = [
             // findings, --fail-on, missing, becomes
             (vec![], Error, &[], Status::Fine),

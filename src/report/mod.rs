@@ -2,8 +2,18 @@
 
 pub(crate) mod audit;
 pub(crate) mod explain;
+pub(crate) mod github;
+pub(crate) mod gitlab;
 pub(crate) mod json;
+pub(crate) mod jsonl;
+pub(crate) mod junit;
+pub(crate) mod markdown;
+pub(crate) mod nagios;
 pub(crate) mod plain;
+pub(crate) mod prometheus;
+#[cfg(test)]
+mod samples;
+pub(crate) mod sarif;
 pub(crate) mod summary;
 pub(crate) mod table;
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! What was known on an earlier day. A finding is recognised by what it is about, and not by numbers that move.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Applied, Suppression};
 use crate::diagnose::Finding;
-use crate::diagnose::outcome::ABOUT_THE_READING;
+use crate::diagnose::outcome::is_about_the_reading;
 
 /// The name of the schema of the file.
 const SCHEMA: &str = "celery-doctor-baseline/1";
@@ -62,7 +63,7 @@ impl Baseline {
 
     /// Whether a finding is known. What could not be read is never an old story.
     pub(super) fn knows(&self, finding: &Finding, fingerprint: &str) -> bool {
-        !finding.code.starts_with(ABOUT_THE_READING) && self.0.contains(fingerprint)
+        !is_about_the_reading(finding) && self.0.contains(fingerprint)
     }
 }
 
@@ -79,7 +80,7 @@ pub fn write(sections: &[(Option<&str>, &Applied)]) -> serde_json::Result<String
         // The ignored ones are counted, so that the others get the fingerprints that they had when they were judged.
         let prints = fingerprints(*deployment, all.iter().map(|(finding, _)| *finding));
         for ((finding, kept), fingerprint) in all.into_iter().zip(prints) {
-            if kept && !finding.code.starts_with(ABOUT_THE_READING) {
+            if kept && !is_about_the_reading(finding) {
                 findings.push(Entry {
                     fingerprint,
                     deployment: deployment.map(str::to_owned),
@@ -131,8 +132,12 @@ fn fingerprint(deployment: Option<&str>, finding: &Finding, nth: usize) -> Strin
     ]);
     let digest = Sha256::digest(text.to_string());
     // Half of it is more than enough to tell a few thousand findings apart.
-    let half = digest.iter().take(16);
-    half.map(|byte| format!("{byte:02x}")).collect()
+    let mut print = String::new();
+    for byte in digest.iter().take(16) {
+        // Writing to a String cannot fail.
+        let _ = write!(print, "{byte:02x}");
+    }
+    print
 }
 
 #[cfg(test)]
@@ -217,12 +222,12 @@ mod tests {
         };
         let text = write(&[(Some("eu"), &applied)]).expect("plain data");
         let baseline = Baseline::parse(&text).expect("just written");
-        let knows = |finding: &Finding| {
+        let recognises = |finding: &Finding| {
             let print = fingerprints(Some("eu"), [finding]).remove(0);
             baseline.knows(finding, &print)
         };
-        assert!(knows(&about("q")) && knows(&about("known")));
-        assert!(!knows(&about("ignored")) && !knows(&unread));
+        assert!(recognises(&about("q")) && recognises(&about("known")));
+        assert!(!recognises(&about("ignored")) && !recognises(&unread));
     }
 
     #[test]
