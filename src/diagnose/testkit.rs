@@ -410,6 +410,7 @@ impl Lab {
             command: (*command).to_owned(),
             blocked: true,
             pattern_subscriptions: 0,
+            age_seconds: Some(90),
             idle_seconds: Some(60),
         });
         self.evidence.broker.server = Observed::Seen(ServerFacts {

@@ -105,6 +105,7 @@ fn client_facts(line: &str) -> ClientFacts {
         command: field("cmd").to_owned(),
         blocked: field("flags").contains('b'),
         pattern_subscriptions: field("psub").parse().unwrap_or_default(),
+        age_seconds: field("age").parse().ok(),
         idle_seconds: field("idle").parse().ok(),
     }
 }
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_line_of_client_list_tells_of_a_worker() {
-        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= idle=4 flags=b db=3 sub=0 psub=1 cmd=brpop user=default";
+        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= age=30 idle=4 flags=b db=3 sub=0 psub=1 cmd=brpop user=default";
         assert_eq!(
             client_facts(line),
             ClientFacts {
@@ -151,6 +152,7 @@ mod tests {
                 command: "brpop".to_owned(),
                 blocked: true,
                 pattern_subscriptions: 1,
+                age_seconds: Some(30),
                 idle_seconds: Some(4),
             }
         );

@@ -6,6 +6,13 @@ use crate::evidence::{ClientFacts, Evidence};
 /// warm shutdown (Celery 5.7 worker/heartbeat.py, `Heart`).
 const HEARTBEAT: u64 = 3;
 
+/// Seconds after it connected from which on a connection that publishes does so again and again. A worker publishes once
+/// over some others while it starts.
+const STARTED: u64 = 2;
+
+/// The exchange to which whoever has asked workers something binds the queue of the answers (kombu 5.7 pidbox.py).
+const REPLY_EXCHANGE: &str = "reply.celery.pidbox";
+
 /// The exchange to which whoever follows events binds a queue (Celery 5.7 events/event.py).
 const EVENT_EXCHANGE: &str = "celeryev";
 
@@ -21,11 +28,12 @@ impl Evidence {
 
     /// How many more consumers there seem to be in the broker's database than workers answered: with
     /// `worker_enable_remote_control` off a worker is never heard, and one that shuts down warmly is heard no more. It
-    /// blocks in BRPOP while it has room. A busy one keeps BRPOP as its last command, as a client that has asked the
-    /// workers something does (Flower keeps several such connections); but such a client has published its questions
-    /// and publishes nothing by itself. So more is needed to count a busy one: heartbeats of more workers than are
-    /// known, more listeners to the other workers' events than those have, or no connection that ever published. Zero
-    /// where CLIENT LIST was not read, and where workers of one name answered as one, so that they cannot be counted.
+    /// blocks in BRPOP while it has room, as a client does that waits for the workers' answers. A busy one keeps BRPOP
+    /// as its last command, as a client that has asked the workers something does (Flower keeps several such
+    /// connections); but such a client has published its questions and publishes nothing by itself. So more is needed to
+    /// count a busy one: heartbeats of more workers than are known, more listeners to the other workers' events than
+    /// those have, or no connection that ever published. Zero where CLIENT LIST was not read, and where workers of one
+    /// name answered as one, so that they cannot be counted.
     pub fn unheard_consumers(&self) -> usize {
         if self.answered().iter().any(|w| w.twins) {
             return 0;
@@ -35,32 +43,31 @@ impl Evidence {
             .seen()
             .map_or((0, 0), |w| (w.answered.len(), w.silent));
         let known = answered.saturating_add(usize::try_from(silent).unwrap_or(usize::MAX));
-        let blocked = self.connections(|c| c.command == "brpop" && c.blocked);
+        let blocked = self
+            .connections(|c| c.command == "brpop" && c.blocked)
+            .saturating_sub(answered)
+            .saturating_sub(self.bound(REPLY_EXCHANGE, |_| true));
         let busy = self.takers().saturating_sub(answered);
-        let beating = self.connections(|c| {
-            c.command == "publish" && c.idle_seconds.is_some_and(|idle| idle <= HEARTBEAT)
-        });
-        // A worker that answers has two pattern subscriptions, for remote control and for gossip.
+        let beating = self.connections(beats).saturating_sub(known);
+        // A worker that answers has two pattern subscriptions, for remote control and for gossip. Flower,
+        // `celery events` and exporters have one, for all events.
         let listeners = self
             .connections(|c| c.pattern_subscriptions > 0)
             .saturating_sub(known.saturating_mul(2))
-            .saturating_sub(self.event_followers());
+            .saturating_sub(self.bound(EVENT_EXCHANGE, |key| key != GOSSIP_KEY));
         let published = self.connections(|c| c.command == "publish");
-        let signs = beating
-            .saturating_sub(known)
-            .max(listeners)
-            .max(busy.saturating_sub(published));
-        blocked.saturating_sub(answered).max(busy.min(signs))
+        let signs = beating.max(listeners).max(busy.saturating_sub(published));
+        blocked.max(busy.min(signs))
     }
 
-    /// How many queues are bound to workers' events by others than workers: Flower, `celery events`, exporters. Those
-    /// that are gone without a word are among them.
-    fn event_followers(&self) -> usize {
+    /// How many queues are bound to an exchange with such a routing key. Those of clients that are gone without a word
+    /// are among them.
+    fn bound(&self, exchange: &str, wanted: fn(&str) -> bool) -> usize {
         let tables = self.bindings.seen().into_iter().flatten();
         tables
-            .filter(|table| table.exchange == EVENT_EXCHANGE)
+            .filter(|table| table.exchange == exchange)
             .flat_map(|table| &table.bindings)
-            .filter(|binding| binding.routing_key != GOSSIP_KEY)
+            .filter(|binding| wanted(&binding.routing_key))
             .count()
     }
 
@@ -71,6 +78,14 @@ impl Evidence {
         here.filter(|c| c.database == self.broker.database && wanted(c))
             .count()
     }
+}
+
+/// Whether a worker sends its heartbeats over this connection.
+fn beats(client: &ClientFacts) -> bool {
+    let (Some(age), Some(idle)) = (client.age_seconds, client.idle_seconds) else {
+        return false;
+    };
+    client.command == "publish" && idle <= HEARTBEAT && age.saturating_sub(idle) >= STARTED
 }
 
 #[cfg(test)]
@@ -86,6 +101,7 @@ mod tests {
             command: command.to_owned(),
             blocked: false,
             pattern_subscriptions: u64::from(command == "psubscribe"),
+            age_seconds: Some(90),
             idle_seconds: Some(idle),
         }
     }
@@ -178,6 +194,40 @@ mod tests {
         );
         let asked = vec![client("brpop", 50), client("publish", 50)];
         assert_eq!(unheard(Lab::new(), asked), 0);
+    }
+
+    #[test]
+    fn a_client_that_waits_for_the_workers_answers_is_none() {
+        let asking = || {
+            let mut question = client("publish", 1);
+            question.age_seconds = Some(1);
+            let mut answer = client("brpop", 0);
+            answer.blocked = true;
+            vec![question, answer]
+        };
+        let mut lab = Lab::new().worker("w1", &["celery"]);
+        lab.evidence.bindings = Observed::Seen(vec![BindingTable {
+            exchange: "reply.celery.pidbox".to_owned(),
+            ..follower()
+        }]);
+        lab.evidence.bindings.seen_mut().expect("seen")[0]
+            .bindings
+            .truncate(1);
+        assert_eq!(unheard(lab, [heard(), asking()].concat()), 0);
+        assert_eq!(unheard(Lab::new(), asking()), 1);
+    }
+
+    #[test]
+    fn what_a_worker_publishes_at_its_start_is_no_heartbeat() {
+        let mut hello = client("publish", 2);
+        hello.age_seconds = Some(3);
+        let lab = || {
+            let mut lab = Lab::new().worker("w1", &["celery"]);
+            lab.evidence.bindings = Observed::Seen(vec![follower()]);
+            lab
+        };
+        let clients = [heard(), flower(), vec![hello]].concat();
+        assert_eq!(unheard(lab(), clients), 0);
     }
 
     #[test]

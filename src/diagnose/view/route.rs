@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::worker::is_fanout;
 use crate::celery::control::STARRED;
 use crate::celery::exchange::{self, Binding, ExchangeType};
 use crate::evidence::{Evidence, Source};
@@ -56,6 +57,18 @@ impl Evidence {
             (true, false) if self.complete(Source::Bindings) => Route::Nowhere,
             (true, false) => Route::Unknown("the bindings were not read whole".to_owned()),
         }
+    }
+
+    /// Whether a worker says that an exchange is a broadcast, which gives each worker a copy of every message.
+    pub fn is_broadcast(&self, exchange: &str) -> bool {
+        let declared = self
+            .answered()
+            .iter()
+            .filter_map(|w| w.queues.seen())
+            .flatten();
+        declared
+            .filter(|queue| is_fanout(queue))
+            .any(|queue| queue.exchange.as_deref() == Some(exchange))
     }
 
     /// The type of an exchange, by the word of a worker that declares it.
