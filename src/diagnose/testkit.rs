@@ -414,6 +414,8 @@ impl Lab {
             command: (*command).to_owned(),
             blocked: true,
             pattern_subscriptions: 0,
+            age_seconds: Some(90),
+            idle_seconds: Some(60),
         });
         self.server(|server| server.clients = Observed::Seen(clients.collect()))
     }

@@ -1,6 +1,7 @@
 //! Questions that several rules and the verdict ask of the evidence, answered in one place.
 
 mod case;
+mod clients;
 mod deployment;
 mod rabbitmq;
 mod route;

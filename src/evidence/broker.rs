@@ -96,6 +96,12 @@ pub struct ClientFacts {
     pub blocked: bool,
     /// Number of pattern subscriptions.
     pub pattern_subscriptions: u64,
+    /// Seconds since it connected; none in a reading that did not note it.
+    #[serde(default)]
+    pub age_seconds: Option<u64>,
+    /// Seconds since the last command; none in a reading that did not note it.
+    #[serde(default)]
+    pub idle_seconds: Option<u64>,
 }
 
 /// One exchange's binding table, `_kombu.binding.E`.

@@ -196,10 +196,27 @@ fn why(error: &RedisError, command: &str) -> Why {
             Reason::Unsupported,
             format!("the server does not take {command} as it is sent"),
         ),
+        // Nothing at all can be read then either.
+        _ if command == LOGIN => (
+            Reason::Unreachable,
+            "what answers there is no Redis server".to_owned(),
+        ),
         _ => (
             Reason::Malformed,
             format!("{command} answered something unexpected"),
         ),
     };
     Why::new(reason, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_a_login_with_something_else_is_no_redis_server() {
+        let error = RedisError::from((ErrorKind::UnexpectedReturnType, "not a reply"));
+        assert_eq!(why(&error, LOGIN).reason, Reason::Unreachable);
+        assert_eq!(why(&error, "GET").reason, Reason::Malformed);
+    }
 }

@@ -135,6 +135,8 @@ fn client_facts(line: &str) -> ClientFacts {
         command: field("cmd").to_owned(),
         blocked: field("flags").contains('b'),
         pattern_subscriptions: field("psub").parse().unwrap_or_default(),
+        age_seconds: field("age").parse().ok(),
+        idle_seconds: field("idle").parse().ok(),
     }
 }
 
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_line_of_client_list_tells_of_a_worker() {
-        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= flags=b db=3 sub=0 psub=1 cmd=brpop user=default";
+        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= age=30 idle=4 flags=b db=3 sub=0 psub=1 cmd=brpop user=default";
         assert_eq!(
             client_facts(line),
             ClientFacts {
@@ -208,9 +210,12 @@ mod tests {
                 database: 3,
                 command: "brpop".to_owned(),
                 blocked: true,
-                pattern_subscriptions: 1
+                pattern_subscriptions: 1,
+                age_seconds: Some(30),
+                idle_seconds: Some(4),
             }
         );
         assert_eq!(client_facts("garbage").database, 0);
+        assert_eq!(client_facts("garbage").idle_seconds, None);
     }
 }

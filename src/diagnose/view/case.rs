@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::route::Route;
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
 use crate::evidence::{
@@ -314,7 +315,8 @@ impl<'e> Case<'e> {
             .answered
             .iter()
             .filter(|w| w.prefix == held.prefix && w.rate_limit(task).is_some())
-            .filter(|w| !self.came_after(w, held))
+            .filter(|w| self.may_take(w, held) && !self.came_after(w, held))
+            .filter(|_| !self.was_started_elsewhere(held))
             .map(|w| w.node.clone())
             .collect();
         if limited.is_empty() {
@@ -322,6 +324,26 @@ impl<'e> Case<'e> {
         } else {
             Holder::MaybeRateLimited(limited)
         }
+    }
+
+    /// Whether a worker consumes a queue that a message stood in, as far as is known.
+    fn may_take(&self, worker: &Worker, held: &Held<'_>) -> bool {
+        let route = self
+            .evidence
+            .route(held.prefix, held.exchange, held.routing_key);
+        match route {
+            Route::Queues(queues) if worker.queues.seen().is_some() => {
+                queues.iter().any(|queue| worker.consumes(queue))
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether a worker that did not answer began to execute this very delivery: then it is in no bucket any more.
+    fn was_started_elsewhere(&self, held: &Held<'_>) -> bool {
+        let started = self.result().filter(|r| r.doc.state == "STARTED");
+        let node = started.and_then(|result| result.doc.worker.as_deref());
+        !held.envelope.redelivered && node.is_some_and(|node| !self.evidence.answers(node))
     }
 
     /// Whether a worker was started after a message had been delivered: then it was delivered to another.

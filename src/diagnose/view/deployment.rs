@@ -1,6 +1,6 @@
 //! What holds for the deployment as a whole: who is there, what is consumed, which timeouts are in force.
 
-use super::worker::DEFAULT_VISIBILITY_TIMEOUT;
+use super::worker::{DEFAULT_VISIBILITY_TIMEOUT, is_fanout};
 use crate::evidence::{ClientFacts, Evidence, List, Reservations, Worker};
 
 /// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
@@ -38,12 +38,14 @@ impl Evidence {
         workers.filter(|w| w.polls(list)).collect()
     }
 
-    /// The workers that answered and consume the list's queue, whatever its priority.
+    /// The workers that answered and take from a list of this queue, whatever its priority.
     pub fn consumers(&self, list: &List) -> Vec<&Worker> {
-        self.answered()
-            .iter()
-            .filter(|w| w.prefix == list.prefix && w.consumes(&list.queue))
-            .collect()
+        let takes = |worker: &&Worker| {
+            let queues = worker.queues.seen().into_iter().flatten();
+            let mut lists = queues.filter(|queue| !is_fanout(queue));
+            worker.prefix == list.prefix && lists.any(|queue| queue.name == list.queue)
+        };
+        self.answered().iter().filter(takes).collect()
     }
 
     /// The reservations under a key prefix.
@@ -130,53 +132,6 @@ impl Evidence {
         self.all_workers_answered()
             && self.sweep_period(prefix).is_none()
             && self.unheard_consumers() == 0
-    }
-
-    /// How many connections last took a message from the broker's database with BRPOP, whether they wait for another or
-    /// not. Zero where CLIENT LIST was not read.
-    pub(in crate::diagnose) fn takers(&self) -> usize {
-        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
-        let here = clients.into_iter().flatten();
-        here.filter(|c| c.database == self.broker.database && c.command == "brpop")
-            .count()
-    }
-
-    /// How many more consumers there seem to be in the broker's database than workers answered: with
-    /// `worker_enable_remote_control` off a worker is never heard. It blocks in BRPOP while it has room. A busy one keeps
-    /// BRPOP as its last command, as a client that has asked the workers something does; but it listens to the other
-    /// workers' events too, in a pattern subscription beside the two of each worker that answers (Celery 5.7
-    /// worker/consumer/gossip.py). Zero where CLIENT LIST was not read, and where workers of one name answered as one, so
-    /// that they cannot be counted.
-    pub fn unheard_consumers(&self) -> usize {
-        if let Some(rabbit) = &self.rabbitmq {
-            return if self.answered().iter().any(|w| w.twins) {
-                0
-            } else {
-                self.unheard_on(rabbit)
-            };
-        }
-        let (answered, silent) = self
-            .workers
-            .seen()
-            .map_or((0, 0), |w| (w.answered.len(), w.silent));
-        if self.answered().iter().any(|w| w.twins) {
-            return 0;
-        }
-        let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
-        let here = |wanted: fn(&&ClientFacts) -> bool| {
-            clients
-                .into_iter()
-                .flatten()
-                .filter(|c| c.database == self.broker.database)
-                .filter(wanted)
-                .count()
-        };
-        let blocked = here(|c| c.command == "brpop" && c.blocked);
-        let busy = self.takers().saturating_sub(answered);
-        let known = answered.saturating_add(usize::try_from(silent).unwrap_or(usize::MAX));
-        let listeners =
-            here(|c| c.pattern_subscriptions > 0).saturating_sub(known.saturating_mul(2));
-        blocked.saturating_sub(answered).max(busy.min(listeners))
     }
 
     /// Whether it is sure that no live worker works under this key prefix, while some do under others.

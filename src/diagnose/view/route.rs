@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::worker::is_fanout;
 use crate::celery::amqp_routing::{self, Destination, Refusal, Routed, Topology};
 use crate::celery::control::STARRED;
 use crate::celery::exchange::{self, Binding, ExchangeType};
@@ -71,6 +72,18 @@ impl Evidence {
             Some(rabbit) => Routes::of(self, rabbit).delayed(routing_key),
             None => Route::Unknown("Redis has no native delayed delivery".to_owned()),
         }
+    }
+
+    /// Whether a worker says that an exchange is a broadcast, which gives each worker a copy of every message.
+    pub fn is_broadcast(&self, exchange: &str) -> bool {
+        let declared = self
+            .answered()
+            .iter()
+            .filter_map(|w| w.queues.seen())
+            .flatten();
+        declared
+            .filter(|queue| is_fanout(queue))
+            .any(|queue| queue.exchange.as_deref() == Some(exchange))
     }
 
     /// The type of an exchange, by the word of a worker that declares it.

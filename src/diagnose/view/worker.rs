@@ -1,5 +1,6 @@
 //! What one worker consumes, knows and accepts, and with which timeouts.
 
+use crate::celery::control::ActiveQueue;
 use crate::celery::exchange::{self, DEFAULT_SEP, DEFAULT_STEPS};
 use crate::evidence::{List, Worker};
 
@@ -33,7 +34,8 @@ impl Worker {
             .and_then(|t| t.sep.as_deref())
             .unwrap_or(DEFAULT_SEP);
         let key = list.key.strip_prefix(&self.prefix).unwrap_or(&list.key);
-        self.queues.seen().into_iter().flatten().any(|queue| {
+        let queues = self.queues.seen().into_iter().flatten();
+        queues.filter(|queue| !is_fanout(queue)).any(|queue| {
             steps
                 .iter()
                 .any(|step| exchange::queue_key(&queue.name, *step, steps, sep) == key)
@@ -104,6 +106,12 @@ impl Worker {
         let busy = self.active.seen()?.len() as u64;
         Some(slots.saturating_sub(busy))
     }
+}
+
+/// Whether a queue gets its messages from a channel: then nobody takes from its list (kombu 5.7 transport/redis.py,
+/// `Channel.active_queues`).
+pub(super) fn is_fanout(queue: &ActiveQueue) -> bool {
+    queue.exchange_type.as_deref() == Some("fanout")
 }
 
 /// The content type that a name of `accept_content` stands for (kombu 5.7 serialization.py); none for a name that kombu

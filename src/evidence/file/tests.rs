@@ -155,6 +155,8 @@ fn complete(evidence: &mut Evidence) {
             database: 3,
             command: "brpop".to_owned(),
             pattern_subscriptions: 1,
+            age_seconds: Some(9),
+            idle_seconds: Some(7),
         }]),
         health: Health::default(),
     });

@@ -156,6 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn a_broadcast_queues_list_is_read_by_nobody() {
+        let lab = Lab::new()
+            .worker("w1", &["bcast.1"])
+            .with_worker(|w| {
+                for queue in w.queues.seen_mut().expect("seen") {
+                    queue.exchange_type = Some("fanout".to_owned());
+                }
+            })
+            .queued("t1", "bcast.1");
+        assert_eq!(names(&lab.check(&NO_CONSUMER, "t1")), ["no-consumer"]);
+    }
+
+    #[test]
     fn nothing_is_said_while_a_worker_is_silent() {
         let lab = Lab::new()
             .worker("w1", &["celery"])

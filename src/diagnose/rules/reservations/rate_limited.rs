@@ -75,7 +75,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::celery::control::{ClaimState, TaskTraits};
-    use crate::diagnose::testkit::{Lab, TASK, names};
+    use crate::celery::result::ResultDoc;
+    use crate::diagnose::testkit::{Lab, TASK, doc_of_state, names};
 
     fn limited() -> Lab {
         let traits = TaskTraits {
@@ -116,6 +117,31 @@ mod tests {
         });
         let lab = young.unacked("t1", 9.0);
         assert!(lab.check(&RATE_LIMITED, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_worker_of_another_queue_can_not_have_it() {
+        let other = limited().with_worker(|worker| {
+            worker.queues.seen_mut().expect("seen")[0].name = "mails".to_owned();
+        });
+        let lab = other.unacked("t1", 9.0);
+        assert!(lab.check(&RATE_LIMITED, "t1").is_empty());
+    }
+
+    #[test]
+    fn one_that_a_gone_worker_had_started_waits_in_no_bucket() {
+        let started = |node: &str| {
+            let doc = ResultDoc {
+                worker: Some(node.to_owned()),
+                ..doc_of_state("STARTED")
+            };
+            limited().unacked("t1", 9.0).result_as("t1", doc)
+        };
+        assert!(started("w0").check(&RATE_LIMITED, "t1").is_empty());
+        assert_eq!(started("w1").check(&RATE_LIMITED, "t1").len(), 1);
+        let mut restored = started("w0");
+        restored.task("t1").copies[0].envelope.redelivered = true;
+        assert_eq!(restored.check(&RATE_LIMITED, "t1").len(), 1);
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub static DUPLICATE_RUN: Rule = Rule {
         read: "The result before the broker was read, then the queues, the hash `unacked`, and the word of every live \
                worker about this id. A result is stored a moment before the message is acknowledged: a copy counts \
                only if it stood still when looked at again, and a run only if it began after the result. A retry is \
-               sent under the same id while the old run ends: that does not count.",
+               sent under the same id while the old run ends: that does not count. Nor does a broadcast, which \
+               every worker runs.",
         confirm: "Run `celery -A APP inspect --timeout 3 query_task ID`. Look for `received` with this id in the \
                   workers' logs: it stands there twice.",
         mend: "If the second run does harm, revoke it: `celery -A APP control revoke ID`; with `--terminate` for one \
@@ -90,6 +91,7 @@ fn two_workers(case: &Case<'_>) -> Option<Finding> {
         .claims
         .iter()
         .filter(|claim| claim.claim.state != ClaimState::Ready)
+        .filter(|claim| !is_broadcast(case, claim))
         .collect();
     claims.sort_by(|a, b| a.node.cmp(&b.node));
     claims.dedup_by(|a, b| a.node == b.node);
@@ -105,6 +107,12 @@ fn two_workers(case: &Case<'_>) -> Option<Finding> {
         plain::names(&who)
     );
     Some(finding(case, message))
+}
+
+/// Whether every worker is meant to run it (Celery 5.7 docs/userguide/routing.rst, Broadcast).
+fn is_broadcast(case: &Case<'_>, claim: &WorkerClaim) -> bool {
+    let exchange = claim.claim.exchange.as_deref();
+    exchange.is_some_and(|exchange| case.evidence.is_broadcast(exchange))
 }
 
 /// A worker that was given it a second time runs it in another of its processes.
@@ -234,6 +242,28 @@ mod tests {
         Lab::new()
             .worker("w1", &["celery"])
             .worker("w2", &["celery"])
+    }
+
+    #[test]
+    fn a_broadcast_runs_on_every_worker() {
+        let broadcast = || {
+            let mut lab = lab().with_worker(|w| {
+                for queue in w.queues.seen_mut().expect("seen") {
+                    queue.exchange = Some("bcast".to_owned());
+                    queue.exchange_type = Some("fanout".to_owned());
+                }
+            });
+            for node in ["w1", "w2"] {
+                lab = lab.claimed("t1", node, ClaimState::Active);
+            }
+            lab
+        };
+        let mut sent = broadcast();
+        for claim in &mut sent.task("t1").claims {
+            claim.claim.exchange = Some("bcast".to_owned());
+        }
+        assert!(sent.check(&DUPLICATE_RUN, "t1").is_empty());
+        assert_eq!(broadcast().check(&DUPLICATE_RUN, "t1").len(), 1);
     }
 
     /// A task that ended so many seconds ago.

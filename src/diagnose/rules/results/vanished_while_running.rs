@@ -209,7 +209,7 @@ mod tests {
         let mut lab = Lab::new()
             .worker("w1", &["celery"])
             .result_as("t1", doc)
-            .clients(&["brpop", "brpop"]);
+            .clients(&["brpop", "brpop", "publish"]);
         let facts = lab.evidence.broker.server.seen_mut().expect("seen");
         for client in facts.clients.seen_mut().expect("seen") {
             client.blocked = false;

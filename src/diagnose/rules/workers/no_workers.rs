@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_busy_worker_without_remote_control_is_told_from_a_client_that_asked() {
         let idle = |subscriptions| {
-            let mut lab = Lab::new().clients(&["brpop", "psubscribe"]);
+            let mut lab = Lab::new().clients(&["brpop", "publish", "psubscribe"]);
             let facts = lab.evidence.broker.server.seen_mut().expect("seen");
             for client in facts.clients.seen_mut().expect("seen") {
                 client.blocked = false;
