@@ -4,6 +4,7 @@
 mod duration;
 pub(crate) mod file;
 pub(crate) mod flags;
+mod peek;
 pub(crate) mod secret;
 pub(crate) mod settings;
 pub(crate) mod url;
