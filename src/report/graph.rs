@@ -2,6 +2,7 @@
 //! never consumed is marked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::{self, Write};
 
 use super::plain::readable;
@@ -159,7 +160,8 @@ fn mermaid_text(text: &str) -> String {
         if character.is_alphanumeric() || matches!(character, ' ' | '_' | '/' | ',') {
             safe.push(character);
         } else {
-            safe.push_str(&format!("#{};", u32::from(character)));
+            // Writing to a String cannot fail.
+            _ = fmt::Write::write_fmt(&mut safe, format_args!("#{};", u32::from(character)));
         }
     }
     safe

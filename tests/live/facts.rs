@@ -6,3 +6,4 @@ mod pidbox;
 mod queues;
 mod reservations;
 mod wire;
+mod workers;

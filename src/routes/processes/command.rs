@@ -224,13 +224,12 @@ impl Options {
             let Some(name) = name else {
                 continue;
             };
-            let value = match attached {
-                Some(text) => Some((text, field.unknown.clone())),
-                None => {
-                    let next = words.get(at);
-                    at += 1;
-                    next.map(|next| (next.text.clone(), next.unknown.clone()))
-                }
+            let value = if let Some(text) = attached {
+                Some((text, field.unknown.clone()))
+            } else {
+                let next = words.get(at);
+                at += 1;
+                next.map(|next| (next.text.clone(), next.unknown.clone()))
             };
             let Some((text, unknown)) = value else {
                 continue;

@@ -46,7 +46,7 @@ pub(super) fn read(found: &mut Found<'_>, outside: &Variables) {
                 });
                 stage.own = false;
                 name = match words.as_slice() {
-                    [.., r#as, name] if r#as.eq_ignore_ascii_case("as") => {
+                    [.., word, name] if word.eq_ignore_ascii_case("as") => {
                         name.to_ascii_lowercase()
                     }
                     _ => String::new(),
@@ -107,8 +107,11 @@ fn run(stage: &Stage, found: &mut Found<'_>) {
 }
 
 fn is_script(program: &str) -> bool {
-    let name = command::base(program);
-    name.ends_with(".sh") || name.contains("entrypoint") || name.contains("entry_point")
+    let name = command::base(program).to_ascii_lowercase();
+    let shell = name
+        .rsplit_once('.')
+        .is_some_and(|(_, ending)| matches!(ending, "sh" | "bash"));
+    shell || name.contains("entrypoint") || name.contains("entry_point")
 }
 
 /// `NAME=VALUE...`, or `NAME VALUE`.

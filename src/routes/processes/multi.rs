@@ -66,8 +66,8 @@ pub(super) fn read(
 struct Cluster {
     names: Vec<Field>,
     options: Vec<Given>,
-    /// Options for some: `-Q:1-3`, `-c:image`.
-    scoped: Vec<(String, Given)>,
+    /// Options for some: `-Q:1-3`, `-c:image`; the scopes in the order in which they first stand there.
+    scoped: Vec<(String, Vec<Given>)>,
 }
 
 impl Cluster {
@@ -105,8 +105,15 @@ impl Cluster {
     fn add(&mut self, option: Text, value: Option<Field>) {
         match option.split_once(':') {
             Some((option, scope)) => {
-                let scope = scope.as_str().to_owned();
-                self.scoped.push((scope, Given { option, value }));
+                let given = Given { option, value };
+                let known = self
+                    .scoped
+                    .iter_mut()
+                    .find(|(known, _)| known == scope.as_str());
+                match known {
+                    Some((_, all)) => all.push(given),
+                    None => self.scoped.push((scope.as_str().to_owned(), vec![given])),
+                }
             }
             None => self.options.push(Given { option, value }),
         }
@@ -159,40 +166,66 @@ impl Cluster {
         format!("{prefix}{name}@{}", host.unwrap_or("%h"))
     }
 
-    /// The options of one worker, the later ones winning.
+    /// The options of one worker, the later ones winning: those of its full name, where there are any, else those of its
+    /// short name.
     fn options_of(&self, at: usize, name: &str) -> Vec<&Given> {
-        let count = self.count();
-        let number = at + 1;
-        let short = name.split('@').next().unwrap_or(name);
-        let is = |scope: &str| scope == name || scope == short;
-        let is_number = |scope: &str| scope.parse() == Ok(number);
-        let among = |scope: &str, holds: &dyn Fn(&str) -> bool| {
-            scope.contains(',') && scope.split(',').any(holds)
+        let full = self.node_name(name);
+        // What `%h` and the like stand for is not known, and no scope is called so.
+        let of_full = if full.contains('%') {
+            Vec::new()
+        } else {
+            self.scoped_to(&full, (full == name).then_some(at + 1))
         };
-        let in_range = |scope: &str| match scope.split_once('-') {
-            Some((from, to)) => match (from.parse::<usize>(), to.parse::<usize>()) {
+        let scoped = if of_full.is_empty() {
+            let short = name.split('@').next().unwrap_or(name);
+            self.scoped_to(short, (short == name).then_some(at + 1))
+        } else {
+            of_full
+        };
+        // As in a dictionary of Python, a later one takes the place of an earlier one.
+        let mut options: Vec<&Given> = Vec::new();
+        for given in self.options.iter().chain(scoped) {
+            let name = given.option.as_str();
+            match options
+                .iter_mut()
+                .find(|known| known.option.as_str() == name)
+            {
+                Some(known) => *known = given,
+                None => options.push(given),
+            }
+        }
+        options
+    }
+
+    /// The options for a name, and for a number where that stands for the name.
+    fn scoped_to(&self, name: &str, number: Option<usize>) -> Vec<&Given> {
+        let is = |scope: &str| scope == name;
+        let is_number = |scope: &str| number.is_some() && scope.parse().ok() == number;
+        let in_range = |scope: &str| match (scope.split_once('-'), number) {
+            (Some((from, to)), Some(number)) => match (from.parse(), to.parse()) {
                 (Ok(from), Ok(to)) => (from..=to).contains(&number),
                 _ => false,
             },
-            None => is_number(scope),
+            _ => is_number(scope),
         };
-        let chosen = |holds: &dyn Fn(&str) -> bool| -> Vec<&Given> {
+        let list = |scope: &str, holds: &dyn Fn(&str) -> bool| {
+            scope.contains(',') && scope.split(',').any(holds)
+        };
+        let mut chosen = Vec::new();
+        let mut choose = |holds: &dyn Fn(&str) -> bool| {
             let scoped = self.scoped.iter().filter(|(scope, _)| holds(scope));
-            scoped.map(|(_, given)| given).collect()
+            chosen.extend(scoped.flat_map(|(_, given)| given));
         };
-        let mut options: Vec<&Given> = self.options.iter().collect();
-        if count.is_some() {
-            options.extend(chosen(&|scope| is_number(scope)));
-            options.extend(chosen(&|scope| {
-                among(scope, &in_range) || (scope.contains('-') && in_range(scope))
-            }));
+        if self.count().is_some() {
+            choose(&is);
+            choose(&|scope| list(scope, &in_range) || (scope.contains('-') && in_range(scope)));
         } else {
-            options.extend(chosen(&is));
-            options.extend(chosen(&|scope| among(scope, &is)));
-            options.extend(chosen(&is_number));
-            options.extend(chosen(&|scope| among(scope, &is_number)));
+            choose(&is);
+            choose(&|scope| list(scope, &is));
+            choose(&is_number);
+            choose(&|scope| list(scope, &is_number));
         }
-        options
+        chosen
     }
 }
 

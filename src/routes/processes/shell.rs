@@ -170,7 +170,7 @@ impl Script {
                         self.open(BlockKind::Brace, false);
                         words.clear();
                     }
-                    if let Some(block) = self.case_header(&words) {
+                    if let Some(block) = Self::case_header(&words) {
                         self.open(block, true);
                         words.clear();
                     }
@@ -211,7 +211,7 @@ impl Script {
     }
 
     /// `case WORD in`
-    fn case_header(&self, words: &[&Word]) -> Option<BlockKind> {
+    fn case_header(words: &[&Word]) -> Option<BlockKind> {
         let [case, _, word_in] = words else {
             return None;
         };

@@ -149,7 +149,8 @@ fn settings(found: &Found<'_>) -> Vec<(String, String, Text)> {
                 value.append(&line.trimmed());
             }
         } else if let Some(name) = text.strip_prefix('[') {
-            section = name.split(']').next().unwrap_or_default().trim().to_owned();
+            let name = name.split(']').next().unwrap_or_default();
+            name.trim().clone_into(&mut section);
         } else if let Some((name, value)) = split(&line) {
             settings.push((section.clone(), name, value));
         }

@@ -25,10 +25,10 @@ pub(super) fn read(found: &mut Found<'_>, outside: &Variables) {
         }
     }
     // The file wins over the unit.
-    let files = settings
+    let mut files = settings
         .iter()
         .filter(|(name, value)| name == "EnvironmentFile" && !value.is_empty());
-    if let Some((_, file)) = files.last() {
+    if let Some((_, file)) = files.next_back() {
         environment.forget(&format!("{} may set it", file.as_str()));
     }
     for value in commands {

@@ -50,7 +50,7 @@ fn shown(worker: &WorkerCommand) -> String {
         ("c", one(&worker.concurrency)),
     ] {
         if value != "-" {
-            text.push_str(&format!(" {name}={value}"));
+            text.extend([" ", name, "=", &value]);
         }
     }
     text

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use celery_doctor::celery::amqp_routing::{
     Arguments, Binding, Destination, Exchange, Routed, Topology,
 };
+use celery_doctor::routes::definitions;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lab::Lab;
 
@@ -150,4 +151,58 @@ fn messages_go_where_the_broker_sends_them() {
         some > 250 && several > 50 && none > 250,
         "{some} to one queue, {several} to several, {none} to none"
     );
+}
+
+/// Native delayed delivery as kombu declares it, a queue bound to it as a worker does, messages published into it, and the
+/// queues these were found in.
+const DELAYED: &str = r"
+import json, labapp
+from kombu import Exchange, Queue
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange, calculate_routing_key,
+    declare_native_delayed_delivery_exchanges_and_queues)
+found = []
+with labapp.app.connection_for_write() as connection:
+    declare_native_delayed_delivery_exchanges_and_queues(connection, 'classic')
+    channel = connection.channel()
+    mail = Queue('mail', Exchange('shop', 'topic'), routing_key='mail')(channel)
+    mail.declare()
+    bind_queue_to_native_delayed_delivery_exchange(connection, mail)
+    for exchange, key in [*(('celery_delayed_27', calculate_routing_key(n, 'mail')) for n in (60, 90, 5000, 2 ** 27, 2 ** 28 - 1)),
+                          *(('celery_delayed_5', calculate_routing_key(n, 'mail')) for n in (90, 2 ** 20)),
+                          *(('celery_delayed_delivery', calculate_routing_key(n, 'mail')) for n in (1, 90)),
+                          ('celery_delayed_delivery', calculate_routing_key(90, 'emial')), ('shop', 'mail'), ('shop', 'a.mail'),
+                          ('shop', 'mail.a'), ('celery_delayed_27', 'mail')]:
+        channel.basic_publish(channel.prepare_message('x', content_encoding='utf-8'), exchange, key)
+        queues = ['mail', *(f'celery_delayed_{n}' for n in range(28))]
+        found.append((exchange, key, [q for q in queues if channel.basic_get(q, no_ack=True) is not None]))
+print(json.dumps(found))
+";
+
+#[test]
+fn native_delayed_delivery_is_routed_as_the_broker_routes_it() {
+    let lab = Lab::new();
+    let vhost = lab.rabbitmq();
+    let found = lab.python_json(&json!({"broker_url": vhost.url()}), DELAYED);
+    let found: Vec<(String, String, Vec<String>)> = serde_json::from_value(found).unwrap();
+    let export = vhost
+        .node
+        .api("GET", &vhost.path("definitions", ""), &Value::Null);
+    let definitions = definitions::parse(export.to_string().as_bytes(), None).unwrap();
+    let alternates = definitions.alternates();
+    let topology = definitions.topology(&alternates);
+    assert_eq!(found.len(), 14);
+    for (exchange, key, queues) in &found {
+        let expected = match queues.len() {
+            0 => Routed::Nowhere,
+            _ => Routed::Queues(queues.iter().map(String::as_str).collect()),
+        };
+        assert_eq!(
+            topology.route(exchange, key, None),
+            expected,
+            "{exchange} {key}"
+        );
+    }
+    let reached: usize = found.iter().map(|(_, _, queues)| queues.len()).sum();
+    assert_eq!(reached, 11, "{found:?}");
 }

@@ -120,14 +120,17 @@ fn bombs_do_not_go_off() {
         "Q=xxxxxxxxxx\n{}celery -A p worker -Q $Q\n",
         "Q=$Q$Q\n".repeat(60)
     );
-    let mut aliases = "apiVersion: v1\nkind: celery worker\na0: &a0 [x, x]\n".to_owned();
-    for level in 1..60 {
-        let below = level - 1;
-        aliases.push_str(&format!(
-            "a{level}: &a{level} [*a{below}, *a{below}, *a{below}]\n"
-        ));
-    }
-    aliases.push_str("spec: {containers: *a59}\n");
+    let numbered = |count: usize, text: &dyn Fn(usize) -> String| {
+        let all: Vec<String> = (1..=count).map(text).collect();
+        all.concat()
+    };
+    let levels = numbered(60, &|n| {
+        let below = n - 1;
+        format!("a{n}: &a{n} [*a{below}, *a{below}, *a{below}]\n")
+    });
+    let aliases = format!(
+        "apiVersion: v1\nkind: celery worker\na0: &a0 [x, x]\n{levels}spec: {{containers: *a60}}\n"
+    );
     let texts = [
         doubling,
         aliases.clone(),
@@ -157,12 +160,8 @@ fn bombs_do_not_go_off() {
         many("- celery worker\n"),
         many("? celery\n"),
         format!("services:\n{}", many("  celery: {extends: celery}\n")),
-        (0..2_000)
-            .map(|n| format!("export celery{n}=a\nA=1 xworker\n"))
-            .collect(),
-        (0..2_000)
-            .map(|n| format!("celery{n}: &celery{n} a\n"))
-            .collect(),
+        numbered(2000, &|n| format!("export celery{n}=a\nA=1 xworker\n")),
+        numbered(2000, &|n| format!("celery{n}: &celery{n} a\n")),
     ];
     for text in texts {
         survive(text.as_bytes());
