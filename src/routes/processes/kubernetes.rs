@@ -4,7 +4,7 @@
 use super::shell::{Field, Value, Variables};
 use super::text::Text;
 use super::yaml::{Id, Node, Yaml, parse};
-use super::{Found, command};
+use super::{Found, closing, command};
 
 pub(super) fn read(found: &mut Found<'_>, outside: &Variables) {
     let yaml = match parse(found.file) {
@@ -104,7 +104,7 @@ fn filled_in(text: &Text, environment: &Variables) -> Field {
         let dollar = at + found;
         field.text.append(&text.slice(at, dollar));
         let rest = &text.as_str()[dollar..];
-        let end = rest.find(')').filter(|_| rest.starts_with("$("));
+        let end = closing(rest, "$(");
         let value = end.and_then(|end| environment.get(&rest[2..end]));
         at = dollar + end.map_or(1, |end| end + 1);
         match value {

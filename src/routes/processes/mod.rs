@@ -230,6 +230,14 @@ fn procfile(found: &mut Found<'_>, variables: &Variables) {
     }
 }
 
+/// Where the name of a variable ends that a text starts with, after `$(` or the like.
+fn closing(text: &str, open: &str) -> Option<usize> {
+    const LONGEST_NAME: usize = 256;
+    let mut name = text.bytes().take(LONGEST_NAME);
+    name.position(|byte| byte == b')')
+        .filter(|_| text.starts_with(open))
+}
+
 /// What has been found so far, in which file.
 struct Found<'a> {
     file: File<'a>,

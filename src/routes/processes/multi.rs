@@ -6,7 +6,7 @@ use super::command::{Options, line, push};
 use super::shell::{Dialect, Field, Variables, fields};
 use super::text::Text;
 
-/// More workers of one command are not told.
+/// More workers of one command are not told, nor more options taken.
 const MOST: usize = 200;
 
 /// An option with its value.
@@ -132,8 +132,12 @@ impl Cluster {
             return Err(why);
         }
         let count = self.count().unwrap_or(self.names.len());
+        let scoped: usize = self.scoped.iter().map(|(_, given)| given.len()).sum();
         if count > MOST {
             return Err(format!("it starts more than {MOST} workers"));
+        }
+        if self.options.len() + scoped > MOST {
+            return Err(format!("it has more than {MOST} options"));
         }
         Ok(match self.count() {
             Some(count) => (1..=count).map(|n| n.to_string()).collect(),

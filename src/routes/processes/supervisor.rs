@@ -2,7 +2,10 @@
 
 use super::shell::{Dialect, Field, Value, Variables, fields};
 use super::text::Text;
-use super::{Found, command};
+use super::{Found, closing, command};
+
+/// Python's forms, such as `02d`, are shorter.
+const LONGEST_FORM: usize = 8;
 
 pub(super) fn read(found: &mut Found<'_>, outside: &Variables) {
     let mut shared = Variables::default();
@@ -100,14 +103,14 @@ fn filled_in(text: &Text, outside: &Variables) -> Field {
         let percent = at + found;
         field.text.append(&text.slice(at, percent));
         let rest = &text.as_str()[percent..];
-        let close = rest.find(')').filter(|_| rest.starts_with("%("));
-        let Some(close) = close else {
+        let Some(close) = closing(rest, "%(") else {
             field.text.append(&text.slice(percent, percent + 1));
             at = percent + if rest.starts_with("%%") { 2 } else { 1 };
             continue;
         };
         // The form behind it: `s`, `d`, `02d`.
-        let form = rest[close + 1..].find(|c: char| c.is_ascii_alphabetic());
+        let mut form = rest[close + 1..].bytes().take(LONGEST_FORM);
+        let form = form.position(|byte| byte.is_ascii_alphabetic());
         let end = percent + form.map_or(close + 1, |form| close + form + 2);
         let name = &rest[2..close];
         let known = name.strip_prefix("ENV_").and_then(|name| outside.get(name));

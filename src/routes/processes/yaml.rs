@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
 use super::text::{File, Text};
 
@@ -11,6 +11,9 @@ use super::text::{File, Text};
 const MOST: usize = 100_000;
 /// Deeper nesting is not read.
 const DEEPEST: usize = 100;
+
+/// Lines of a block of text stand no further to the right than this, to be found.
+const DEEPEST_INDENT: usize = 200;
 
 /// A node's place in the list.
 pub(super) type Id = usize;
@@ -64,13 +67,13 @@ pub(super) fn parse(file: File<'_>) -> Result<Yaml, Unread> {
     for event in Parser::new_from_str(file.text) {
         match event {
             Ok((event, span)) => {
-                let at = offsets.of(&span, false);
+                let at = offsets.at(&span.start);
                 let unread = |why: &str| Unread {
                     why: format!("the YAML {why}"),
                     at,
                 };
                 builder
-                    .take(event, at, offsets.of(&span, true))
+                    .take(event, at, offsets.at(&span.end))
                     .map_err(unread)?;
                 if builder.nodes.len() > MOST {
                     return Err(unread("is too large"));
@@ -79,7 +82,7 @@ pub(super) fn parse(file: File<'_>) -> Result<Yaml, Unread> {
             Err(error) => {
                 return Err(Unread {
                     why: format!("the YAML can't be read: {}", error.info()),
-                    at: offsets.at(error.marker().line(), error.marker().col()),
+                    at: offsets.at(error.marker()),
                 });
             }
         }
@@ -175,52 +178,43 @@ fn by_lines(value: &str, source: &str, from: usize) -> Text {
     let mut at = 0;
     for line in value.split_inclusive('\n') {
         let plain = line.trim_end_matches('\n');
-        let here = source.get(at..).unwrap_or_default();
-        let start = if plain.is_empty() {
-            None
-        } else {
-            here.find(plain)
-        };
+        // It follows soon, after its indentation; lines that were folded into one are found nowhere.
+        let mut end = (at + plain.len() + DEEPEST_INDENT).min(source.len());
+        while !source.is_char_boundary(end) {
+            end += 1;
+        }
+        let here = source.get(at..end).unwrap_or_default();
+        let start = here.find(plain).filter(|_| !plain.is_empty());
         let start = start.map_or(at, |found| at + found);
         for (offset, character) in line.char_indices() {
             text.push(character, from + start + offset.min(plain.len()));
         }
         at = (start + plain.len()).min(source.len());
+        while !source.is_char_boundary(at) {
+            at -= 1;
+        }
     }
     text
 }
 
-/// Offsets in bytes of the parser's lines and columns.
-struct Offsets<'a> {
-    file: File<'a>,
+/// Offsets in bytes of the parser's places, which are counted in characters.
+struct Offsets {
+    of_characters: Vec<usize>,
+    end: usize,
 }
 
-impl<'a> Offsets<'a> {
-    fn new(file: File<'a>) -> Self {
-        Self { file }
+impl Offsets {
+    fn new(file: File<'_>) -> Self {
+        let characters = file.text.char_indices();
+        Self {
+            of_characters: characters.map(|(at, _)| at).collect(),
+            end: file.text.len(),
+        }
     }
 
-    fn of(&self, span: &Span, end: bool) -> usize {
-        let marker = if end { span.end } else { span.start };
-        self.at(marker.line(), marker.col())
-    }
-
-    /// Lines count from 1, columns from 0, in characters.
-    fn at(&self, line: usize, column: usize) -> usize {
-        let starts = self.file.starts;
-        let Some(start) = starts.get(line.saturating_sub(1)).copied() else {
-            return self.file.text.len();
-        };
-        let end = starts.get(line).copied().unwrap_or(self.file.text.len());
-        let text = &self.file.text[start..end];
-        let column = if text.is_ascii() {
-            column.min(text.len())
-        } else {
-            text.char_indices()
-                .nth(column)
-                .map_or(text.len(), |(at, _)| at)
-        };
-        start + column
+    fn at(&self, marker: &Marker) -> usize {
+        let known = self.of_characters.get(marker.index());
+        known.copied().unwrap_or(self.end)
     }
 }
 

@@ -194,12 +194,10 @@ fn wrapped<'f>(name: &str, rest: &'f [Field]) -> Option<&'f [Field]> {
     let known = WRAPPERS.iter().find(|wrapper| wrapper.name == name)?;
     let mut rest = rest;
     for verb in known.verbs {
-        let before = rest.len();
         rest = skip_options(rest, known.with_value);
         if !is(rest.first(), verb) {
             return None;
         }
-        debug_assert!(rest.len() <= before);
         rest = &rest[1..];
     }
     rest = skip_options(rest, known.with_value);

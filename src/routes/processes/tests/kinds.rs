@@ -309,3 +309,33 @@ services:
     let chart = "apiVersion: v1\nkind: Pod\nspec:\n  {{- if .Values.celery.worker }}\n  x: 1\n";
     assert!(found(Kind::Kubernetes, chart)[0].starts_with("? 4 the YAML can't be read: "));
 }
+
+#[test]
+fn places_in_yaml_are_right_whatever_stands_before() {
+    for (end, quote) in [("\n", ""), ("\r\n", ""), ("\n", "\""), ("\n", "'")] {
+        let text = format!(
+            "# ünïcödé 日本{end}services:{end}  été: {{ x: 'ü' }}{end}  wörker:{end}    \
+             command: {quote}celery -A shop worker -Q mail{quote}{end}"
+        );
+        let processes = read(Kind::Compose, "c.yml", text.as_bytes(), &BTreeMap::new());
+        let worker = &processes.workers[0];
+        let start = 14 + u32::from(!quote.is_empty());
+        assert_eq!(
+            (worker.location.line, worker.location.column),
+            (5, start),
+            "{text:?}"
+        );
+        let queues = worker.queues_location.as_ref().expect("they are named");
+        assert_eq!((queues.column, queues.end_column), (start + 25, start + 29));
+    }
+    let block = "services:\n  w:\n    command:\n      - sh\n      - -c\n      - |\n        : é\n\n        \
+                 celery -A p worker \\\n          -Q mail\n";
+    let processes = read(Kind::Compose, "c.yml", block.as_bytes(), &BTreeMap::new());
+    let worker = &processes.workers[0];
+    assert_eq!((worker.location.line, worker.location.column), (9, 9));
+    let queues = worker.queues_location.as_ref().expect("they are named");
+    assert_eq!(
+        (queues.line, queues.column, queues.end_column),
+        (10, 14, 18)
+    );
+}
