@@ -49,6 +49,7 @@ pub struct Topology<'a> {
     exchanges: BTreeMap<&'a str, Exchange<'a>>,
     queues: BTreeSet<&'a str>,
     bindings: BTreeMap<&'a str, Vec<Binding<'a>>>,
+    doubts: BTreeMap<&'a str, String>,
 }
 
 /// What becomes of a message.
@@ -86,12 +87,20 @@ impl<'a> Topology<'a> {
             exchanges: exchanges.into_iter().map(|e| (e.name, e)).collect(),
             queues: queues.into_iter().collect(),
             bindings: BTreeMap::new(),
+            doubts: BTreeMap::new(),
         };
         for binding in bindings {
             let from = topology.bindings.entry(binding.source);
             from.or_default().push(binding);
         }
         topology
+    }
+
+    /// Says that an exchange may have an alternate exchange that is not known, and why.
+    #[must_use]
+    pub fn doubt(mut self, exchange: &'a str, why: impl Into<String>) -> Self {
+        self.doubts.insert(exchange, why.into());
+        self
     }
 
     /// Where a message goes that is published with this exchange and routing key (RabbitMQ 3.10 and 4.0
@@ -152,6 +161,9 @@ impl<'a> Topology<'a> {
             let mut next = self.destinations(&exchange, keys, headers)?;
             // A binding that matches keeps the message from the alternate exchange, even where it leads nowhere itself.
             if next.is_empty() {
+                if let Some(why) = self.doubts.get(exchange.name) {
+                    return Err(why.clone());
+                }
                 next.extend(exchange.alternate.map(Destination::Exchange));
             }
             for destination in next {

@@ -98,11 +98,12 @@ pub(super) fn run(args: &AuditArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
         command: "audit",
         sections: &sections,
         notes: &notes,
+        fail_on: policy.fail_on,
         outcome: &outcome,
         elapsed: started.elapsed(),
     };
     for target in &targets {
-        write(target, &summary, policy.fail_on, global)?;
+        write(target, &summary, global)?;
     }
     Ok(outcome.code)
 }
@@ -175,14 +176,21 @@ fn missing(audited: &[Audited]) -> Vec<String> {
 }
 
 fn write(
-    target: &Target,
+    target: &Target<Format>,
     summary: &Summary<'_>,
-    fail_on: crate::diagnose::Severity,
     global: &GlobalArgs,
 ) -> anyhow::Result<()> {
     let render = |color: bool, width: usize, out: &mut dyn Write| -> io::Result<()> {
         match target.format {
             Format::Json => report::json::audit(summary, out),
+            Format::Jsonl => report::jsonl::summary(summary, out),
+            Format::Sarif => report::sarif::summary(summary, out),
+            Format::Junit => report::junit::summary(summary, out),
+            Format::Prometheus => report::prometheus::summary(summary, out),
+            Format::Github => report::github::summary(summary, out),
+            Format::Gitlab => report::gitlab::summary(summary, out),
+            Format::Markdown => report::markdown::summary(summary, out),
+            Format::Nagios => report::nagios::summary(summary, out),
             Format::Table => {
                 let verbosity = match (global.quiet, global.verbose) {
                     (true, _) => Verbosity::Quiet,
@@ -194,7 +202,7 @@ fn write(
                     color,
                     verbosity,
                 };
-                report::audit::table(summary, fail_on, &style, out)
+                report::audit::table(summary, summary.fail_on, &style, out)
             }
         }
     };

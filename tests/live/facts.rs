@@ -1,7 +1,9 @@
 //! What the tool believes of Celery and kombu, held against the real libraries and servers.
 
+mod amqp_routing;
 mod exchanges;
 mod pidbox;
 mod queues;
 mod reservations;
 mod wire;
+mod workers;

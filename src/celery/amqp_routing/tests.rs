@@ -236,6 +236,21 @@ fn an_alternate_exchange_takes_only_what_matches_no_binding() {
 }
 
 #[test]
+fn a_doubtful_alternate_exchange_counts_only_where_nothing_matches() {
+    let topology = Topology::new(
+        [exchange("tasks", "direct")],
+        ["q"],
+        [to_queue("tasks", "k", "q")],
+    )
+    .doubt("tasks", "a policy may set one");
+    assert_eq!(topology.route("tasks", "k", None), queues(&["q"]));
+    assert_eq!(
+        topology.route("tasks", "other", None),
+        Routed::Unknown("a policy may set one".to_owned())
+    );
+}
+
+#[test]
 fn a_plugin_is_not_guessed_at() {
     let topology = Topology::new(
         [
