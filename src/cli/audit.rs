@@ -10,10 +10,10 @@ use anyhow::{Context, anyhow, bail};
 use jiff::tz::TimeZone;
 
 use super::args::{AuditArgs, Format, GlobalArgs, Target};
-use super::{exit, output, reading};
+use super::{exit, forms, output, reading};
 use crate::collect::{Everything, Question};
 use crate::config::policy::{policy, thresholds};
-use crate::diagnose::policy::{Applied, apply, useless, write_baseline};
+use crate::diagnose::policy::{Applied, apply, useless};
 use crate::diagnose::{Checked, Finding, audit, outcome};
 use crate::evidence::{Evidence, file};
 use crate::report;
@@ -82,8 +82,7 @@ pub(super) fn run(args: &AuditArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
             .iter()
             .map(|one| (one.name.as_deref(), &one.applied))
             .collect();
-        let text = write_baseline(&parts).context("the baseline can't be written")?;
-        output::to_file(path, |out| out.write_all(text.as_bytes()))?;
+        forms::baseline(path, &parts)?;
     }
     let sections: Vec<Section<'_>> = audited
         .iter()
@@ -175,36 +174,25 @@ fn missing(audited: &[Audited]) -> Vec<String> {
     audited.iter().flat_map(of_one).collect()
 }
 
-fn write(
-    target: &Target<Format>,
-    summary: &Summary<'_>,
-    global: &GlobalArgs,
-) -> anyhow::Result<()> {
+fn write(target: &Target, summary: &Summary<'_>, global: &GlobalArgs) -> anyhow::Result<()> {
+    if let Some(draw) = forms::drawn_by(target.format) {
+        return forms::write(draw, summary, target);
+    }
     let render = |color: bool, width: usize, out: &mut dyn Write| -> io::Result<()> {
-        match target.format {
-            Format::Json => report::json::audit(summary, out),
-            Format::Jsonl => report::jsonl::summary(summary, out),
-            Format::Sarif => report::sarif::summary(summary, out),
-            Format::Junit => report::junit::summary(summary, out),
-            Format::Prometheus => report::prometheus::summary(summary, out),
-            Format::Github => report::github::summary(summary, out),
-            Format::Gitlab => report::gitlab::summary(summary, out),
-            Format::Markdown => report::markdown::summary(summary, out),
-            Format::Nagios => report::nagios::summary(summary, out),
-            Format::Table => {
-                let verbosity = match (global.quiet, global.verbose) {
-                    (true, _) => Verbosity::Quiet,
-                    (false, 0) => Verbosity::Normal,
-                    (false, more) => Verbosity::Verbose(more),
-                };
-                let style = Style {
-                    width,
-                    color,
-                    verbosity,
-                };
-                report::audit::table(summary, summary.fail_on, &style, out)
-            }
+        if target.format == Format::Json {
+            return report::json::audit(summary, out);
         }
+        let verbosity = match (global.quiet, global.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            (false, more) => Verbosity::Verbose(more),
+        };
+        let style = Style {
+            width,
+            color,
+            verbosity,
+        };
+        report::audit::table(summary, summary.fail_on, &style, out)
     };
     match &target.file {
         None => {

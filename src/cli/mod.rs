@@ -4,10 +4,6 @@ mod args;
 mod audit;
 mod exit;
 mod explain;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "audit and routes check are to use it")
-)]
 mod forms;
 mod output;
 mod progress;

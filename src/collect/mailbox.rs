@@ -22,16 +22,6 @@ pub(crate) struct Answers {
     pub(crate) by_node: BTreeMap<String, Vec<Value>>,
 }
 
-impl Answers {
-    /// How many answers came.
-    pub(crate) fn count(&self) -> u64 {
-        self.by_node
-            .values()
-            .map(|answers| answers.len() as u64)
-            .sum()
-    }
-}
-
 /// When the answers are all there.
 #[derive(Clone, Copy)]
 pub(crate) enum Until<'a> {

@@ -163,6 +163,8 @@ pub struct Peeked {
     pub gone: u64,
     /// For how long they were held, in milliseconds.
     pub held_ms: u64,
+    /// Whether as many messages waited afterwards as before. Workers may have taken some.
+    pub given_back: bool,
 }
 
 /// One exchange.

@@ -18,7 +18,7 @@ const BUDGET: Duration = Duration::from_millis(900);
 const MICROSECONDS_EACH: u64 = 250;
 
 /// The first segment of a delayed message's routing key that is not a bit of its delay (kombu 5.7
-/// transport/native_delayed_delivery.py, `MAX_NUMBER_OF_BITS_TO_USE`).
+/// `transport/native_delayed_delivery.py`, `MAX_NUMBER_OF_BITS_TO_USE`).
 const BITS: usize = 28;
 
 /// The order in which queues are looked into.

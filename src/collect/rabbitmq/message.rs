@@ -62,7 +62,7 @@ pub(super) fn envelope(
     keep: Keep,
 ) -> Result<Envelope, Malformed> {
     let properties = &delivery.properties;
-    let text = |text: &'_ Option<ShortString>| text.as_ref().map(|text| text.to_string());
+    let text = |text: &'_ Option<ShortString>| text.as_ref().map(ToString::to_string);
     let (content_type, content_encoding) = (
         text(properties.content_type()),
         text(properties.content_encoding()),

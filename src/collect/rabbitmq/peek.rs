@@ -41,8 +41,6 @@ pub(crate) struct Peek {
     pub(crate) facts: Peeked,
     /// How many messages waited before.
     pub(crate) ready: u64,
-    /// Whether as many wait again. Where workers consume the queue they may have taken some.
-    pub(crate) given_back: bool,
 }
 
 /// A message that was wanted.
@@ -202,13 +200,11 @@ impl AmqpClient {
         let what = format!("a message of queue {queue}");
         while !look.over() {
             let got = channel.basic_get(queue.clone(), BasicGetOptions::default());
-            match self.reading_on(self.ask(&what, got)).await? {
-                Some(message) => look.at(&message.delivery),
-                None => {
-                    look.emptied = true;
-                    break;
-                }
-            }
+            let Some(message) = self.reading_on(self.ask(&what, got)).await? else {
+                look.emptied = true;
+                break;
+            };
+            look.at(&message.delivery);
         }
         Ok(())
     }
@@ -321,10 +317,10 @@ impl Look<'_> {
                     0
                 },
                 held_ms: u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
+                given_back,
             },
             found: self.found,
             ready,
-            given_back,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The queues of a virtual host in the form that every broker's have, and how far they were looked into.
 
+use std::fmt::Write as _;
+
 use crate::evidence::rabbitmq::{Queue, Role};
 use crate::evidence::{List, Observed, RabbitMq, ReadStatus, Reason, Why};
 
@@ -19,12 +21,12 @@ pub(super) fn to_declare(rabbit: &RabbitMq, named: &[String]) -> Vec<String> {
         .iter()
         .filter(|name| !known.iter().any(|queue| queue.name == **name))
         .cloned();
-    let mut names: Vec<String> = told.collect();
-    if names.len() > MOST_DECLARED {
-        names.clear();
+    let mut wanted: Vec<String> = told.collect();
+    if wanted.len() > MOST_DECLARED {
+        wanted.clear();
     }
-    names.extend(unknown);
-    names
+    wanted.extend(unknown);
+    wanted
 }
 
 /// Notes what a passive declaration told; `None`: there is no such queue.
@@ -116,6 +118,7 @@ pub(super) fn coverage(
         );
         reason = Some(why.reason);
     }
+    detail.push_str(&footprint(&queues));
     if streams > 0 {
         detail = format!("{detail}; streams are not read");
     }
@@ -129,6 +132,37 @@ pub(super) fn coverage(
         Some(_) => ReadStatus::Partial,
     };
     (status, detail, reason)
+}
+
+/// What a look into queues has changed: RabbitMQ marks each message that it delivers.
+fn footprint(queues: &[&Queue]) -> String {
+    let looks = || {
+        queues
+            .iter()
+            .filter_map(|queue| Some((queue, queue.peeked.seen()?)))
+    };
+    let messages: u64 = looks().map(|(_, peeked)| peeked.messages).sum();
+    if messages == 0 {
+        return String::new();
+    }
+    let held = looks()
+        .map(|(_, peeked)| peeked.held_ms)
+        .max()
+        .unwrap_or_default();
+    let mut text = format!(
+        "; {messages} looked at, held for {held} ms at most, given back and marked as redelivered"
+    );
+    let missing = looks().find(|(queue, peeked)| {
+        !peeked.given_back && peeked.gone == 0 && queue.consumers.seen() == Some(&0)
+    });
+    if let Some((queue, _)) = missing {
+        let _ = write!(
+            text,
+            "; RabbitMQ was still taking back those of {}",
+            queue.name
+        );
+    }
+    text
 }
 
 #[cfg(test)]
@@ -177,6 +211,7 @@ mod tests {
             malformed: 0,
             gone: 0,
             held_ms: 1,
+            given_back: true,
         };
         let status = |rabbit: Rabbit| coverage(&facts(rabbit), true).0;
         assert_eq!(

@@ -190,12 +190,11 @@ impl Reading<'_> {
             rabbit.bindings.unseen(),
             rabbit.queues.unseen(),
         ];
-        let outcome = match unseen.into_iter().flatten().next() {
-            Some(why) => Err(why),
-            None => {
-                let number = rabbit.bindings.seen().map_or(0, Vec::len);
-                Ok((ReadStatus::Complete, format!("{number} bindings")))
-            }
+        let outcome = if let Some(why) = unseen.into_iter().flatten().next() {
+            Err(why)
+        } else {
+            let number = rabbit.bindings.seen().map_or(0, Vec::len);
+            Ok((ReadStatus::Complete, format!("{number} bindings")))
         };
         let read = line(Source::Bindings, started, outcome);
         self.evidence.reads.push(read);
@@ -257,17 +256,13 @@ impl Reading<'_> {
             return Ok(());
         }
         let nodes = rabbit.and_then(nodes_with_a_mailbox);
-        let panel = match &nodes {
-            Some(nodes) => {
-                let expected = Expected::Nodes(nodes);
-                Panel::open_amqp(&self.client, self.plan.timeout, expected, cleanup).await
-            }
-            None => {
-                let consumers = self.consumers_of_named().await;
-                let explained = |replies: &Replies| explains(replies, &consumers);
-                let expected = Expected::Unknown(&explained);
-                Panel::open_amqp(&self.client, self.plan.timeout, expected, cleanup).await
-            }
+        let (client, timeout) = (&self.client, self.plan.timeout);
+        let panel = if let Some(nodes) = &nodes {
+            Panel::open_amqp(client, timeout, Expected::Nodes(nodes), cleanup).await
+        } else {
+            let consumers = self.consumers_of_named().await;
+            let explained = |replies: &Replies| explains(replies, &consumers);
+            Panel::open_amqp(client, timeout, Expected::Unknown(&explained), cleanup).await
         };
         match panel {
             Ok(mut panel) => {
@@ -341,8 +336,7 @@ impl Reading<'_> {
         let Some(rabbit) = &mut self.evidence.rabbitmq else {
             return Ok(());
         };
-        let names = to_declare(rabbit, &named);
-        let depths = self.client.depths(names).await;
+        let depths = self.client.depths(to_declare(rabbit, &named)).await;
         for (name, depth) in depths {
             match depth {
                 Ok(Depth::There { ready, consumers }) => {
@@ -454,12 +448,11 @@ impl Reading<'_> {
             Question::Ids(_) => None,
             Question::Everything(everything) => Some(everything),
         };
-        let open = match everything {
-            Some(_) => BTreeSet::new(),
-            None => {
-                self.read_results(ids).await;
-                self.open(ids)
-            }
+        let open = if everything.is_some() {
+            BTreeSet::new()
+        } else {
+            self.read_results(ids).await;
+            self.open(ids)
         };
         let (Some(limit), Some(rabbit)) = (self.target.peek, &mut self.evidence.rabbitmq) else {
             return Ok(false);

@@ -180,7 +180,7 @@ async fn a_look_leaves_count_and_order() {
             (7, false),
             "{arguments}"
         );
-        assert!(first.given_back, "{arguments}");
+        assert!(first.facts.given_back, "{arguments}");
         let all = peek(&client, &made, 1000).await;
         assert_eq!(
             (all.facts.messages, all.facts.whole),
@@ -188,7 +188,7 @@ async fn a_look_leaves_count_and_order() {
             "{arguments}"
         );
         assert!(
-            all.found[0].envelope.redelivered && all.given_back,
+            all.found[0].envelope.redelivered && all.facts.given_back,
             "{arguments}"
         );
         let seen: Vec<String> = all.found.iter().map(|f| f.envelope.id.clone()).collect();
@@ -481,7 +481,7 @@ async fn a_hundred_thousand() {
     let look = peek(&client, &made, 1_000).await;
     println!(
         "1,000: held {} ms, back {}",
-        look.facts.held_ms, look.given_back
+        look.facts.held_ms, look.facts.given_back
     );
     let started = std::time::Instant::now();
     let mut wanted = Wanted::ids(["id-99999".to_owned()]);
