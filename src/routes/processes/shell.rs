@@ -1,13 +1,17 @@
 //! Shell scripts, as far as a command line can be known without running them: words, quotes, variables that are given
 //! literally earlier in the file, defaults, and commands within commands. Total: any text is read to its end.
 
+mod expand;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::text::Text;
 use super::{Found, command};
-pub(super) use words::{Dialect, Field, Piece, Token, Word, expand, fields, tokens};
+use expand::{expand, expand_all};
+pub(super) use expand::{fields, variable_at};
+pub(super) use words::{Dialect, Field};
+use words::{Piece, Token, Word, tokens};
 
 /// Deeper shells in shells are not followed.
 const DEEPEST: usize = 8;
@@ -347,7 +351,7 @@ impl Script {
             }
             _ => {
                 // Words are expanded before the command gets variables of its own.
-                let fields = words::expand_all(words.iter().copied(), &self.variables);
+                let fields = expand_all(words.iter().copied(), &self.variables);
                 let mut before = Vec::new();
                 for (name, value) in own {
                     let exported = self.variables.exported.contains(&name);
