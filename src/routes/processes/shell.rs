@@ -291,7 +291,7 @@ impl Script {
         }
     }
 
-    fn command(&mut self, words: &[&Word], is_function: bool, found: Option<&mut Found<'_>>) {
+    fn command(&mut self, words: &[&Word], is_function: bool, mut found: Option<&mut Found<'_>>) {
         if is_function || words.is_empty() {
             return;
         }
@@ -313,6 +313,11 @@ impl Script {
         let Some(program) = words.first() else {
             return;
         };
+        // Words that are put aside, to be run later.
+        if let (Some("set" | "eval" | "trap"), Some(found)) = (program.literal(), &mut found) {
+            let fields = expand_all(words.iter().copied(), &self.variables);
+            command::suspect(&fields, found);
+        }
         match program.literal() {
             Some("for" | "select") => {
                 self.open(BlockKind::Loop, false);
