@@ -155,7 +155,7 @@ impl AmqpClient {
             );
             consumers.push(self.reading_on(self.ask(&what, consumed)).await?);
         }
-        let taken = self.watch(&mut consumers, queue, look).await;
+        let taken = self.watch(channel, &mut consumers, queue, look).await;
         for consumer in &consumers {
             let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             self.valve().open();
@@ -167,6 +167,7 @@ impl AmqpClient {
 
     async fn watch(
         &self,
+        channel: &Channel,
         consumers: &mut [Consumer],
         queue: &ShortString,
         look: &mut Look<'_>,
@@ -183,6 +184,15 @@ impl AmqpClient {
                     // Workers may have taken the rest.
                     let (ready, _) = self.reading_on(self.there(queue.as_str())).await?;
                     if ready == 0 {
+                        // What was handed out before this answer stands before it.
+                        let qos = channel.basic_qos(1, BasicQosOptions::default());
+                        self.reading_on(self.ask("what was sent", qos)).await?;
+                        while let Ok(Some(last)) =
+                            timeout(Duration::ZERO, any(consumers, self)).await
+                        {
+                            let last = last.map_err(|error| self.why("what was sent", &error))?;
+                            look.at(&last);
+                        }
                         return Ok(());
                     }
                 }
