@@ -2,7 +2,6 @@
 //! when the channel closes, which keeps their order where a rejection might not. What stays is the mark `redelivered`.
 
 use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::Stream as _;
@@ -24,6 +23,9 @@ pub(crate) use super::may_peek::may_peek;
 
 /// Below every worker: a consumer with room for a message gets it before us.
 const BELOW_ALL: i32 = -100;
+
+/// What one consumer holds.
+const SHARE: u16 = 10_000;
 
 /// So long without a message, and the queue is asked whether there are more.
 const QUIET: Duration = Duration::from_millis(50);
@@ -109,7 +111,7 @@ impl AmqpClient {
         self.leave(channel).await;
         let held = since.elapsed();
         taken?;
-        let given_back = self.wait_for(&queue.name, ready).await?;
+        let given_back = self.wait_for(&queue.name, ready, consumers).await?;
         Ok(look.done(ready, held, given_back))
     }
 
@@ -137,42 +139,67 @@ impl AmqpClient {
     ) -> Result<(), Why> {
         let what = format!("messages of queue {queue}");
         let mut consumers = Vec::new();
-        let mut left = look.limit;
-        // One consumer may hold 65,535. A consumer without a limit would make the server send the whole queue.
-        while left > 0 {
-            let share = u16::try_from(left).unwrap_or(u16::MAX);
-            left -= u64::from(share);
-            let qos = channel.basic_qos(share, BasicQosOptions::default());
-            self.reading_on(self.ask(&what, qos)).await?;
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-priority".into(), AMQPValue::LongInt(BELOW_ALL));
-            let consumed = channel.basic_consume(
-                queue.clone(),
-                ShortString::default(),
-                BasicConsumeOptions::default(),
-                arguments,
-            );
-            consumers.push(self.reading_on(self.ask(&what, consumed)).await?);
+        let mut taken = Ok(());
+        // A consumer without a limit would make the server send the whole queue. So each holds a share, and the next
+        // one comes when that is in: an answer would stand behind all that is still on its way.
+        while taken.is_ok() && !look.over() {
+            let left = look.limit - look.taken;
+            let share = u16::try_from(left).unwrap_or(u16::MAX).min(SHARE);
+            let before = look.taken;
+            taken = match self.consume(channel, queue, share).await {
+                Ok(mut consumer) => {
+                    let all = before + u64::from(share);
+                    let watched = self.watch(channel, &mut consumer, all, look).await;
+                    consumers.push(consumer);
+                    watched
+                }
+                Err(why) => Err(why),
+            };
+            if look.taken < before + u64::from(share) {
+                // No more came.
+                break;
+            }
         }
-        let taken = self.watch(&mut consumers, queue, look).await;
         for consumer in &consumers {
             let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-            self.valve().open();
             // Where it fails the channel is closed in the next step all the same.
-            let _ = self.wait(&what, cancelled).await;
+            let _ = self.reading_on(self.wait(&what, cancelled)).await;
         }
         taken
     }
 
+    async fn consume(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+        share: u16,
+    ) -> Result<Consumer, Why> {
+        let what = format!("messages of queue {queue}");
+        let qos = channel.basic_qos(share, BasicQosOptions::default());
+        self.reading_on(self.ask(&what, qos)).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-priority".into(), AMQPValue::LongInt(BELOW_ALL));
+        let consumed = channel.basic_consume(
+            queue.clone(),
+            ShortString::default(),
+            BasicConsumeOptions::default(),
+            arguments,
+        );
+        self.reading_on(self.ask(&what, consumed)).await
+    }
+
+    /// Looks at what comes until `all` were taken, or no more comes.
     async fn watch(
         &self,
-        consumers: &mut [Consumer],
-        queue: &ShortString,
+        channel: &Channel,
+        consumer: &mut Consumer,
+        all: u64,
         look: &mut Look<'_>,
     ) -> Result<(), Why> {
-        while !look.over() {
+        let queue = consumer.queue();
+        while !look.over() && look.taken < all {
             let left = look.deadline.saturating_duration_since(Instant::now());
-            match timeout(left.min(QUIET), any(consumers, self)).await {
+            match timeout(left.min(QUIET), next(consumer, self)).await {
                 Ok(Some(Ok(delivery))) => look.at(&delivery),
                 Ok(Some(Err(error))) => {
                     return Err(self.why(&format!("messages of queue {queue}"), &error));
@@ -182,6 +209,15 @@ impl AmqpClient {
                     // Workers may have taken the rest.
                     let (ready, _) = self.reading_on(self.there(queue.as_str())).await?;
                     if ready == 0 {
+                        // What was handed out before this answer stands before it.
+                        let qos = channel.basic_qos(1, BasicQosOptions::default());
+                        self.reading_on(self.ask("what was sent", qos)).await?;
+                        while let Ok(Some(last)) =
+                            timeout(Duration::ZERO, next(consumer, self)).await
+                        {
+                            let last = last.map_err(|error| self.why("what was sent", &error))?;
+                            look.at(&last);
+                        }
                         look.emptied = true;
                         return Ok(());
                     }
@@ -221,15 +257,17 @@ impl AmqpClient {
     }
 
     /// Waits until as many messages wait as before.
-    async fn wait_for(&self, queue: &str, before: u64) -> Result<bool, Why> {
+    async fn wait_for(&self, queue: &str, before: u64, workers: u64) -> Result<bool, Why> {
         let deadline = Instant::now() + GIVE_BACK;
         loop {
             let (ready, consumers) = self.there(queue).await?;
             if ready >= before {
                 return Ok(true);
             }
-            // Workers took some meanwhile, and nobody can tell how many.
-            if consumers > 0 || Instant::now() >= deadline {
+            // A quorum queue counts us until it has taken back what we held. After that workers may have taken some,
+            // and nobody can tell how many.
+            let without_us = workers > 0 && consumers <= workers;
+            if without_us || Instant::now() >= deadline {
                 return Ok(false);
             }
             sleep(LOOK).await;
@@ -237,17 +275,14 @@ impl AmqpClient {
     }
 }
 
-/// The next delivery to any of them.
-async fn any(consumers: &mut [Consumer], client: &AmqpClient) -> Option<lapin::Result<Delivery>> {
+/// The next delivery; none when the consumer was cancelled.
+async fn next(consumer: &mut Consumer, client: &AmqpClient) -> Option<lapin::Result<Delivery>> {
     std::future::poll_fn(|cx| {
-        for consumer in consumers.iter_mut() {
-            let polled = Pin::new(consumer).poll_next(cx);
-            if polled.is_ready() {
-                return polled;
-            }
+        let polled = Pin::new(&mut *consumer).poll_next(cx);
+        if polled.is_pending() {
+            client.valve().all_seen();
         }
-        client.valve().all_seen();
-        Poll::Pending
+        polled
     })
     .await
 }
