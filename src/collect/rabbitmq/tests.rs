@@ -148,7 +148,7 @@ async fn publish(channel: &Channel, queue: &str, body: &[u8], properties: BasicP
 }
 
 async fn peek(client: &AmqpClient, made: &Made, limit: u64) -> Peek {
-    let mut wanted = Wanted::All { left: u64::MAX };
+    let mut wanted = Wanted::all(u64::MAX);
     client
         .peek(
             &made.queue,
@@ -215,7 +215,7 @@ async fn a_look_leaves_count_and_order() {
         3,
     )
     .await;
-    let mut wanted = Wanted::All { left: 9 };
+    let mut wanted = Wanted::all(9);
     let refused = client.peek(
         &limited.queue,
         3,
