@@ -102,11 +102,82 @@ fn id_and_task(headers: &[u8]) -> Option<&str> {
 }
 
 /// A reader of JSON without escapes in keys and ids; it gives up with `None` at whatever it does not expect.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Walk<'a> {
+    /// A walk through a text.
+    pub(super) fn new(text: &'a [u8]) -> Self {
+        Self { rest: text }
+    }
+
+    /// Whether nothing but blanks is left.
+    pub(super) fn is_at_end(&mut self) -> bool {
+        self.peek().is_none()
+    }
+
+    /// An object: shows each key, and expects that `see` walks over its value.
+    pub(super) fn object(
+        &mut self,
+        mut see: impl FnMut(&mut Self, &'a [u8]) -> Option<()>,
+    ) -> Option<()> {
+        self.expect(b'{')?;
+        if self.peek()? == b'}' {
+            return self.expect(b'}');
+        }
+        loop {
+            let key = self.key()?;
+            see(self, key)?;
+            match self.peek()? {
+                b',' => self.expect(b',')?,
+                _ => return self.expect(b'}'),
+            }
+        }
+    }
+
+    /// A string that says something, into a place where none was yet; any other value leaves it empty.
+    pub(super) fn once(&mut self, into: &mut Option<&'a str>) -> Option<()> {
+        if self.peek()? != b'"' {
+            return self.skip();
+        }
+        let text = std::str::from_utf8(self.string()?).ok()?;
+        if text.is_empty() {
+            return Some(());
+        }
+        into.replace(text).is_none().then_some(())
+    }
+
+    /// A number that is not negative and has no fraction; none for null, and nothing for other values.
+    pub(super) fn number(&mut self) -> Option<Option<u64>> {
+        let before = self.rest;
+        self.peek()?;
+        let start = self.rest;
+        self.skip()?;
+        let text = &start[..start.len() - self.rest.len()];
+        if text == b"null" {
+            return Some(None);
+        }
+        let digits = std::str::from_utf8(text).ok()?.parse().ok();
+        if digits.is_none() {
+            self.rest = before;
+            return None;
+        }
+        Some(digits)
+    }
+
+    /// Whether a value is true; nothing for what is neither true nor false nor null.
+    pub(super) fn flag(&mut self) -> Option<bool> {
+        self.peek()?;
+        let start = self.rest;
+        self.skip()?;
+        match &start[..start.len() - self.rest.len()] {
+            b"true" => Some(true),
+            b"false" | b"null" => Some(false),
+            _ => None,
+        }
+    }
+
     fn peek(&mut self) -> Option<u8> {
         while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
             self.rest = rest;
@@ -147,7 +218,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Any value. Brackets are counted, not matched: what is wrong in between is for [`parse`] to say.
-    fn skip(&mut self) -> Option<()> {
+    pub(super) fn skip(&mut self) -> Option<()> {
         let mut depth = 0_usize;
         loop {
             match self.peek()? {

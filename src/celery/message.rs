@@ -12,6 +12,7 @@ pub use super::body::Unreadable;
 use super::body::{self, Serializer};
 pub use super::finder::{IdFinder, Match};
 use super::loose::{Owned, Scalar, loose_map, loose_seq, read_python_json};
+use super::skim::{Skim, skim};
 use super::when::When;
 
 /// The two layouts of a task message.
@@ -246,22 +247,17 @@ pub fn parse(message: &[u8], keep: Keep) -> Result<Envelope, Malformed> {
 pub struct Glance<'m>(Seen<'m>);
 
 enum Seen<'m> {
-    /// Protocol 2 in plain JSON: everything is in the headers.
-    Headers(Box<Message<'m>>),
+    /// Protocol 2 as kombu writes it.
+    Skimmed(Skim<'m>),
     /// Whatever else there is.
     Whole(Box<Envelope>),
 }
 
-/// Looks at a message as it stands in a queue; fails wherever [`parse`] does.
+/// Looks at a message as it stands in a queue. It fails where [`parse`] does, save for damage in parts that are not
+/// looked at.
 pub fn glance(message: &[u8]) -> Result<Glance<'_>, Malformed> {
-    check_start(message, b'{', Malformed::NotAnObject)?;
-    if let Ok(read) = serde_json::from_slice::<Message<'_>>(message)
-        && read.headers.task != Scalar::Absent
-    {
-        return match read.headers.id.str() {
-            None | Some("") => Err(Malformed::NoTaskId),
-            Some(_) => Ok(Glance(Seen::Headers(Box::new(read)))),
-        };
+    if let Some(skim) = skim(message) {
+        return Ok(Glance(Seen::Skimmed(skim)));
     }
     parse(message, Keep::Envelope).map(|envelope| Glance(Seen::Whole(Box::new(envelope))))
 }
@@ -275,43 +271,40 @@ impl Glance<'_> {
     /// The task's id.
     pub fn id(&self) -> &str {
         match &self.0 {
-            Seen::Headers(message) => message.headers.id.str().unwrap_or_default(),
+            Seen::Skimmed(skim) => skim.id,
             Seen::Whole(envelope) => &envelope.id,
         }
     }
 
     /// As [`Envelope::task`], and so on.
     pub fn task(&self) -> Option<&str> {
-        self.text(|m| &m.headers.task, |e| &e.task)
+        self.text(|skim| skim.task, |envelope| &envelope.task)
     }
 
     /// As [`Envelope::content_type`].
     pub fn content_type(&self) -> Option<&str> {
-        self.text(|m| &m.content_type, |e| &e.content_type)
+        self.text(|skim| skim.content_type, |envelope| &envelope.content_type)
     }
 
     /// As [`Envelope::delivery_tag`].
     pub fn delivery_tag(&self) -> Option<&str> {
-        self.text(|m| &m.properties.delivery_tag, |e| &e.delivery_tag)
+        self.text(|skim| skim.delivery_tag, |envelope| &envelope.delivery_tag)
     }
 
-    /// As [`Envelope::exchange`].
+    /// As [`Envelope::exchange`]; none for the default exchange too.
     pub fn exchange(&self) -> Option<&str> {
-        self.text(|m| &m.properties.delivery_info.exchange, |e| &e.exchange)
+        self.text(|skim| skim.exchange, |envelope| &envelope.exchange)
     }
 
     /// As [`Envelope::routing_key`].
     pub fn routing_key(&self) -> Option<&str> {
-        self.text(
-            |m| &m.properties.delivery_info.routing_key,
-            |e| &e.routing_key,
-        )
+        self.text(|skim| skim.routing_key, |envelope| &envelope.routing_key)
     }
 
     /// As [`Envelope::eta`].
     pub fn eta(&self) -> Option<When> {
         match &self.0 {
-            Seen::Headers(message) => message.headers.eta.when(),
+            Seen::Skimmed(skim) => skim.eta.and_then(When::parse),
             Seen::Whole(envelope) => envelope.eta,
         }
     }
@@ -319,7 +312,7 @@ impl Glance<'_> {
     /// As [`Envelope::expires`].
     pub fn expires(&self) -> Option<When> {
         match &self.0 {
-            Seen::Headers(message) => message.headers.expires.when(),
+            Seen::Skimmed(skim) => skim.expires.and_then(When::parse),
             Seen::Whole(envelope) => envelope.expires,
         }
     }
@@ -327,7 +320,7 @@ impl Glance<'_> {
     /// As [`Envelope::retries`].
     pub fn retries(&self) -> Option<u64> {
         match &self.0 {
-            Seen::Headers(message) => message.headers.retries.count(),
+            Seen::Skimmed(skim) => skim.retries,
             Seen::Whole(envelope) => envelope.retries,
         }
     }
@@ -335,19 +328,19 @@ impl Glance<'_> {
     /// As [`Envelope::redelivered`].
     pub fn redelivered(&self) -> bool {
         match &self.0 {
-            Seen::Headers(message) => is_redelivered(&message.headers, &message.properties),
+            Seen::Skimmed(skim) => skim.redelivered,
             Seen::Whole(envelope) => envelope.redelivered,
         }
     }
 
     fn text(
         &self,
-        of_message: impl for<'a> Fn(&'a Message<'_>) -> &'a Scalar<'a>,
-        of_envelope: impl Fn(&Envelope) -> &Option<String>,
+        skimmed: for<'a> fn(&Skim<'a>) -> Option<&'a str>,
+        whole: fn(&Envelope) -> &Option<String>,
     ) -> Option<&str> {
         match &self.0 {
-            Seen::Headers(message) => of_message(message).str().filter(|text| !text.is_empty()),
-            Seen::Whole(envelope) => of_envelope(envelope).as_deref(),
+            Seen::Skimmed(skim) => skimmed(skim),
+            Seen::Whole(envelope) => whole(envelope).as_deref().filter(|text| !text.is_empty()),
         }
     }
 }

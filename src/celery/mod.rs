@@ -11,5 +11,6 @@ mod pickle;
 pub mod result;
 #[cfg(test)]
 mod samples;
+mod skim;
 pub mod unacked;
 pub mod when;

@@ -63,8 +63,15 @@ impl Known {
 
     /// The nodes that have revoked an id.
     pub(super) fn revokers_of(&self, id: &str) -> Vec<String> {
-        let set = self.revoked.get(&mark(id));
-        set.map_or_else(Vec::new, |set| self.revokers[*set].clone())
+        let set = self.revoked_set(id);
+        set.map_or_else(Vec::new, |set| self.revokers[set].clone())
+    }
+
+    fn revoked_set(&self, id: &str) -> Option<usize> {
+        if self.revoked.is_empty() {
+            return None;
+        }
+        self.revoked.get(&mark(id)).copied()
     }
 
     /// What tells a message's fate: all that rules look at, as far as it stands in the message. `since` is when the wait
@@ -91,7 +98,7 @@ impl Known {
             eta.map(|eta| (passed(eta), beyond(eta))),
             expires.map(passed),
             eta.zip(expires).map(|(eta, expires)| eta > expires),
-            self.revoked.get(&mark(seen.id())),
+            self.revoked_set(seen.id()),
         )
             .hash(&mut hasher);
         hasher.finish()
