@@ -8,3 +8,4 @@ mod config;
 pub mod diagnose;
 pub mod evidence;
 mod report;
+mod routes;

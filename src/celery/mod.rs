@@ -8,6 +8,7 @@ mod loose;
 pub mod message;
 mod pickle;
 pub mod result;
+pub mod routing;
 #[cfg(test)]
 mod samples;
 pub mod unacked;

@@ -7,6 +7,7 @@ mod broker;
 pub mod file;
 mod observed;
 pub mod rabbitmq;
+pub mod routing;
 mod task;
 mod workers;
 

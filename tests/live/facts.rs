@@ -4,4 +4,5 @@ mod exchanges;
 mod pidbox;
 mod queues;
 mod reservations;
+mod routing;
 mod wire;
