@@ -7,9 +7,6 @@ use super::output;
 use crate::diagnose::registry;
 use crate::report;
 
-/// How much alike a misspelt name must be to be offered.
-const ALIKE: f64 = 0.8;
-
 /// Runs the command; returns the exit code.
 pub(super) fn run(args: &ExplainArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     let (width, color) = (output::width(), output::colors(global.color));
@@ -18,17 +15,8 @@ pub(super) fn run(args: &ExplainArgs, global: &GlobalArgs) -> anyhow::Result<u8>
         return Ok(0);
     };
     let Some(rule) = registry::find(wanted) else {
-        let near = registry::ALL
-            .iter()
-            .map(|rule| {
-                (
-                    strsim::jaro_winkler(&wanted.to_lowercase(), rule.name),
-                    rule.name,
-                )
-            })
-            .filter(|(alike, _)| *alike > ALIKE)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let hint = near.map_or(String::new(), |(_, name)| format!(" Did you mean {name}?"));
+        let near = registry::nearest(wanted);
+        let hint = near.map_or(String::new(), |name| format!(" Did you mean {name}?"));
         bail!(
             "no finding is called {}: expected a code such as CD101 or a name such as no-consumer.{hint} \
              `celery-doctor explain --list` lists them all",

@@ -1,6 +1,9 @@
-//! `celery-doctor.toml`: the flags, as keys of the same names.
+//! `celery-doctor.toml`: the flags, as keys of the same names, deployments, and what the user wants to hear of.
 
-use std::fmt::Write as _;
+mod deployment;
+mod policy;
+mod reader;
+
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +13,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::duration::{parse_duration, parse_timeout};
 use super::secret::Secret;
+use crate::diagnose::Severity;
+use crate::diagnose::policy::{Ignore, Selector};
+use crate::diagnose::thresholds::Thresholds;
+
+pub(crate) use self::deployment::Deployment;
+pub(super) use self::reader::shown_key;
+use self::reader::{Reader, position};
 
 /// The file that is read when `--config` is not given, from the current directory.
 pub(crate) const FILE_NAME: &str = "celery-doctor.toml";
@@ -32,8 +42,11 @@ const KEYS: [&str; 12] = [
     "tls-key",
 ];
 
+/// Keys that are tables, or are about findings: they stand at the top alone.
+const TOP_KEYS: [&str; 5] = ["fail-on", "severity", "ignore", "thresholds", "deployment"];
+
 /// What the file says. Paths in it are relative to the current directory, as those of flags are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct File {
     pub path: PathBuf,
     pub broker: Option<Secret>,
@@ -48,6 +61,16 @@ pub(crate) struct File {
     pub tls_ca: Option<PathBuf>,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
+    /// The deployment that was chosen, which has put its own keys over those above; none for the file as a whole.
+    pub chosen: Option<Deployment>,
+    /// The tables `[deployment.NAME]`, by name.
+    pub deployments: Vec<(Deployment, File)>,
+    pub fail_on: Option<Severity>,
+    /// `[severity]`, in the order of the file.
+    pub severities: Vec<(Selector, Severity)>,
+    /// `[[ignore]]`, in the order of the file.
+    pub ignores: Vec<Ignore>,
+    pub thresholds: Thresholds,
 }
 
 /// Why a settings file was not taken. Quotes no line of it: toml's own errors do, and a line may hold a password.
@@ -79,7 +102,7 @@ pub(crate) enum FileError {
     Value {
         path: PathBuf,
         line: usize,
-        key: &'static str,
+        key: String,
         expected: String,
     },
 }
@@ -132,30 +155,28 @@ pub(crate) fn parse(text: &str, path: &Path) -> Result<File, FileError> {
         path: path.to_owned(),
         ..File::default()
     };
-    for (key, value) in table.into_inner() {
-        let line = position(text, key.span().start).0;
-        let Some(known) = KEYS
-            .into_iter()
-            .find(|known| *known == key.get_ref().as_ref())
-        else {
-            return Err(FileError::UnknownKey {
-                path: path.to_owned(),
-                line,
-                key: shown_key(key.get_ref()),
-                hint: hint(key.get_ref()),
-            });
-        };
-        set(&mut file, known, &value).map_err(|expected| FileError::Value {
-            path: path.to_owned(),
-            line,
-            key: known,
-            expected,
-        })?;
+    let reader = Reader { text, path };
+    let known: Vec<&str> = KEYS.into_iter().chain(TOP_KEYS).collect();
+    let mut deployments = None;
+    for (key, value) in reader.entries(table.get_ref()) {
+        let name = reader.known(key, &known)?;
+        match name {
+            "fail-on" => file.fail_on = Some(reader.severity(name, value)?),
+            "severity" => file.severities = reader.severities(value)?,
+            "ignore" => file.ignores = reader.ignores(value)?,
+            "thresholds" => file.thresholds = reader.thresholds(value)?,
+            "deployment" => deployments = Some(value),
+            connection => set(&mut file, connection, value)
+                .map_err(|expected| reader.wrong(key.span(), connection, expected))?,
+        }
+    }
+    if let Some(value) = deployments {
+        file.deployments = reader.deployments(&file, value)?;
     }
     Ok(file)
 }
 
-fn set(file: &mut File, key: &'static str, value: &Spanned<DeValue<'_>>) -> Result<(), String> {
+fn set(file: &mut File, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), String> {
     let value = value.get_ref();
     match key {
         "broker" => file.broker = Some(Secret::from(text(value)?)),
@@ -191,52 +212,6 @@ fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
         .iter()
         .map(|value| text(value.get_ref()).map_err(|_| expected()))
         .collect()
-}
-
-/// Line and column, both from 1, of a byte of the text.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-    let line_start = before
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |newline| newline + 1);
-    let line = before.split(|byte| *byte == b'\n').count();
-    (line, before.len() - line_start + 1)
-}
-
-/// A key as it may be shown: a URL written where a key belongs is one too.
-fn shown_key(key: &str) -> String {
-    let plain = key.len() <= 64
-        && key
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
-    if plain {
-        key.to_owned()
-    } else {
-        "***".to_owned()
-    }
-}
-
-fn hint(key: &str) -> String {
-    if key == "management" || key == "peek" {
-        return ": it is for RabbitMQ, which this version does not read yet".to_owned();
-    }
-    let near = KEYS
-        .into_iter()
-        .map(|known| {
-            (
-                strsim::jaro_winkler(known, &key.to_ascii_lowercase().replace('_', "-")),
-                known,
-            )
-        })
-        .filter(|(likeness, _)| *likeness > 0.85)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    let mut hint = String::new();
-    let _ = match near {
-        Some((_, known)) => write!(hint, ". Did you mean {known}?"),
-        None => write!(hint, ". Known keys: {}", KEYS.join(", ")),
-    };
-    hint
 }
 
 #[cfg(test)]
@@ -284,6 +259,7 @@ mod tests {
             tls_ca: Some("ca.pem".into()),
             tls_cert: Some("c.pem".into()),
             tls_key: Some("k.pem".into()),
+            ..File::default()
         };
         assert_eq!(parsed(FULL), Ok(expected));
         for key in KEYS {

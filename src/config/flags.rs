@@ -53,6 +53,9 @@ pub(crate) struct ConnectionArgs {
     /// File with the client's key
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// The deployment of the settings file to read, where it has several
+    #[arg(long, value_name = "NAME")]
+    pub deployment: Option<String>,
     /// Settings file, in place of celery-doctor.toml in this directory
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::deployments;
 use super::duration::{parse_duration, parse_timeout};
 use super::file::{self, File, FileError};
 use super::flags::ConnectionArgs;
@@ -70,6 +71,16 @@ pub(crate) enum SettingsError {
         file::FILE_NAME
     )]
     NoBroker,
+    #[error("no broker given, and there are several deployments in {}. Choose one: --deployment {names}", path.display())]
+    NoDeployment { path: PathBuf, names: String },
+    #[error("no deployment {wanted} in {}{hint}", path.display())]
+    UnknownDeployment {
+        path: PathBuf,
+        wanted: String,
+        hint: String,
+    },
+    #[error("--deployment {0}: there is no settings file. Name one with --config FILE")]
+    NoFile(String),
     #[error("{origin}")]
     Url { origin: Origin, source: UrlError },
     #[error("{variable}: expected {expected}")]
@@ -87,7 +98,8 @@ pub(crate) enum SettingsError {
     File(#[from] FileError),
 }
 
-/// Finds the settings file (`--config`, `CELERY_DOCTOR_CONFIG`, or `celery-doctor.toml` in `dir`).
+/// Finds the settings file (`--config`, `CELERY_DOCTOR_CONFIG`, or `celery-doctor.toml` in `dir`), and in it the
+/// deployment that was chosen (`--deployment`, `CELERY_DOCTOR_DEPLOYMENT`), if one was.
 pub(crate) fn find_file(
     flags: &ConnectionArgs,
     env: &dyn Fn(&str) -> Option<String>,
@@ -95,7 +107,12 @@ pub(crate) fn find_file(
 ) -> Result<Option<File>, SettingsError> {
     let from_env = set(env, "CELERY_DOCTOR_CONFIG").map(PathBuf::from);
     let given = flags.config.clone().or(from_env);
-    Ok(file::find(given.as_deref(), dir)?)
+    let file = file::find(given.as_deref(), dir)?;
+    let chosen = flags.deployment.clone();
+    match chosen.or_else(|| set(env, "CELERY_DOCTOR_DEPLOYMENT")) {
+        None => Ok(file),
+        Some(name) => deployments::chosen(file, &name).map(Some),
+    }
 }
 
 /// The settings for reading a broker.
@@ -105,6 +122,7 @@ pub(crate) fn resolve(
     file: Option<File>,
 ) -> Result<Settings, SettingsError> {
     let file = file.unwrap_or_default();
+    let env = &deployments::environment(env, file.chosen.as_ref());
     let options = url_options(flags, env, &file);
     if options.tls_cert.is_some() != options.tls_key.is_some() {
         return Err(SettingsError::HalfCertificate);
@@ -119,7 +137,7 @@ pub(crate) fn resolve(
         file.broker.as_ref(),
         &file,
     )
-    .ok_or(SettingsError::NoBroker)?;
+    .ok_or_else(|| deployments::no_broker(&file))?;
     let broker = given(&text, origin, |text| url::parse_broker(text, &options))?;
     let Broker::Redis(server) = &broker.value;
     let mut has_tls = server.tls.is_some();
@@ -162,6 +180,8 @@ pub(crate) fn resolve_offline(
     file: Option<File>,
 ) -> Result<Settings, SettingsError> {
     let file = file.unwrap_or_default();
+    let chosen = file.chosen.clone();
+    let env = &deployments::environment(env, chosen.as_ref());
     let queues = if !flags.queues.is_empty() {
         flags.queues.clone()
     } else if let Some(names) = set(env, "CELERY_DOCTOR_QUEUE") {
@@ -286,11 +306,11 @@ fn given<T>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::url::Endpoint;
 
-    fn no_env(_: &str) -> Option<String> {
+    pub(in crate::config) fn no_env(_: &str) -> Option<String> {
         None
     }
 
@@ -298,7 +318,7 @@ mod tests {
         file::parse(text, Path::new(file::FILE_NAME)).expect("valid")
     }
 
-    fn host(settings: &Settings) -> (String, String) {
+    pub(in crate::config) fn host(settings: &Settings) -> (String, String) {
         let given = settings.broker.as_ref().expect("resolve() finds one");
         let Broker::Redis(server) = &given.value;
         match &server.endpoint {

@@ -4,11 +4,13 @@ mod causes;
 mod finding;
 pub mod outcome;
 mod plain;
+pub mod policy;
 pub mod registry;
 pub mod rules;
 mod stages;
 #[cfg(test)]
 pub(crate) mod testkit;
+pub mod thresholds;
 mod verdict;
 mod view;
 

@@ -60,6 +60,19 @@ pub fn find(wanted: &str) -> Option<&'static Rule> {
         .copied()
 }
 
+/// How much alike a misspelt name must be to be offered.
+const ALIKE: f64 = 0.8;
+
+/// The name of a rule that somebody may have meant.
+pub fn nearest(wanted: &str) -> Option<&'static str> {
+    let wanted = wanted.to_lowercase();
+    ALL.iter()
+        .map(|rule| (strsim::jaro_winkler(&wanted, rule.name), rule.name))
+        .filter(|(alike, _)| *alike > ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

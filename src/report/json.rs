@@ -41,10 +41,7 @@ pub(crate) fn trace(
             .collect(),
         findings: diagnosis.findings.iter().map(FindingV1::of).collect(),
         checks: diagnosis.checks.iter().map(CheckV1::of).collect(),
-        exit: ExitV1 {
-            code: outcome.code,
-            reason: &outcome.reason,
-        },
+        exit: ExitV1::of(outcome),
     };
     let json = serde_json::to_string_pretty(&report)?;
     // The report may be read on a terminal too.
@@ -128,7 +125,7 @@ impl<'a> ReadV1<'a> {
 }
 
 #[derive(Serialize)]
-struct TraceV1<'a> {
+pub(super) struct TraceV1<'a> {
     task_id: &'a str,
     task: Option<&'a str>,
     verdict: &'static str,
@@ -142,7 +139,7 @@ struct TraceV1<'a> {
 }
 
 impl<'a> TraceV1<'a> {
-    fn of(evidence: &'a Evidence, trace: &'a Trace) -> Self {
+    pub(super) fn of(evidence: &'a Evidence, trace: &'a Trace) -> Self {
         let task = evidence.tasks.get(&trace.id);
         let result = task.and_then(|task| task.result.seen()?.as_ref());
         Self {
@@ -341,7 +338,7 @@ impl<'a> ResultV1<'a> {
 }
 
 #[derive(Serialize)]
-struct FindingV1<'a> {
+pub(super) struct FindingV1<'a> {
     code: &'a str,
     name: &'a str,
     severity: &'static str,
@@ -358,7 +355,7 @@ struct FindingV1<'a> {
 }
 
 impl<'a> FindingV1<'a> {
-    fn of(finding: &'a Finding) -> Self {
+    pub(super) fn of(finding: &'a Finding) -> Self {
         Self {
             code: &finding.code,
             name: &finding.name,
@@ -393,7 +390,7 @@ impl<'a> CauseV1<'a> {
 }
 
 #[derive(Serialize)]
-struct CheckV1<'a> {
+pub(super) struct CheckV1<'a> {
     code: &'a str,
     name: &'a str,
     status: &'static str,
@@ -401,7 +398,7 @@ struct CheckV1<'a> {
 }
 
 impl<'a> CheckV1<'a> {
-    fn of(check: &'a Checked) -> Self {
+    pub(super) fn of(check: &'a Checked) -> Self {
         Self {
             code: &check.code,
             name: &check.name,
@@ -412,7 +409,16 @@ impl<'a> CheckV1<'a> {
 }
 
 #[derive(Serialize)]
-struct ExitV1<'a> {
+pub(super) struct ExitV1<'a> {
     code: u8,
     reason: &'a str,
+}
+
+impl<'a> ExitV1<'a> {
+    pub(super) fn of(outcome: &'a Outcome) -> Self {
+        Self {
+            code: outcome.code,
+            reason: &outcome.reason,
+        }
+    }
 }

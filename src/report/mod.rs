@@ -2,7 +2,13 @@
 
 pub(crate) mod explain;
 pub(crate) mod json;
+pub(crate) mod jsonl;
+pub(crate) mod junit;
 pub(crate) mod plain;
+#[cfg(test)]
+mod samples;
+pub(crate) mod sarif;
+pub(crate) mod summary;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;

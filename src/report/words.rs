@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::plain::readable;
-use crate::diagnose::{CheckStatus, Checked, Stage, StageStatus, Trace, Verdict, outcome};
+use crate::diagnose::{CheckStatus, Checked, Finding, Stage, StageStatus, Trace, Verdict, outcome};
 use crate::evidence::Place;
 
 /// Of longer lists in a finding's evidence the rest is counted.
@@ -94,6 +94,15 @@ pub(super) fn fact(value: &Value) -> String {
         },
         Value::Object(_) => value.to_string(),
     }
+}
+
+/// What a finding is about: `queue mail, worker celery@w1`; empty where it says nothing of it.
+pub(super) fn subject(finding: &Finding) -> String {
+    let parts = finding.subject.iter();
+    let parts: Vec<String> = parts
+        .map(|(kind, name)| readable(&format!("{kind} {name}")).into_owned())
+        .collect();
+    parts.join(", ")
 }
 
 /// A number with one digit after the point, and none where that is 0.
