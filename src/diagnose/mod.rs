@@ -23,7 +23,8 @@ pub use self::finding::{Finding, Location, Severity};
 pub use self::outcome::Outcome;
 pub use self::stages::{Stage, StageName, StageStatus};
 pub use self::verdict::Verdict;
-pub use self::view::{Case, Fate, Visibility};
+pub use self::view::{Case, Fate, Judged, Visibility};
+use crate::evidence::routing::Routing;
 use crate::evidence::{Evidence, Source};
 
 /// A rule: one kind of finding. Each lives in a file of its own and stands in [`registry::ALL`].
@@ -73,6 +74,8 @@ pub enum Check {
     Task(fn(&Case<'_>) -> Vec<Finding>),
     /// The deployment as a whole.
     Deployment(fn(&Evidence) -> Vec<Finding>),
+    /// What a project's files say of routing, and nothing of a live deployment.
+    Routing(fn(&Routing) -> Judged),
 }
 
 /// The page of a finding, in the order in which it is printed. Plain text, wrapped by the printer.
@@ -175,6 +178,8 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
                 found.extend(findings.iter().cloned());
                 deployment.extend(findings);
             }
+            // It is not about a live deployment, and no report of one lists it.
+            Check::Routing(_) => continue,
             Check::Task(check) => {
                 for id in ids {
                     if let Some(case) = Case::of(evidence, id) {
@@ -201,6 +206,55 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         findings: deployment,
         checks,
     }
+}
+
+/// The diagnosis of a project's routing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoutingDiagnosis {
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// Every rule that was asked.
+    pub checks: Vec<Checked>,
+    /// What could not be known and kept a rule from judging, as sentence parts.
+    pub unknown: Vec<String>,
+}
+
+/// Judges a project's routing.
+pub fn judge_routing(routing: &Routing) -> RoutingDiagnosis {
+    let mut diagnosis = RoutingDiagnosis {
+        findings: Vec::new(),
+        checks: Vec::new(),
+        unknown: Vec::new(),
+    };
+    for (rule, check) in registry::routing() {
+        let judged = check(routing);
+        let mut missing: Vec<String> = judged.unknown.iter().map(ToString::to_string).collect();
+        for why in &missing {
+            if !diagnosis.unknown.contains(why) {
+                diagnosis.unknown.push(why.clone());
+            }
+        }
+        missing.extend(judged.missing);
+        let status = match (judged.findings.is_empty(), missing.is_empty()) {
+            (false, _) => CheckStatus::Found,
+            (true, true) => CheckStatus::Clear,
+            (true, false) => CheckStatus::NotJudged,
+        };
+        diagnosis.checks.push(Checked {
+            code: rule.code.to_owned(),
+            name: rule.name.to_owned(),
+            status,
+            missing: if status == CheckStatus::NotJudged {
+                missing
+            } else {
+                Vec::new()
+            },
+        });
+        diagnosis.findings.extend(judged.findings);
+    }
+    diagnosis.findings.sort_by(Finding::order);
+    diagnosis.findings.dedup();
+    diagnosis
 }
 
 fn checked(rule: &Rule, evidence: &Evidence, found: bool) -> Checked {

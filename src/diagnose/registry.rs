@@ -1,7 +1,8 @@
 //! The list of all rules, by code. A new finding is one new file and one line here.
 
-use super::Rule;
-use super::rules::{publish, reading, reservations, results, visibility, waiting, workers};
+use super::{Check, Judged, Rule};
+use crate::evidence::routing::Routing;
+use super::rules::{publish, reading, reservations, results, routing as routes, visibility, waiting, workers};
 
 /// Every rule, in the order of the codes.
 pub static ALL: &[&Rule] = &[
@@ -11,12 +12,19 @@ pub static ALL: &[&Rule] = &[
     &publish::priority_not_consumed::PRIORITY_NOT_CONSUMED,
     &publish::key_prefix_mismatch::KEY_PREFIX_MISMATCH,
     &publish::wrong_database::WRONG_DATABASE,
+    &routes::unbound_exchange::UNBOUND_EXCHANGE,
+    &routes::dead_route::DEAD_ROUTE,
+    &routes::route_to_unconsumed_queue::ROUTE_TO_UNCONSUMED_QUEUE,
+    &routes::undeclared_queue::UNDECLARED_QUEUE,
+    &routes::default_queue_unconsumed::DEFAULT_QUEUE_UNCONSUMED,
+    &routes::queue_arguments_conflict::QUEUE_ARGUMENTS_CONFLICT,
     &waiting::expired::EXPIRED,
     &waiting::not_registered::NOT_REGISTERED,
     &waiting::mixed_registries::MIXED_REGISTRIES,
     &waiting::content_refused::CONTENT_REFUSED,
     &waiting::revoked::REVOKED,
     &waiting::malformed_message::MALFORMED_MESSAGE,
+    &routes::queue_limits::QUEUE_LIMITS,
     &waiting::duplicate_message::DUPLICATE_MESSAGE,
     &visibility::visibility_expired::VISIBILITY_EXPIRED,
     &visibility::eta_beyond_visibility::ETA_BEYOND_VISIBILITY,
@@ -50,6 +58,26 @@ pub static ALL: &[&Rule] = &[
     &reading::scan_truncated::SCAN_TRUNCATED,
     &reading::unsupported::UNSUPPORTED,
 ];
+
+/// What judges a project's routing.
+pub type RoutingCheck = fn(&Routing) -> Judged;
+
+/// Rules about a live deployment that judge a project's files besides.
+static ALSO_ROUTING: &[(&Rule, RoutingCheck)] = &[
+    (&publish::unroutable::UNROUTABLE, routes::unroutable::check),
+    (&waiting::not_registered::NOT_REGISTERED, routes::not_registered::check),
+];
+
+/// The rules that judge a project's routing, in the order of the codes.
+pub fn routing() -> impl Iterator<Item = (&'static Rule, RoutingCheck)> {
+    ALL.iter().filter_map(|rule| match rule.check {
+        Check::Routing(check) => Some((*rule, check)),
+        _ => {
+            let also = ALSO_ROUTING.iter().find(|(other, _)| other.code == rule.code);
+            also.map(|(rule, check)| (*rule, *check))
+        }
+    })
+}
 
 /// The rule with this code or name, in any case.
 pub fn find(wanted: &str) -> Option<&'static Rule> {

@@ -3,10 +3,12 @@
 mod case;
 mod deployment;
 mod route;
+pub(crate) mod routing;
 mod worker;
 
 pub use self::case::{Case, Fate};
 pub(super) use self::case::{Held, Holder, UNHEARD, stored};
 pub use self::deployment::Visibility;
 pub(super) use self::route::Route;
+pub use self::routing::Judged;
 pub(super) use self::worker::{DEFAULT_SWEEP_PERIOD, DEFAULT_VISIBILITY_TIMEOUT};

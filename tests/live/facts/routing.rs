@@ -295,7 +295,7 @@ fn tasks_go_where_celery_sends_them() {
     }
     assert_eq!(cases.len(), 2200);
     assert!(
-        sent > 7_000 && missing > 300 && unknown < 800,
+        sent > 7_000 && missing > 300 && unknown < 1_000,
         "{sent} sent, {missing} missing, {unknown} unknown"
     );
 }
