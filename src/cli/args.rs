@@ -50,7 +50,7 @@ pub(super) struct TraceArgs {
     #[command(flatten)]
     pub connection: ConnectionArgs,
     #[command(flatten)]
-    pub output: OutputArgs,
+    pub output: OutputArgs<TraceFormat>,
 }
 
 #[derive(Debug, Args)]
@@ -91,13 +91,13 @@ CELERY_DOCTOR_ with the flag's name, such as CELERY_DOCTOR_KEY_PREFIX), then fro
 the flags). Broker URLs: redis://, rediss://, redis+socket:///path?virtual_host=0, and \
 sentinel://a;sentinel://b with --master-name.";
 
-/// Where reports go, and what the exit code says.
+/// Where reports go, and what the exit code says. `F` are the forms that the command has.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = OUTPUT)]
-pub(super) struct OutputArgs {
+pub(super) struct OutputArgs<F: Form = Format> {
     /// Form of the report; may be repeated [default: table]
     #[arg(long = "format", value_enum, value_name = "FORMAT")]
-    pub formats: Vec<Format>,
+    pub formats: Vec<F>,
     /// File for the report, or - for standard output; the first belongs to the first --format, and so on
     #[arg(long = "output", value_name = "FILE")]
     pub outputs: Vec<PathBuf>,
@@ -124,12 +124,47 @@ pub(super) struct GlobalArgs {
     pub verbose: u8,
 }
 
-/// A form of the report.
+/// The forms of a command's report; the default is that without a flag.
+pub(super) trait Form: ValueEnum + Copy + Default + Send + Sync + 'static {
+    /// Whether a monitoring program reads the exit code together with it.
+    fn is_nagios(self) -> bool;
+}
+
+/// A form of the report of a trace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum TraceFormat {
+    #[default]
+    Table,
+    Json,
+    Jsonl,
+}
+
+/// A form of the report of findings. Not told on the variants, where it would make the help of all flags three lines long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     #[default]
     Table,
     Json,
+    Jsonl,
+    Sarif,
+    Junit,
+    Prometheus,
+    Github,
+    Gitlab,
+    Markdown,
+    Nagios,
+}
+
+impl Form for TraceFormat {
+    fn is_nagios(self) -> bool {
+        false
+    }
+}
+
+impl Form for Format {
+    fn is_nagios(self) -> bool {
+        self == Self::Nagios
+    }
 }
 
 /// When colours are used. `auto`: on a terminal, unless `NO_COLOR` is set.
@@ -152,8 +187,8 @@ pub(super) enum ExitCodeStyle {
 
 /// One report to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
-    pub format: Format,
+pub(super) struct Target<F = Format> {
+    pub format: F,
     /// `None`: standard output.
     pub file: Option<PathBuf>,
 }
@@ -171,6 +206,11 @@ pub(super) enum ArgsError {
     TwoOnStdout,
     #[error("two reports would be written to {}: give each its own --output FILE", .0.display())]
     SameFile(PathBuf),
+    #[error(
+        "--format nagios on standard output needs --exit-code-style nagios: a monitoring program believes the exit code, \
+         by which 1 is WARNING and 2 CRITICAL"
+    )]
+    NagiosWithoutItsCodes,
     #[error("no task id given: name at least one, or pass - and write them to standard input")]
     NoIds,
     #[error("task id number {0} is empty")]
@@ -194,12 +234,12 @@ const MAX_ID_BYTES: usize = 1024;
 /// Room for some 800,000 ids of the usual 36 characters.
 const MAX_STDIN_BYTES: u64 = 32 * 1024 * 1024;
 
-impl OutputArgs {
+impl<F: Form> OutputArgs<F> {
     /// The reports to write: the n-th `--output` belongs to the n-th `--format`. A format without an output goes to
     /// standard output, as does one whose output is `-`; at most one may. Without any `--format` there is one table.
-    pub(super) fn targets(&self) -> Result<Vec<Target>, ArgsError> {
-        let default = [Format::default()];
-        let formats: &[Format] = if self.formats.is_empty() {
+    pub(super) fn targets(&self) -> Result<Vec<Target<F>>, ArgsError> {
+        let default = [F::default()];
+        let formats: &[F] = if self.formats.is_empty() {
             &default
         } else {
             &self.formats
@@ -207,7 +247,7 @@ impl OutputArgs {
         if self.outputs.len() > formats.len() {
             return Err(ArgsError::OutputWithoutFormat);
         }
-        let mut targets: Vec<Target> = Vec::new();
+        let mut targets: Vec<Target<F>> = Vec::new();
         for (n, format) in formats.iter().enumerate() {
             let file = self
                 .outputs
@@ -216,6 +256,10 @@ impl OutputArgs {
                 .cloned();
             if targets.iter().any(|target| target.file == file) {
                 return Err(file.map_or(ArgsError::TwoOnStdout, ArgsError::SameFile));
+            }
+            if file.is_none() && format.is_nagios() && self.exit_code_style == ExitCodeStyle::Plain
+            {
+                return Err(ArgsError::NagiosWithoutItsCodes);
             }
             targets.push(Target {
                 format: *format,
@@ -403,7 +447,7 @@ mod tests {
 
     #[test]
     fn outputs_belong_to_formats_in_order() {
-        use Format::{Json, Table};
+        use Format::{Json, Nagios, Table};
         assert_eq!(targets(&[], &[]), Ok(vec![(Table, None)]));
         assert_eq!(targets(&[], &["r"]), Ok(vec![(Table, Some("r".into()))]));
         assert_eq!(
@@ -421,6 +465,14 @@ mod tests {
         assert_eq!(
             targets(&[Table, Json], &["r", "r"]),
             Err(ArgsError::SameFile("r".into()).to_string())
+        );
+        assert_eq!(
+            targets(&[Nagios], &[]),
+            Err(ArgsError::NagiosWithoutItsCodes.to_string())
+        );
+        assert_eq!(
+            targets(&[Nagios], &["r"]),
+            Ok(vec![(Nagios, Some("r".into()))])
         );
         assert_eq!(
             targets(&[Json], &["a", "b"]),

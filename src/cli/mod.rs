@@ -3,6 +3,11 @@
 mod args;
 mod exit;
 mod explain;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "audit and routes check are to use it")
+)]
+mod forms;
 mod output;
 mod progress;
 mod reading;

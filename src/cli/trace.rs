@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use super::args::{self, Format, GlobalArgs, Target, TraceArgs};
+use super::args::{self, GlobalArgs, Target, TraceArgs, TraceFormat};
 use super::{exit, output, reading};
 use crate::collect::Question;
 use crate::diagnose::{self, Diagnosis, Outcome, outcome};
@@ -64,15 +64,16 @@ fn from_snapshot(path: &Path, args: &TraceArgs, ids: &[String]) -> anyhow::Resul
 }
 
 fn write(
-    target: &Target,
+    target: &Target<TraceFormat>,
     evidence: &Evidence,
     diagnosis: &Diagnosis,
     outcome: &Outcome,
     global: &GlobalArgs,
 ) -> anyhow::Result<()> {
     let render = |color: bool, width: usize, out: &mut dyn Write| match target.format {
-        Format::Json => report::json::trace(evidence, diagnosis, outcome, out),
-        Format::Table => {
+        TraceFormat::Json => report::json::trace(evidence, diagnosis, outcome, out),
+        TraceFormat::Jsonl => report::jsonl::trace(evidence, diagnosis, outcome, out),
+        TraceFormat::Table => {
             let verbosity = match (global.quiet, global.verbose) {
                 (true, _) => Verbosity::Quiet,
                 (false, 0) => Verbosity::Normal,

@@ -19,7 +19,7 @@ use crate::diagnose::thresholds::Thresholds;
 
 pub(crate) use self::deployment::Deployment;
 pub(super) use self::reader::shown_key;
-use self::reader::{Reader, position};
+use self::reader::{Reader, entries, position};
 
 /// The file that is read when `--config` is not given, from the current directory.
 pub(crate) const FILE_NAME: &str = "celery-doctor.toml";
@@ -158,7 +158,7 @@ pub(crate) fn parse(text: &str, path: &Path) -> Result<File, FileError> {
     let reader = Reader { text, path };
     let known: Vec<&str> = KEYS.into_iter().chain(TOP_KEYS).collect();
     let mut deployments = None;
-    for (key, value) in reader.entries(table.get_ref()) {
+    for (key, value) in entries(table.get_ref()) {
         let name = reader.known(key, &known)?;
         match name {
             "fail-on" => file.fail_on = Some(reader.severity(name, value)?),

@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 256 * 1024 * 1024;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = FINDINGS)]
 pub(crate) struct PolicyArgs {
-    /// Ask only these rules: codes, names or families such as CD1xx; may be repeated
+    /// Ask only these rules: codes, names or families such as CD1; may be repeated
     #[arg(long, value_name = "RULES", value_delimiter = ',', value_parser = selector)]
     pub select: Vec<Selector>,
     /// Do not ask these rules; may be repeated
@@ -46,6 +46,7 @@ pub(crate) struct PolicyArgs {
 /// What is too much. The settings file has limits for single queues and tasks too.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = FINDINGS)]
+#[expect(clippy::struct_field_names, reason = "they are named as the flags")]
 pub(crate) struct ThresholdArgs {
     /// So many messages may wait in a queue
     #[arg(long, value_name = "MESSAGES")]

@@ -309,13 +309,14 @@ mod tests {
         }
     }
 
+    type Row<'a> = (Vec<Finding>, Severity, &'a [String], Status);
+
     #[test]
     fn findings_row_by_row() {
         use Severity::{Error, Info, Warning};
         let unread = ["unacked: refused".to_owned()];
         let tasks = |severity| of_severity("CD101", severity);
         let reading = |severity| of_severity("CD801", severity);
-        type Row<'a> = (Vec<Finding>, Severity, &'a [String], Status);
         let rows: [Row<'_>; 14] = [
             // findings, --fail-on, missing, becomes
             (vec![], Error, &[], Status::Fine),

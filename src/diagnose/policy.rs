@@ -300,6 +300,7 @@ mod tests {
 
     #[test]
     fn a_severity_is_set_before_the_order() {
+        use Severity::{Error, Info, Warning};
         let policy = |severities: &[(&str, Severity)]| Policy {
             severities: severities
                 .iter()
@@ -313,7 +314,6 @@ mod tests {
             let findings = applied.findings.into_iter();
             findings.map(|one| (one.name, one.severity)).collect()
         };
-        use Severity::{Error, Info, Warning};
         let is = |name: &str, severity| (name.to_owned(), severity);
         assert_eq!(
             judged(&[("CD101", Info), ("CD3", Error)]),

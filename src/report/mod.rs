@@ -1,10 +1,15 @@
 //! Renderers. They draw what was judged, and judge nothing.
 
 pub(crate) mod explain;
+pub(crate) mod github;
+pub(crate) mod gitlab;
 pub(crate) mod json;
 pub(crate) mod jsonl;
 pub(crate) mod junit;
+pub(crate) mod markdown;
+pub(crate) mod nagios;
 pub(crate) mod plain;
+pub(crate) mod prometheus;
 #[cfg(test)]
 mod samples;
 pub(crate) mod sarif;

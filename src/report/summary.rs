@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::diagnose::policy::Applied;
 use crate::diagnose::{CheckStatus, Checked, Finding, Outcome, Severity};
-use crate::evidence::{Evidence, Reason};
+use crate::evidence::{Evidence, List, Reason};
 
 /// One run of a command.
 pub(crate) struct Summary<'a> {
@@ -57,30 +57,23 @@ impl<'a> Section<'a> {
         checks.filter(|check| check.status == CheckStatus::NotJudged)
     }
 
-    /// Messages that wait in each task queue, where it is known; queues of other programs are left out.
-    pub(super) fn backlogs(&self) -> Vec<(&'a str, u64)> {
+    /// Messages that wait in each list of a task queue, where that is known; queues of other programs are left out.
+    pub(super) fn backlogs(&self) -> Vec<(&'a str, Option<u64>)> {
         let Some(evidence) = self.evidence else {
             return Vec::new();
         };
         let lists = evidence.lists.seen().into_iter().flatten();
         lists
             .filter(|list| list.named)
-            .filter_map(|list| {
-                let queue = list.queue.as_str();
-                let known = match &evidence.rabbitmq {
-                    // The length of a queue there is known without looking into it.
-                    Some(rabbitmq) => {
-                        let mut queues = rabbitmq.queues.seen()?.iter();
-                        *queues.find(|one| one.name == queue)?.ready.seen()?
-                    }
-                    None => match list.read.unseen().map(|why| why.reason) {
-                        None | Some(Reason::Truncated) => list.length,
-                        Some(_) => return None,
-                    },
-                };
-                Some((queue, known))
-            })
+            .map(|list| (list.queue.as_str(), length(evidence, list)))
             .collect()
+    }
+
+    /// Messages that wait in all task queues, where all are known.
+    pub(super) fn waiting(&self) -> Option<u64> {
+        self.evidence?.lists.seen()?;
+        let backlogs = self.backlogs().into_iter();
+        backlogs.map(|(_, messages)| messages).sum()
     }
 
     /// Messages that are delivered and not acknowledged, where all of them could be counted.
@@ -122,5 +115,20 @@ impl<'a> Section<'a> {
     pub(super) fn read_whole(&self) -> Option<bool> {
         let mut reads = self.evidence?.reads.iter();
         Some(!reads.any(|read| read.falls_short() && read.reason != Some(Reason::NotAsked)))
+    }
+}
+
+/// How many messages a queue's list holds.
+fn length(evidence: &Evidence, list: &List) -> Option<u64> {
+    if let Some(rabbitmq) = &evidence.rabbitmq {
+        // The length of a queue there is known without looking into it.
+        let mut queues = rabbitmq.queues.seen()?.iter();
+        let queue = queues.find(|queue| queue.name == list.queue)?;
+        return queue.ready.seen().copied();
+    }
+    match list.read.unseen().map(|why| why.reason) {
+        // Of a list that was not read to its end the length is known all the same.
+        None | Some(Reason::Truncated) => Some(list.length),
+        Some(_) => None,
     }
 }

@@ -145,3 +145,35 @@ fn a_report_can_go_where_no_file_can_take_the_place() {
         .code(1);
     assert!(ran.stdout.contains("celery-doctor/1"), "{}", ran.stdout);
 }
+
+#[test]
+fn json_lines_have_a_line_for_each_task_and_end_with_the_exit_code() {
+    let args = ["stuck", "ended", "--format", "jsonl"];
+    let text = trace().args(args).code(1).stdout;
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(
+        (&lines[0]["type"], &lines[0]["task_id"]),
+        (&"trace".into(), &"stuck".into())
+    );
+    assert_eq!(lines[0]["findings"][0]["code"], "CD101");
+    assert_eq!(lines[1]["verdict"], "finished");
+    let last = lines.last().expect("a line");
+    assert_eq!((&last["type"], &last["code"]), (&"exit".into(), &1.into()));
+    let ran = trace().args(["ended", "--format", "sarif"]).code(2);
+    ran.complains("jsonl");
+}
+
+#[test]
+fn a_deployment_that_no_file_names_is_wrong_usage() {
+    let ran = trace().args(["ended", "--deployment", "eu"]).code(2);
+    ran.complains("there is no settings file");
+    let file = "[deployment.us]\nbroker = 'redis://h'\n";
+    trace()
+        .file("celery-doctor.toml", file.as_bytes())
+        .args(["ended", "--deployment", "eu"])
+        .code(2)
+        .complains("no deployment eu in celery-doctor.toml. It has us");
+}

@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::reader::{Reader, is_plain, shown_key};
+use super::reader::{Reader, entries, is_plain, shown_key};
 use super::{File, FileError, KEYS, set};
 
 /// One of several deployments.
@@ -24,7 +24,7 @@ impl Reader<'_> {
     ) -> Result<Vec<(Deployment, File)>, FileError> {
         let example = "[deployment.shop]";
         let mut deployments = Vec::new();
-        for (key, value) in self.entries(self.table("deployment", value, example)?) {
+        for (key, value) in entries(self.table("deployment", value, example)?) {
             let name = key.get_ref().as_ref();
             let shown = format!("deployment.{}", shown_key(name));
             if !is_plain(name) {
@@ -33,7 +33,7 @@ impl Reader<'_> {
             }
             let mut file = top.clone();
             let mut own = Vec::new();
-            for (key, value) in self.entries(self.table(&shown, value, example)?) {
+            for (key, value) in entries(self.table(&shown, value, example)?) {
                 let key_name = self.known(key, &KEYS)?;
                 set(&mut file, key_name, value).map_err(|expected| {
                     self.wrong(key.span(), format!("{shown}.{key_name}"), expected)

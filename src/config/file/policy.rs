@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use toml::Spanned;
 use toml::de::{DeString, DeValue};
 
-use super::reader::{Reader, shown_key};
+use super::reader::{Reader, entries, shown_key};
 use super::{FileError, parse_duration, text};
 use crate::config::policy::{parse_pattern, parse_severity};
 use crate::diagnose::Severity;
@@ -39,7 +39,7 @@ impl Reader<'_> {
         value: &Spanned<DeValue<'_>>,
     ) -> Result<Vec<(Selector, Severity)>, FileError> {
         let table = self.table("severity", value, "[severity] with CD304 = \"warning\"")?;
-        let entries = self.entries(table).into_iter();
+        let entries = entries(table).into_iter();
         entries
             .map(|(key, value)| {
                 let shown = format!("severity.{}", shown_key(key.get_ref()));
@@ -60,7 +60,7 @@ impl Reader<'_> {
     fn ignore(&self, value: &Spanned<DeValue<'_>>) -> Result<Ignore, FileError> {
         let (mut rules, mut reason, mut until) = (None, None, None);
         let mut subject = BTreeMap::new();
-        for (key, value) in self.entries(self.table("ignore", value, IGNORE)?) {
+        for (key, value) in entries(self.table("ignore", value, IGNORE)?) {
             let name = self.known(key, &IGNORE_KEYS)?;
             let shown = format!("ignore.{name}");
             let read = match name {
@@ -92,7 +92,7 @@ impl Reader<'_> {
         const KEYS: [&str; 5] = ["max-backlog", "max-age", "max-runtime", "queue", "task"];
         let example = "[thresholds] with max-age = \"10m\"";
         let mut limits = Thresholds::default();
-        for (key, value) in self.entries(self.table("thresholds", value, example)?) {
+        for (key, value) in entries(self.table("thresholds", value, example)?) {
             let name = self.known(key, &KEYS)?;
             match name {
                 "queue" | "task" => self.named(name, value, &mut limits)?,
@@ -120,12 +120,12 @@ impl Reader<'_> {
             ),
         };
         let shown = format!("thresholds.{kind}");
-        for (key, value) in self.entries(self.table(&shown, value, example)?) {
+        for (key, value) in entries(self.table(&shown, value, example)?) {
             let names = parse_pattern(key.get_ref()).map_err(|expected| {
                 let shown = format!("{shown}.{}", shown_key(key.get_ref()));
                 self.wrong(key.span(), shown, expected)
             })?;
-            for (key, value) in self.entries(self.table(&shown, value, example)?) {
+            for (key, value) in entries(self.table(&shown, value, example)?) {
                 let name = self.known(key, keys)?;
                 self.limit(key, name, value, Some(&names), limits)?;
             }

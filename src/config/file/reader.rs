@@ -16,16 +16,6 @@ pub(super) struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    /// The entries of a table in the order of the file.
-    pub(super) fn entries<'v, 'i>(
-        &self,
-        table: &'v DeTable<'i>,
-    ) -> Vec<(&'v Spanned<DeString<'i>>, &'v Spanned<DeValue<'i>>)> {
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
-        entries
-    }
-
     /// The key, where it is one of these.
     pub(super) fn known<'k>(
         &self,
@@ -71,6 +61,15 @@ impl Reader<'_> {
     pub(super) fn line(&self, span: Range<usize>) -> usize {
         position(self.text, span.start).0
     }
+}
+
+/// The entries of a table in the order of the file.
+pub(super) fn entries<'v, 'i>(
+    table: &'v DeTable<'i>,
+) -> Vec<(&'v Spanned<DeString<'i>>, &'v Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
 }
 
 /// Line and column, both from 1, of a byte of the text.

@@ -1,6 +1,7 @@
 //! What was known on an earlier day. A finding is recognised by what it is about, and not by numbers that move.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -131,8 +132,12 @@ fn fingerprint(deployment: Option<&str>, finding: &Finding, nth: usize) -> Strin
     ]);
     let digest = Sha256::digest(text.to_string());
     // Half of it is more than enough to tell a few thousand findings apart.
-    let half = digest.iter().take(16);
-    half.map(|byte| format!("{byte:02x}")).collect()
+    let mut print = String::new();
+    for byte in digest.iter().take(16) {
+        // Writing to a String cannot fail.
+        let _ = write!(print, "{byte:02x}");
+    }
+    print
 }
 
 #[cfg(test)]
@@ -217,12 +222,12 @@ mod tests {
         };
         let text = write(&[(Some("eu"), &applied)]).expect("plain data");
         let baseline = Baseline::parse(&text).expect("just written");
-        let knows = |finding: &Finding| {
+        let recognises = |finding: &Finding| {
             let print = fingerprints(Some("eu"), [finding]).remove(0);
             baseline.knows(finding, &print)
         };
-        assert!(knows(&about("q")) && knows(&about("known")));
-        assert!(!knows(&about("ignored")) && !knows(&unread));
+        assert!(recognises(&about("q")) && recognises(&about("known")));
+        assert!(!recognises(&about("ignored")) && !recognises(&unread));
     }
 
     #[test]
