@@ -8,4 +8,4 @@ mod config;
 pub mod diagnose;
 pub mod evidence;
 mod report;
-mod routes;
+pub mod routes;

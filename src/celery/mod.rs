@@ -1,5 +1,6 @@
 //! What Celery and kombu put on the wire and into Redis. Total functions, no input or output.
 
+pub mod amqp_routing;
 mod body;
 pub mod control;
 pub mod exchange;

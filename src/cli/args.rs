@@ -88,8 +88,8 @@ pub(super) struct CompletionsArgs {
 const WHERE_SETTINGS_COME_FROM: &str = "\
 Settings come from flags, then from the environment (CELERY_BROKER_URL, CELERY_RESULT_BACKEND, and for the others \
 CELERY_DOCTOR_ with the flag's name, such as CELERY_DOCTOR_KEY_PREFIX), then from celery-doctor.toml (keys named as \
-the flags). Broker URLs: redis://, rediss://, redis+socket:///path?virtual_host=0, and \
-sentinel://a;sentinel://b with --master-name.";
+the flags). Broker URLs: redis://, rediss://, redis+socket:///path?virtual_host=0, sentinel://a;sentinel://b with \
+--master-name, amqp://, amqps://, pyamqp:// and lists of them as in amqp://a/vhost;amqp://b/vhost.";
 
 /// Where reports go, and what the exit code says. `F` are the forms that the command has.
 #[derive(Debug, Clone, Default, Args)]
@@ -384,11 +384,25 @@ mod tests {
         );
     }
 
-    #[test]
-    fn flags_of_rabbitmq_are_refused_today() {
-        for flag in ["--management=http://h", "--peek"] {
-            assert!(Cli::try_parse_from(["celery-doctor", "trace", "a", flag]).is_err());
+    fn peek(flag: &str) -> Result<Option<u64>, String> {
+        let cli = Cli::try_parse_from(["celery-doctor", "trace", "a", flag]);
+        match cli.map_err(|error| error.to_string())?.command {
+            Command::Trace(trace) => Ok(trace.connection.peek),
+            _ => Err("not a trace".to_owned()),
         }
+    }
+
+    #[test]
+    fn peek_takes_a_number_only_behind_an_equals_sign() {
+        assert_eq!(peek("--peek"), Ok(Some(1000)));
+        assert_eq!(peek("--peek=25"), Ok(Some(25)));
+        assert_eq!(peek("--timeout=1s"), Ok(None));
+        assert!(peek("--peek=1000001").is_err_and(|error| error.contains("to 1000000")));
+        let cli = Cli::try_parse_from(["celery-doctor", "trace", "--peek", "7"]).expect("valid");
+        let Command::Trace(trace) = cli.command else {
+            panic!("not a trace")
+        };
+        assert_eq!(trace.ids, vec!["7".to_owned()]);
     }
 
     #[test]

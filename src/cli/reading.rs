@@ -66,7 +66,9 @@ pub(super) fn read(settings: &Settings, question: Question) -> anyhow::Result<Ev
 
 fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
     let broker = settings.broker.as_ref().context("no broker given")?;
-    let Broker::Redis(server) = &broker.value;
+    let Broker::Redis(server) = &broker.value else {
+        anyhow::bail!("{}: RabbitMQ is not read yet", broker.masked);
+    };
     Ok(Plan {
         broker: server.clone(),
         broker_url: broker.masked.clone(),

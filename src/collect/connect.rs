@@ -1,4 +1,4 @@
-//! Byte streams to a Redis server: TCP, TLS, Unix socket, through sentinels.
+//! Byte streams to a server: TCP, TLS, Unix socket, through Redis's sentinels.
 
 use std::io;
 use std::path::Path;
@@ -37,6 +37,20 @@ pub(crate) async fn open(server: &RedisServer) -> Result<Stream, Why> {
             format!(
                 "{} did not answer within {} s",
                 name(&server.endpoint),
+                SERVER_TIMEOUT.as_secs()
+            ),
+        ))
+    })
+}
+
+/// Connects to a host and port, over TLS where that is given.
+pub(crate) async fn open_tcp(host: &str, port: u16, tls: Option<&Tls>) -> Result<Stream, Why> {
+    let connected = timeout(SERVER_TIMEOUT, tcp(host, port, tls)).await;
+    connected.unwrap_or_else(|_| {
+        Err(Why::new(
+            Reason::TimedOut,
+            format!(
+                "{host}:{port} did not answer within {} s",
                 SERVER_TIMEOUT.as_secs()
             ),
         ))
@@ -91,10 +105,25 @@ async fn tcp(host: &str, port: u16, tls: Option<&Tls>) -> Result<Stream, Why> {
         .connect(name, stream)
         .await
         .map_err(|error| {
-            let hint = "give its authority with --tls-ca, a client certificate with --tls-cert and --tls-key";
+            let hint = if is_not_tls(&error) {
+                "the server does not speak TLS on this port"
+            } else {
+                "give its authority with --tls-ca, a client certificate with --tls-cert and --tls-key"
+            };
             Why::new(Reason::Unreachable, format!("TLS with {address} failed: {error}; {hint}"))
         })?;
     Ok(Box::new(stream))
+}
+
+/// Whether what came back was no TLS at all.
+fn is_not_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidMessage(
+            rustls::InvalidMessage::InvalidContentType
+        ))
+    )
 }
 
 fn unreachable(address: &dyn std::fmt::Display, error: &io::Error) -> Why {

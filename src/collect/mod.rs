@@ -3,6 +3,11 @@
 mod broker;
 pub(crate) mod cleanup;
 mod connect;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the order of reading RabbitMQ will call it")
+)]
+mod rabbitmq;
 mod redis;
 mod results;
 mod rounds;

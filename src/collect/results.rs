@@ -33,6 +33,10 @@ impl Results {
     pub(crate) async fn connect(backend: Option<&ResultBackend>) -> Self {
         let client = match backend {
             Some(ResultBackend::Redis(server)) => Client::connect(server, server.db).await,
+            Some(ResultBackend::Rpc) => Err(Why::new(
+                Reason::Unsupported,
+                "results of the backend rpc are messages to their sender, and are not read yet",
+            )),
             Some(ResultBackend::Unsupported { kind }) => Err(Why::new(
                 Reason::Unsupported,
                 format!("results in {kind} are not read by this version"),

@@ -86,6 +86,7 @@ fn nothing() -> TaskEvidence {
 fn blank(plan: &Plan, results: &Results) -> Evidence {
     let kind = match &plan.result_backend {
         Some(crate::config::url::ResultBackend::Redis(_)) => "redis",
+        Some(crate::config::url::ResultBackend::Rpc) => "rpc",
         Some(crate::config::url::ResultBackend::Unsupported { kind }) => kind,
         Some(crate::config::url::ResultBackend::Disabled) => "disabled",
         None => "none",

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::duration::{parse_duration, parse_timeout};
+use super::peek::parse_peek;
 use super::secret::Secret;
 use crate::diagnose::Severity;
 use crate::diagnose::policy::{Ignore, Selector};
@@ -27,7 +28,7 @@ pub(crate) const FILE_NAME: &str = "celery-doctor.toml";
 /// No settings come near it; a device or a log given by mistake does.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "broker",
     "result-backend",
     "visibility-timeout",
@@ -40,6 +41,8 @@ const KEYS: [&str; 12] = [
     "tls-ca",
     "tls-cert",
     "tls-key",
+    "management",
+    "peek",
 ];
 
 /// Keys that are tables, or are about findings: they stand at the top alone.
@@ -71,6 +74,8 @@ pub(crate) struct File {
     /// `[[ignore]]`, in the order of the file.
     pub ignores: Vec<Ignore>,
     pub thresholds: Thresholds,
+    pub management: Option<Secret>,
+    pub peek: Option<u64>,
 }
 
 /// Why a settings file was not taken. Quotes no line of it: toml's own errors do, and a line may hold a password.
@@ -193,6 +198,8 @@ fn set(file: &mut File, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), S
         "tls-ca" => file.tls_ca = Some(text(value)?.into()),
         "tls-cert" => file.tls_cert = Some(text(value)?.into()),
         "tls-key" => file.tls_key = Some(text(value)?.into()),
+        "management" => file.management = Some(Secret::from(text(value)?)),
+        "peek" => file.peek = Some(number(value)?),
         _ => return Err("a key that this version reads".to_owned()),
     }
     Ok(())
@@ -203,6 +210,15 @@ fn text(value: &DeValue<'_>) -> Result<String, String> {
         .as_str()
         .map(str::to_owned)
         .ok_or_else(|| "a text in quotes".to_owned())
+}
+
+fn number(value: &DeValue<'_>) -> Result<u64, String> {
+    // Digits with underscores between them, as TOML has them, and no other base.
+    let digits = value
+        .as_integer()
+        .filter(|integer| integer.radix() == 10)
+        .map(|integer| integer.as_str().replace('_', ""));
+    parse_peek(digits.as_deref().unwrap_or_default())
 }
 
 fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
@@ -241,6 +257,8 @@ mod tests {
         tls-ca = "ca.pem"
         tls-cert = "c.pem"
         tls-key = "k.pem"
+        management = "http://u:QZ3@h:15672"
+        peek = 5_000
     "#;
 
     #[test]
@@ -259,6 +277,8 @@ mod tests {
             tls_ca: Some("ca.pem".into()),
             tls_cert: Some("c.pem".into()),
             tls_key: Some("k.pem".into()),
+            management: Some("http://u:QZ3@h:15672".into()),
+            peek: Some(5000),
             ..File::default()
         };
         assert_eq!(parsed(FULL), Ok(expected));
@@ -280,10 +300,9 @@ mod tests {
                 "zzz = 1",
                 "unknown key zzz. Known keys: broker, result-backend, ",
             ),
-            (
-                "management = 'http://h'",
-                "unknown key management: it is for RabbitMQ",
-            ),
+            ("peek = true", ":1: peek: expected a number of messages"),
+            ("peek = 0x10", ":1: peek: expected a number of messages"),
+            ("peek = -1", "from 0 (look into no queue) to 1000000"),
             ("[audit]\nx = 1", "celery-doctor.toml:1: unknown key audit"),
             ("timeout = 3", ":1: timeout: expected a text in quotes"),
             (

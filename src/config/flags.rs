@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::duration::{parse_duration, parse_timeout};
+use super::peek::parse_peek;
 use super::secret::Secret;
 
 /// The heading of flags about connections.
@@ -56,6 +57,12 @@ pub(crate) struct ConnectionArgs {
     /// The deployment of the settings file to read, where it has several
     #[arg(long, value_name = "NAME")]
     pub deployment: Option<String>,
+    /// `RabbitMQ`'s management API [default: that of the broker's host, at port 15672, or 15671 with TLS]
+    #[arg(long, value_name = "URL")]
+    pub management: Option<Secret>,
+    /// Look into `RabbitMQ`'s queues, at most N messages in each [default without N: 1000]
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1000", value_parser = peek)]
+    pub peek: Option<u64>,
     /// Settings file, in place of celery-doctor.toml in this directory
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -70,4 +77,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn timeout(text: &str) -> Result<Duration, String> {
     parse_timeout(text).map_err(|expected| format!("expected {expected}"))
+}
+
+fn peek(text: &str) -> Result<u64, String> {
+    parse_peek(text).map_err(|expected| format!("expected {expected}"))
 }

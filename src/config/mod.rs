@@ -14,6 +14,7 @@ pub(crate) mod flags;
     expect(dead_code, reason = "audit and routes check are to use it")
 )]
 pub(crate) mod policy;
+mod peek;
 pub(crate) mod secret;
 pub(crate) mod settings;
 pub(crate) mod url;

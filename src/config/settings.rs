@@ -8,8 +8,9 @@ use super::deployments;
 use super::duration::{parse_duration, parse_timeout};
 use super::file::{self, File, FileError};
 use super::flags::ConnectionArgs;
+use super::peek::parse_peek;
 use super::secret::Secret;
-use super::url::{self, Broker, ResultBackend, UrlError, UrlOptions};
+use super::url::{self, Broker, ManagementServer, ResultBackend, UrlError, UrlOptions};
 
 /// How long a worker may stay silent when nothing else is said.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,6 +22,10 @@ pub(crate) struct Settings {
     pub broker: Option<Given<Broker>>,
     /// `None`: nobody named one.
     pub result_backend: Option<Given<ResultBackend>>,
+    /// `None`: nobody named one, and that of the broker's host is tried ([`ManagementServer::guessed`]).
+    pub management: Option<ManagementServer>,
+    /// Messages of each queue to look at; `None`: look into none.
+    pub peek: Option<u64>,
     /// `None`: ask the workers.
     pub visibility_timeout: Option<Duration>,
     /// `None`: none is known; an empty one says that there is none.
@@ -89,7 +94,7 @@ pub(crate) enum SettingsError {
         expected: String,
     },
     #[error(
-        "--tls-ca, --tls-cert and --tls-key are for TLS, and no URL asks for it. Write it with rediss://"
+        "--tls-ca, --tls-cert and --tls-key are for TLS, and no URL asks for it. Write it with rediss://, amqps:// or https://"
     )]
     TlsUnused,
     #[error("a client's certificate needs its key: give both, --tls-cert and --tls-key")]
@@ -139,16 +144,25 @@ pub(crate) fn resolve(
     )
     .ok_or_else(|| deployments::no_broker(&file))?;
     let broker = given(&text, origin, |text| url::parse_broker(text, &options))?;
-    let Broker::Redis(server) = &broker.value;
-    let mut has_tls = server.tls.is_some();
-    if matches!(
-        server.endpoint,
-        url::Endpoint::Tcp { .. } | url::Endpoint::Socket { .. }
-    ) && text.expose().contains(';')
-    {
-        settings
-            .notes
-            .push("The broker's URL lists several servers: only the first was read.".to_owned());
+    let mut has_tls = match &broker.value {
+        Broker::Redis(server) => {
+            if matches!(
+                server.endpoint,
+                url::Endpoint::Tcp { .. } | url::Endpoint::Socket { .. }
+            ) && text.expose().contains(';')
+            {
+                settings.notes.push(
+                    "The broker's URL lists several servers: only the first was read.".to_owned(),
+                );
+            }
+            server.tls.is_some()
+        }
+        Broker::Amqp(servers) => servers.iter().any(|server| server.tls.is_some()),
+    };
+    settings.management = management(flags, env, &file, &broker.value, &options)?;
+    has_tls |= (settings.management.as_ref()).is_some_and(|management| management.tls.is_some());
+    if matches!(broker.value, Broker::Redis(_)) {
+        settings.notes.extend(unused_for_redis(flags));
     }
     settings.broker = Some(broker);
 
@@ -207,9 +221,15 @@ pub(crate) fn resolve_offline(
         || parsed(env, "CELERY_DOCTOR_NO_WORKERS", parse_switch)?
             .or(file.no_workers)
             .unwrap_or(false);
+    let peek = match flags.peek {
+        Some(peek) => Some(peek),
+        None => parsed(env, "CELERY_DOCTOR_PEEK", parse_peek)?.or(file.peek),
+    };
     Ok(Settings {
         broker: None,
         result_backend: None,
+        management: None,
+        peek: peek.filter(|messages| *messages > 0),
         visibility_timeout,
         key_prefix: flags
             .key_prefix
@@ -227,6 +247,46 @@ pub(crate) fn resolve_offline(
         show_args: flags.show_args,
         notes: Vec::new(),
     })
+}
+
+/// The management API that somebody named. Nothing is read of it, and no password asked for, where the broker is Redis.
+fn management(
+    flags: &ConnectionArgs,
+    env: &dyn Fn(&str) -> Option<String>,
+    file: &File,
+    broker: &Broker,
+    options: &UrlOptions,
+) -> Result<Option<ManagementServer>, SettingsError> {
+    let Broker::Amqp(servers) = broker else {
+        return Ok(None);
+    };
+    let picked = pick(
+        flags.management.as_ref(),
+        "--management",
+        env,
+        "CELERY_DOCTOR_MANAGEMENT",
+        file.management.as_ref(),
+        file,
+    );
+    let Some((text, origin)) = picked else {
+        return Ok(None);
+    };
+    let given = given(&text, origin, |text| {
+        url::parse_management(text, &servers.first, options)
+    })?;
+    Ok(Some(given.value))
+}
+
+/// The environment and the file may be there for other brokers; a flag is for this one.
+fn unused_for_redis(flags: &ConnectionArgs) -> Option<String> {
+    let flag = match (&flags.management, flags.peek) {
+        (Some(_), _) => "--management",
+        (None, Some(1..)) => "--peek",
+        _ => return None,
+    };
+    Some(format!(
+        "{flag} is for RabbitMQ, and the broker is a Redis: it changed nothing."
+    ))
 }
 
 fn parse_switch(text: &str) -> Result<bool, String> {
@@ -320,7 +380,9 @@ pub(super) mod tests {
 
     pub(in crate::config) fn host(settings: &Settings) -> (String, String) {
         let given = settings.broker.as_ref().expect("resolve() finds one");
-        let Broker::Redis(server) = &given.value;
+        let Broker::Redis(server) = &given.value else {
+            panic!("not Redis: {given:?}")
+        };
         match &server.endpoint {
             Endpoint::Tcp { host, .. } => (host.clone(), given.origin.to_string()),
             other => panic!("not TCP: {other:?}"),
@@ -441,6 +503,45 @@ pub(super) mod tests {
         };
         let settings = resolve(&flags, &no_env, None).expect("valid");
         assert_eq!(settings.notes.len(), 1);
+    }
+
+    #[test]
+    fn a_management_api_is_the_named_one_and_only_for_rabbitmq() {
+        let flags = |broker: &str| ConnectionArgs {
+            broker: Some(broker.into()),
+            management: Some("http://m".into()),
+            peek: Some(3),
+            ..ConnectionArgs::default()
+        };
+        let rabbit = resolve(&flags("amqp://u:pw@h"), &no_env, None).expect("valid");
+        let management = rabbit.management.expect("named");
+        assert_eq!(
+            (management.host.as_str(), management.username.as_str()),
+            ("m", "u")
+        );
+        assert!(management.given && rabbit.notes.is_empty());
+        assert_eq!(rabbit.peek, Some(3));
+
+        let redis = resolve(&flags("redis://h"), &no_env, None).expect("valid");
+        assert_eq!(redis.management, None);
+        assert!(
+            redis.notes.iter().any(|note| note.contains("--management")),
+            "{redis:?}"
+        );
+
+        let env = |name: &str| match name {
+            "CELERY_BROKER_URL" => Some("amqp://h".to_owned()),
+            "CELERY_DOCTOR_MANAGEMENT" => Some("https://m/x".to_owned()),
+            "CELERY_DOCTOR_PEEK" => Some("0".to_owned()),
+            _ => None,
+        };
+        let file = toml("management = 'http://file'\npeek = 7");
+        let by_env = resolve(&ConnectionArgs::default(), &env, Some(file)).expect("valid");
+        assert_eq!(
+            by_env.management.map(|server| server.to_string()),
+            Some("https://m:15671/x".to_owned())
+        );
+        assert_eq!(by_env.peek, None);
     }
 
     #[test]

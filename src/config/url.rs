@@ -7,7 +7,7 @@
 //! Decided otherwise on purpose:
 //! - kombu turns certificate checks off for a `rediss://` broker without `ssl_cert_reqs`, and Celery refuses such a
 //!   result backend. Here both are checked in full: a tool that is pointed at a server by hand must not hand a password
-//!   to whoever answers.
+//!   to whoever answers. So it is with `amqps://`, where kombu checks the chain and not the host name.
 //! - `int()` takes `-1`, `1_0` and `２` for a database. Here it is ASCII digits.
 
 pub(crate) mod amqp;
@@ -21,19 +21,25 @@ mod tests;
 
 use std::path::PathBuf;
 
+pub(crate) use self::amqp::{AmqpServers, ManagementServer, parse_management};
 pub(crate) use self::backend::parse_result_backend;
 pub(crate) use self::broker::parse_broker;
 pub(crate) use self::mask::masked;
 pub(crate) use super::secret::Secret;
 
 /// Broker schemes that this version reads.
-const READ_BROKERS: [&str; 4] = ["redis", "rediss", "redis+socket", "sentinel"];
-/// The other names in `kombu.transport.TRANSPORT_ALIASES` (kombu 5.7), in lower case.
-const OTHER_BROKERS: [&str; 22] = [
+const READ_BROKERS: [&str; 8] = [
+    "redis",
+    "rediss",
+    "redis+socket",
+    "sentinel",
     "amqp",
     "amqps",
     "pyamqp",
     "librabbitmq",
+];
+/// The other names in `kombu.transport.TRANSPORT_ALIASES` (kombu 5.7), in lower case.
+const OTHER_BROKERS: [&str; 18] = [
     "confluentkafka",
     "kafka",
     "memory",
@@ -54,10 +60,9 @@ const OTHER_BROKERS: [&str; 22] = [
     "pgmq",
 ];
 /// Result backends that this version reads.
-const READ_BACKENDS: [&str; 4] = ["redis", "rediss", "redis+socket", "sentinel"];
+const READ_BACKENDS: [&str; 5] = ["redis", "rediss", "redis+socket", "sentinel", "rpc"];
 /// The other names in `celery.app.backends.BACKEND_ALIASES` (Celery 5.7).
-const OTHER_BACKENDS: [&str; 19] = [
-    "rpc",
+const OTHER_BACKENDS: [&str; 18] = [
     "cache",
     "mongodb",
     "db",
@@ -82,7 +87,7 @@ fn backend_names() -> impl Iterator<Item = &'static str> {
     READ_BACKENDS.into_iter().chain(OTHER_BACKENDS)
 }
 
-/// Whether a broker or a result backend begins like this, in whatever case.
+/// Whether a broker, a result backend or a management API begins like this, in whatever case.
 fn is_known_scheme(scheme: &str) -> bool {
     let scheme = scheme.to_ascii_lowercase();
     let outer = scheme
@@ -92,6 +97,7 @@ fn is_known_scheme(scheme: &str) -> bool {
         .into_iter()
         .chain(OTHER_BROKERS)
         .chain(backend_names())
+        .chain(["http", "https"])
         .any(|name| name == outer)
 }
 
@@ -149,14 +155,17 @@ pub(crate) enum Verify {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Broker {
     Redis(RedisServer),
+    Amqp(AmqpServers),
 }
 
 /// A result backend. One that cannot be read is no error: a trace does without it, and says so (CD807).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ResultBackend {
     Redis(RedisServer),
+    /// Results are messages in a queue of the task's sender, on the broker itself.
+    Rpc,
     Unsupported {
-        /// The scheme, such as `rpc` or `db+postgresql`.
+        /// The scheme, such as `mongodb` or `db+postgresql`.
         kind: String,
     },
     Disabled,
@@ -222,6 +231,26 @@ pub(crate) enum UrlError {
     Parameter { url: String, parameter: String },
     #[error("{url}: ssl_cert_reqs={found} is unknown. Expected required, optional or none")]
     CertReqs { url: String, found: String },
+    #[error(
+        "{url}: each part of a list is the URL of an AMQP server, as in amqp://user:password@a/vhost;amqp://user:password@b/vhost, or a host's name alone. In a user or password, write ; as %3B"
+    )]
+    Failover { url: String },
+    #[error(
+        "{url}: kombu takes no parameter {parameter} in a broker's URL. It takes ssl, ssl_*, heartbeat, connect_timeout, login_method and insist. The virtual host is given as amqp://host/name"
+    )]
+    AmqpParameter { url: String, parameter: String },
+    #[error(
+        "{url}: login_method={found} is not spoken here. Give a user who logs in with a password (PLAIN)"
+    )]
+    LoginMethod { url: String, found: String },
+    #[error(
+        "{url} is not the URL of a management API. Expected one such as http://user:password@host:15672 or https://host/prefix?ssl_ca_certs=/ca.pem"
+    )]
+    Management { url: String },
+    #[error(
+        "{url}: a user of the management API needs a password, as in http://user:password@host:15672. Leave both out to use those of the broker"
+    )]
+    HalfLogin { url: String },
     #[error(
         "{url}: has TLS parameters, and its scheme is redis://. Celery takes them only with rediss://"
     )]

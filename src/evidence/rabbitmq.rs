@@ -200,9 +200,9 @@ pub struct AmqpBinding {
 pub struct Consumer {
     /// The queue.
     pub queue: String,
-    /// The connection's name, which joins it to its worker.
+    /// The connection's name, which joins it to its worker; empty where the server does not tell.
     pub connection: String,
-    /// The channel's name.
+    /// The channel's name; empty where the server does not tell.
     pub channel: String,
     /// Whether its messages wait for an acknowledgement.
     pub ack_required: bool,
@@ -218,7 +218,7 @@ pub struct Consumer {
 pub struct Channel {
     /// Its name.
     pub name: String,
-    /// Its connection's name.
+    /// Its connection's name; empty where the server does not tell.
     pub connection: String,
     /// Messages delivered on it and not acknowledged.
     pub unacknowledged: Observed<u64>,
@@ -233,7 +233,7 @@ pub struct Channel {
     /// Acknowledgements on it.
     pub acknowledged: Observed<u64>,
     /// Consumers on it.
-    pub consumers: u64,
+    pub consumers: Observed<u64>,
     /// When nothing has happened on it since; the server's own form.
     pub idle_since: Option<String>,
 }

@@ -3,6 +3,8 @@
 pub(crate) mod explain;
 pub(crate) mod github;
 pub(crate) mod gitlab;
+#[allow(dead_code, reason = "`routes graph` will draw it")]
+pub(crate) mod graph;
 pub(crate) mod json;
 pub(crate) mod jsonl;
 pub(crate) mod junit;

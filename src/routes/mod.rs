@@ -1,6 +1,9 @@
-//! Routing as a project's files tell it: settings, tasks and calls in Python, read without running it.
+//! Routing as a project's files tell it: settings, tasks and calls in Python, read without running it; the processes that
+//! it starts; and what a broker was told to have.
 
 mod apps;
+pub mod definitions;
+pub mod processes;
 mod python;
 mod read;
 mod settings;

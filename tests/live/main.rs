@@ -16,3 +16,4 @@ mod hostile;
 #[allow(dead_code, reason = "the tests of the binary will use the rest")]
 mod lab;
 mod lab_itself;
+mod lab_rabbitmq;

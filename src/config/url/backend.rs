@@ -29,6 +29,9 @@ pub(crate) fn parse_result_backend(
     if name == "disabled" {
         return Ok(ResultBackend::Disabled);
     }
+    if name == "rpc" {
+        return Ok(ResultBackend::Rpc);
+    }
     if !matches!(name, "redis" | "rediss" | "sentinel") {
         return Ok(ResultBackend::Unsupported { kind: kind(&url) });
     }
@@ -155,7 +158,7 @@ fn misspelt(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The scheme, as far as it can be shown: `db+postgresql`, `rpc`, a module's path.
+/// The scheme, as far as it can be shown: `db+postgresql`, `mongodb`, a module's path.
 fn kind(url: &str) -> String {
     let kind = url.split_once("://").map_or(url, |(scheme, _)| scheme);
     let shown = !kind.is_empty() && kind.len() <= 64 && kind.split('+').all(mask::is_name);

@@ -1,5 +1,6 @@
 //! A broker's URL, as `kombu.Connection` reads it.
 
+use super::amqp::{AMQP_SCHEMES, parse_servers};
 use super::parts;
 use super::server::{REDIS_PORT, database, sentinel, sentinel_nodes, showable, socket, split, tls};
 use super::{
@@ -10,7 +11,7 @@ use super::{
 const SENTINEL_PORT: u16 = 26379;
 
 /// Reads a broker's URL as `kombu.Connection` does. Of a `;` list of Redis servers the first counts, as long as it can
-/// be reached; a `;` list of sentinels is one endpoint.
+/// be reached; a `;` list of sentinels is one endpoint; of a `;` list of AMQP servers all are kept.
 pub(crate) fn parse_broker(url: &str, options: &UrlOptions) -> Result<Broker, UrlError> {
     let url = parts::cleaned(url);
     let shown = masked(&url);
@@ -30,6 +31,9 @@ pub(crate) fn parse_broker(url: &str, options: &UrlOptions) -> Result<Broker, Ur
     let outer = scheme
         .split_once('+')
         .map_or(scheme.as_str(), |(outer, _)| outer);
+    if AMQP_SCHEMES.contains(&scheme.as_str()) {
+        return parse_servers(&url, options, &shown).map(Broker::Amqp);
+    }
     if OTHER_BROKERS.contains(&outer) {
         return Err(UrlError::NotReadYet { url: shown, scheme });
     }

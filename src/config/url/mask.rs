@@ -8,12 +8,16 @@ use super::parts;
 const STARS: &str = "***";
 
 /// Query parameters whose values are no secrets.
-const HARMLESS: [&str; 11] = [
+const HARMLESS: [&str; 15] = [
     "connect_timeout",
     "db",
     "health_check_interval",
+    "heartbeat",
+    "insist",
+    "login_method",
     "socket_connect_timeout",
     "socket_timeout",
+    "ssl",
     "ssl_ca_certs",
     "ssl_cert_reqs",
     "ssl_certfile",

@@ -4,6 +4,8 @@
 //! holds the reading end of a pipe and kills every process group it was told of when the pipe closes, and removes the folder.
 
 mod doctor;
+mod rabbit_node;
+mod rabbitmq;
 mod redis_server;
 mod watch;
 mod worker;
@@ -21,6 +23,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use doctor::{Outcome, Running};
+#[allow(unused_imports, reason = "the tests of the binary will use the rest")]
+pub use rabbit_node::{RabbitNode, RabbitUser, Vhost};
+#[allow(unused_imports, reason = "the tests of the binary will use the rest")]
+pub use rabbitmq::PrivateRabbit;
 pub use redis_server::{Certificates, DeafServer, RedisServer, SOON, free_port};
 pub use watch::{Keyspace, Monitor, Seen};
 pub use worker::Worker;

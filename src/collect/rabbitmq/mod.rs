@@ -1,0 +1,5 @@
+//! Reading RabbitMQ.
+
+mod decode;
+mod http;
+pub(super) mod management;
