@@ -9,10 +9,6 @@ pub(crate) mod deployments;
 mod duration;
 pub(crate) mod file;
 pub(crate) mod flags;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "audit and routes check are to use it")
-)]
 pub(crate) mod policy;
 mod peek;
 pub(crate) mod secret;

@@ -6,6 +6,7 @@ pub mod outcome;
 mod plain;
 pub mod policy;
 pub mod registry;
+pub mod routes;
 pub mod rules;
 mod stages;
 #[cfg(test)]
@@ -219,14 +220,14 @@ pub struct RoutingDiagnosis {
     pub unknown: Vec<String>,
 }
 
-/// Judges a project's routing.
-pub fn judge_routing(routing: &Routing) -> RoutingDiagnosis {
+/// Judges a project's routing, by the rules whose codes are asked for.
+pub fn judge_routing(routing: &Routing, asked: &dyn Fn(&str) -> bool) -> RoutingDiagnosis {
     let mut diagnosis = RoutingDiagnosis {
         findings: Vec::new(),
         checks: Vec::new(),
         unknown: Vec::new(),
     };
-    for (rule, check) in registry::routing() {
+    for (rule, check) in registry::routing().filter(|(rule, _)| asked(rule.code)) {
         let judged = check(routing);
         let mut missing: Vec<String> = judged.unknown.iter().map(ToString::to_string).collect();
         for why in &missing {

@@ -35,8 +35,23 @@ pub struct Routing {
     pub broker: Option<BrokerFacts>,
     /// Files that could not be read.
     pub unread: Vec<Gap>,
+    /// Comments that accept findings.
+    pub ignores: Vec<InlineIgnore>,
     /// How many Python files there are.
     pub python_files: usize,
+}
+
+/// A comment `# celery-doctor: ignore[CODE] reason`. It holds for its line, and standing alone for the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InlineIgnore {
+    /// The file.
+    pub file: String,
+    /// The line that it holds for.
+    pub line: u32,
+    /// Codes, names or families, as they are written.
+    pub codes: Vec<String>,
+    /// Why.
+    pub reason: String,
 }
 
 /// One Celery app.
@@ -144,6 +159,8 @@ pub struct BrokerFacts {
     pub whole: bool,
     /// Queues with consumers now; none where that is not known.
     pub consumed: Option<BTreeSet<String>>,
+    /// Why nothing of it is known, where it could not be read.
+    pub unread: Option<String>,
 }
 
 /// A queue that a broker has.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::python::{Kind, Place, Project, Value};
+use super::export::Export;
 use super::settings::Settings;
 use crate::celery::routing::{
     self, Config, Entry, Exchange, Gap, Known, Options, Pattern, Queue, Route, Router, Target,
@@ -54,6 +55,45 @@ pub(super) fn apps(project: &mut Project) -> Vec<App> {
     apps
 }
 
+/// The one app whose settings were exported: all tasks and calls of the project are its own.
+pub(super) fn of_export(project: &mut Project, name: &str, export: &Export) -> App {
+    let settings = Settings::of_export(&export.settings);
+    let mut made = App {
+        name: name.to_owned(),
+        ..App::default()
+    };
+    configure(project, &mut made, &settings);
+    let everything = Scope {
+        number: 0,
+        roots: &[String::new()],
+    };
+    tasks(project, &mut made, &everything, None);
+    calls(project, &mut made, &everything);
+    beat(project, &mut made, settings.get("beat_schedule"));
+    if let Some(told) = &export.tasks {
+        // These are all, with the options that they have in truth.
+        let read = std::mem::take(&mut made.tasks);
+        made.unknown_tasks.clear();
+        for (name, given) in told {
+            let found = read.iter().find(|task| task.name == *name || task.aliases.contains(name));
+            let text = |key: &str| given[key].as_str().map(str::to_owned);
+            made.tasks.push(Task {
+                name: name.clone(),
+                aliases: Vec::new(),
+                options: Options {
+                    queue: Ok(text("queue").map(Target::Name)),
+                    exchange: Ok(text("exchange")),
+                    routing_key: Ok(text("routing_key")),
+                    ..Options::default()
+                },
+                location: found.and_then(|task| task.location.clone()),
+                target: found.and_then(|task| task.target.clone()),
+            });
+        }
+    }
+    made
+}
+
 /// Which files belong to an app.
 struct Scope<'r> {
     number: usize,
@@ -61,9 +101,13 @@ struct Scope<'r> {
 }
 
 impl Scope<'_> {
+    fn is_everything(&self) -> bool {
+        matches!(self.roots, [one] if one.is_empty())
+    }
+
     /// Whether what stands in a file is this app's: the deepest folder of an app above it decides.
     fn has(&self, project: &Project, file: u32, app: Option<usize>) -> bool {
-        if let Some(app) = app {
+        if let Some(app) = app.filter(|_| !self.is_everything()) {
             return app == self.number;
         }
         let path = project.path(file);

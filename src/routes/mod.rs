@@ -2,7 +2,10 @@
 //! it starts; and what a broker was told to have.
 
 mod apps;
+mod broker;
 pub mod definitions;
+mod export;
+mod ignores;
 pub mod processes;
 mod python;
 mod read;
@@ -10,4 +13,5 @@ mod settings;
 mod source;
 mod tree;
 
-pub(crate) use self::read::{Request, RoutesError, read};
+pub(crate) use self::broker::{of_definitions, of_evidence};
+pub(crate) use self::read::{Request, Settings, read};

@@ -82,6 +82,21 @@ impl Settings {
         Self { found }
     }
 
+    /// The settings of an export, by their new or old names.
+    pub fn of_export(settings: &BTreeMap<String, Value>) -> Self {
+        let found = NAMES.iter().map(|(name, old)| {
+            let value = settings.get(*name).or_else(|| settings.get(*old));
+            let found = match value {
+                Some(Value { kind: Kind::Unknown(gap), .. }) => Err(gap.clone()),
+                value => Ok(value.cloned()),
+            };
+            (*name, found)
+        });
+        Self {
+            found: found.collect(),
+        }
+    }
+
     /// A setting by its new name.
     pub fn get(&self, name: &str) -> Found {
         self.found.get(name).cloned().unwrap_or(Ok(None))

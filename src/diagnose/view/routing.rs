@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::celery::amqp_routing::topic_matches;
 use crate::celery::routing::{
     DecidedBy, Entry, Exchange, Fault, Gap, Known, Pattern, Queue, Router, Sent, Target,
 };
@@ -81,17 +82,6 @@ impl App {
             Router::Map(entries) => entries.as_slice(),
             Router::Opaque(_) => &[],
         })
-    }
-
-    /// Why there may be routes that are not known.
-    pub(crate) fn unknown_routes(&self) -> Option<&Gap> {
-        match &self.config.routers {
-            Err(gap) => Some(gap),
-            Ok(routers) => routers.iter().find_map(|router| match router {
-                Router::Opaque(gap) => Some(gap),
-                Router::Map(_) => None,
-            }),
-        }
     }
 
     /// All ways in which it sends tasks: each route, each task, each call.
@@ -285,29 +275,9 @@ pub(crate) fn carries(kind: &str, bound_by: &str, key: &str) -> Option<bool> {
     match kind {
         "direct" => Some(bound_by == key),
         "fanout" => Some(true),
-        "topic" => Some(topic(bound_by, key)),
+        "topic" => Some(topic_matches(bound_by, key)),
         _ => None,
     }
-}
-
-/// AMQP's topic matching: words between dots, `*` for one, `#` for any number.
-fn topic(pattern: &str, key: &str) -> bool {
-    let words: Vec<&str> = key.split('.').collect();
-    let mut states = vec![false; words.len() + 1];
-    states[0] = true;
-    for part in pattern.split('.') {
-        let mut next = vec![false; states.len()];
-        for (at, &here) in states.iter().enumerate() {
-            if part == "#" {
-                let before = at > 0 && next[at - 1];
-                next[at] = here || before;
-            } else if here && at < words.len() && (part == "*" || part == words[at]) {
-                next[at + 1] = true;
-            }
-        }
-        states = next;
-    }
-    states[words.len()]
 }
 
 /// How much alike a misspelt name must be to be offered.

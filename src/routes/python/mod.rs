@@ -9,8 +9,8 @@ mod project;
 mod statement;
 mod value;
 
-pub(crate) use self::project::{AppFacts, CallFacts, ConfOp, Project, Sureness, TaskFacts};
-pub(crate) use self::value::{Dict, Kind, Place, Scope, Value, same};
+pub(crate) use self::project::{AppFacts, ConfOp, Project, Sureness};
+pub(crate) use self::value::{Dict, Kind, List, Place, Scope, Value, same};
 
 use std::rc::Rc;
 

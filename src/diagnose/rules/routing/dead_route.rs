@@ -36,9 +36,6 @@ pub static DEAD_ROUTE: Rule = Rule {
 fn check(routing: &Routing) -> Judged {
     let mut judged = Judged::default();
     for app in &routing.apps {
-        if let Some(gap) = app.unknown_routes() {
-            judged.unknown(gap);
-        }
         let mut earlier: Vec<&Entry> = Vec::new();
         for router in app.config.routers.iter().flatten() {
             let Router::Map(entries) = router else {

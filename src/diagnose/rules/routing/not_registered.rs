@@ -14,23 +14,24 @@ pub fn check(routing: &Routing) -> Judged {
         if app.tasks.is_empty() {
             continue;
         }
-        for gap in &app.unknown_tasks {
-            judged.unknown(gap);
-        }
-        if !app.unknown_tasks.is_empty() {
-            continue;
-        }
+        let mut found = Vec::new();
         for entry in app.entries() {
             if let Pattern::Name(name) = &entry.pattern {
                 let place = app.routes.get(entry.id).and_then(|place| place.pattern.as_ref());
-                judged.findings.extend(undefined(app, name, "is routed", place));
+                found.extend(undefined(app, name, "is routed", place));
             }
         }
         for call in app.calls.iter().filter(|call| call.beat) {
             if let Ok(name) = &call.task {
                 let what = "is on the beat schedule";
-                judged.findings.extend(undefined(app, name, what, call.location.as_ref()));
+                found.extend(undefined(app, name, what, call.location.as_ref()));
             }
+        }
+        // A task whose name is unknown may be just the one.
+        match app.unknown_tasks.first() {
+            None => judged.findings.extend(found),
+            Some(gap) if !found.is_empty() => judged.unknown(gap),
+            Some(_) => {}
         }
     }
     judged

@@ -30,14 +30,20 @@ pub static UNDECLARED_QUEUE: Rule = Rule {
 fn check(routing: &Routing) -> Judged {
     let mut judged = Judged::default();
     for app in &routing.apps {
-        if let Err(gap) = &app.config.create_missing {
-            judged.unknown(gap);
-        }
         let table = app.config.table();
         let declared: Vec<&str> = table.declared().iter().flatten().map(|queue| queue.name.as_str()).collect();
         for one in app.uses() {
-            let Err(Fault::QueueNotFound(queue, entry)) = &one.sent else {
-                continue;
+            let (queue, entry) = match &one.sent {
+                Err(Fault::QueueNotFound(queue, entry)) => (queue, entry),
+                Ok(sent) => {
+                    // A queue that is not declared may or may not be created.
+                    let undeclared = sent.queue.as_ref().is_some_and(|name| matches!(table.find(name), Ok(None)));
+                    if let (true, Err(gap)) = (undeclared, &app.config.create_missing) {
+                        judged.unknown(gap);
+                    }
+                    continue;
+                }
+                Err(Fault::Unknown(_)) => continue,
             };
             // What a route names is said once, at the route.
             let of_route = matches!(one.what, crate::diagnose::view::routing::What::Route(_));
