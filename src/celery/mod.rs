@@ -9,6 +9,7 @@ mod loose;
 pub mod message;
 mod pickle;
 pub mod result;
+pub mod routing;
 #[cfg(test)]
 mod samples;
 mod skim;

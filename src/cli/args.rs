@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::config::flags::{CONNECTION, ConnectionArgs, ExtentArgs, OUTPUT};
 use crate::config::policy::{PolicyArgs, ThresholdArgs};
+use crate::config::secret::Secret;
 
 /// Says where a lost Celery task is, or how it was lost
 #[derive(Debug, Parser)]
@@ -33,6 +34,8 @@ pub(super) enum Command {
     Audit(AuditArgs),
     /// Write all the evidence to a file, to be judged later or elsewhere
     Snapshot(SnapshotArgs),
+    /// Check and explain where tasks go, by a project's files
+    Routes(RoutesArgs),
     /// Say what a finding means, why it happens, how to confirm and mend it
     Explain(ExplainArgs),
     /// Print a completion script for a shell
@@ -85,6 +88,112 @@ pub(super) struct SnapshotArgs {
     pub output: PathBuf,
     #[command(flatten)]
     pub connection: ConnectionArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RoutesArgs {
+    #[command(subcommand)]
+    pub command: RoutesCommand,
+}
+
+/// The commands about routing.
+#[derive(Debug, Subcommand)]
+pub(super) enum RoutesCommand {
+    /// Find routing black holes before they are deployed
+    Check(RoutesCheckArgs),
+    /// Say where a task goes, by which rule, and who would consume it
+    Explain(RoutesExplainArgs),
+    /// Draw where tasks go, as Mermaid or DOT
+    Graph(RoutesGraphArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RoutesCheckArgs {
+    /// The project's folder
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    #[command(flatten)]
+    pub read: RoutesReadArgs,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RoutesExplainArgs {
+    /// Names of tasks
+    #[arg(value_name = "TASK", required = true)]
+    pub tasks: Vec<String>,
+    /// The project's folder
+    #[arg(long, value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    #[command(flatten)]
+    pub read: RoutesReadArgs,
+    #[command(flatten)]
+    pub output: OutputArgs<RoutesFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RoutesGraphArgs {
+    /// The project's folder
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    /// Graphviz's DOT in place of Mermaid
+    #[arg(long)]
+    pub dot: bool,
+    #[command(flatten)]
+    pub read: RoutesReadArgs,
+}
+
+/// What is read besides the project's files, and in their place.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "What is read")]
+pub(super) struct RoutesReadArgs {
+    /// Settings as plain JSON or TOML, in place of those in the project's Python
+    #[arg(long, value_name = "FILE", conflicts_with = "app")]
+    pub config: Option<PathBuf>,
+    /// Run the project's Python and ask this app, named as for celery -A, for its settings
+    #[arg(long, value_name = "APP")]
+    pub app: Option<String>,
+    /// The Python that has the project's packages, for --app
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: String,
+    /// An environment variable, as NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// The queues of a worker, as for celery worker -Q, in place of those in files; may be repeated
+    #[arg(long, value_name = "QUEUES")]
+    pub worker_queues: Vec<String>,
+    /// An export of `RabbitMQ`'s definitions, which tells what the broker has
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["snapshot", "live"])]
+    pub definitions: Option<PathBuf>,
+    /// The virtual host of --definitions that counts, where there are several
+    #[arg(long, value_name = "NAME", requires = "definitions")]
+    pub vhost: Option<String>,
+    /// A file written by the snapshot command, which tells what the broker has
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
+    pub snapshot: Option<PathBuf>,
+    /// Ask the broker what it has
+    #[arg(long)]
+    pub live: bool,
+    /// The broker for --live [default: `CELERY_BROKER_URL`, or that of celery-doctor.toml]
+    #[arg(long, value_name = "URL", requires = "live")]
+    pub broker: Option<Secret>,
+}
+
+/// A form of the report of `routes explain`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum RoutesFormat {
+    #[default]
+    Table,
+    Json,
+}
+
+impl Form for RoutesFormat {
+    fn is_nagios(self) -> bool {
+        false
+    }
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod forms;
 mod output;
 mod progress;
 mod reading;
+mod routes;
 mod snapshot;
 mod trace;
 
@@ -44,6 +45,7 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
         Command::Trace(args) => trace::run(args, &cli.global),
         Command::Audit(args) => audit::run(args, &cli.global),
         Command::Snapshot(args) => snapshot::run(args, &cli.global),
+        Command::Routes(args) => routes::run(args, &cli.global),
         Command::Explain(args) => explain::run(args, &cli.global),
         Command::Completions(args) => output::completions(args.shell),
         Command::Man => output::man(),

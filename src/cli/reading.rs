@@ -39,7 +39,7 @@ impl Interrupted {
 
 /// A variable of the environment. What is not UTF-8 is kept as far as it is, so that it gets an error and is not
 /// silently passed over.
-fn variable(name: &str) -> Option<String> {
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 

@@ -59,6 +59,7 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
     {
         let mut found = match rule.check {
             Check::Audit(check) => check(evidence, thresholds),
+            Check::Routing(_) => continue,
             _ if rule.check.of_task().is_some() && asked(rule) == Asked::None => continue,
             Check::Deployment(check) => check(evidence),
             Check::Task(_) | Check::Both(..) => Vec::new(),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Rule;
 use crate::evidence::StoredResult;
+pub use crate::evidence::routing::Location;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,21 +58,6 @@ pub struct Finding {
     pub count: u64,
     /// The text that it is about, where it is about a file.
     pub location: Option<Location>,
-}
-
-/// A piece of text in a file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Location {
-    /// The file's path, relative to the folder that was checked, with `/` between its parts.
-    pub file: String,
-    /// The line, from 1.
-    pub line: u32,
-    /// The first character's column, from 1, in characters.
-    pub column: u32,
-    /// The column after the last character, in the same line.
-    pub end_column: u32,
-    /// The whole line, as it stands in the file; cut where it is very long.
-    pub text: String,
 }
 
 impl Finding {

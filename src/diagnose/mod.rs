@@ -7,6 +7,7 @@ pub mod outcome;
 pub(crate) mod plain;
 pub mod policy;
 pub mod registry;
+pub mod routes;
 pub mod rules;
 mod stages;
 #[cfg(test)]
@@ -25,7 +26,8 @@ pub use self::outcome::Outcome;
 pub use self::stages::{Stage, StageName, StageStatus};
 pub use self::thresholds::Thresholds;
 pub use self::verdict::Verdict;
-pub use self::view::{Case, Fate, Visibility};
+pub use self::view::{Case, Fate, Judged, Visibility};
+use crate::evidence::routing::Routing;
 use crate::evidence::{Evidence, Source};
 
 /// A rule: one kind of finding. Each lives in a file of its own and stands in [`registry::ALL`].
@@ -79,6 +81,8 @@ pub enum Check {
     Both(fn(&Case<'_>) -> Vec<Finding>, fn(&Evidence) -> Vec<Finding>),
     /// The deployment as a whole, where every message was read and the user's limits are known: a matter of audits.
     Audit(fn(&Evidence, &Thresholds) -> Vec<Finding>),
+    /// What a project's files say of routing, and nothing of a live deployment.
+    Routing(fn(&Routing) -> Judged),
 }
 
 impl Check {
@@ -86,7 +90,7 @@ impl Check {
     pub fn of_task(self) -> Option<fn(&Case<'_>) -> Vec<Finding>> {
         match self {
             Self::Task(check) | Self::Both(check, _) => Some(check),
-            Self::Deployment(_) | Self::Audit(_) => None,
+            Self::Deployment(_) | Self::Audit(_) | Self::Routing(_) => None,
         }
     }
 
@@ -94,7 +98,7 @@ impl Check {
     pub fn of_deployment(self) -> Option<fn(&Evidence) -> Vec<Finding>> {
         match self {
             Self::Deployment(check) | Self::Both(_, check) => Some(check),
-            Self::Task(_) | Self::Audit(_) => None,
+            Self::Task(_) | Self::Audit(_) | Self::Routing(_) => None,
         }
     }
 }
@@ -192,7 +196,7 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         .iter()
         .filter(|rule| rule.brokers.has(evidence))
     {
-        if matches!(rule.check, Check::Audit(_)) {
+        if matches!(rule.check, Check::Audit(_) | Check::Routing(_)) {
             continue;
         }
         let mut found = false;
@@ -226,6 +230,55 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         findings: deployment,
         checks,
     }
+}
+
+/// The diagnosis of a project's routing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoutingDiagnosis {
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// Every rule that was asked.
+    pub checks: Vec<Checked>,
+    /// What could not be known and kept a rule from judging, as sentence parts.
+    pub unknown: Vec<String>,
+}
+
+/// Judges a project's routing, by the rules whose codes are asked for.
+pub fn judge_routing(routing: &Routing, asked: &dyn Fn(&str) -> bool) -> RoutingDiagnosis {
+    let mut diagnosis = RoutingDiagnosis {
+        findings: Vec::new(),
+        checks: Vec::new(),
+        unknown: Vec::new(),
+    };
+    for (rule, check) in registry::routing().filter(|(rule, _)| asked(rule.code)) {
+        let judged = check(routing);
+        let mut missing: Vec<String> = judged.unknown.iter().map(ToString::to_string).collect();
+        for why in &missing {
+            if !diagnosis.unknown.contains(why) {
+                diagnosis.unknown.push(why.clone());
+            }
+        }
+        missing.extend(judged.missing);
+        let status = match (judged.findings.is_empty(), missing.is_empty()) {
+            (false, _) => CheckStatus::Found,
+            (true, true) => CheckStatus::Clear,
+            (true, false) => CheckStatus::NotJudged,
+        };
+        diagnosis.checks.push(Checked {
+            code: rule.code.to_owned(),
+            name: rule.name.to_owned(),
+            status,
+            missing: if status == CheckStatus::NotJudged {
+                missing
+            } else {
+                Vec::new()
+            },
+        });
+        diagnosis.findings.extend(judged.findings);
+    }
+    diagnosis.findings.sort_by(Finding::order);
+    diagnosis.findings.dedup();
+    diagnosis
 }
 
 fn checked(rule: &Rule, evidence: &Evidence, found: bool) -> Checked {

@@ -1,7 +1,11 @@
 //! The list of all rules, by code. A new finding is one new file and one line here.
 
-use super::Rule;
-use super::rules::{broker, publish, reading, reservations, results, visibility, waiting, workers};
+use super::rules::{
+    broker, publish, reading, reservations, results, routing as routes, visibility, waiting,
+    workers,
+};
+use super::{Check, Judged, Rule};
+use crate::evidence::routing::Routing;
 
 /// Every rule, in the order of the codes.
 pub static ALL: &[&Rule] = &[
@@ -13,7 +17,11 @@ pub static ALL: &[&Rule] = &[
     &publish::wrong_database::WRONG_DATABASE,
     &publish::unroutable_publishes::UNROUTABLE_PUBLISHES,
     &publish::unbound_exchange::UNBOUND_EXCHANGE,
+    &routes::dead_route::DEAD_ROUTE,
+    &routes::route_to_unconsumed_queue::ROUTE_TO_UNCONSUMED_QUEUE,
+    &routes::undeclared_queue::UNDECLARED_QUEUE,
     &publish::default_queue_unconsumed::DEFAULT_QUEUE_UNCONSUMED,
+    &routes::queue_arguments_conflict::QUEUE_ARGUMENTS_CONFLICT,
     &publish::delayed_delivery_unbound::DELAYED_DELIVERY_UNBOUND,
     &waiting::expired::EXPIRED,
     &waiting::not_registered::NOT_REGISTERED,
@@ -75,6 +83,43 @@ pub static ALL: &[&Rule] = &[
     &reading::scan_truncated::SCAN_TRUNCATED,
     &reading::unsupported::UNSUPPORTED,
 ];
+
+/// What judges a project's routing.
+pub type RoutingCheck = fn(&Routing) -> Judged;
+
+/// Rules about a live deployment that judge a project's files besides.
+static ALSO_ROUTING: &[(&Rule, RoutingCheck)] = &[
+    (&publish::unroutable::UNROUTABLE, routes::unroutable::check),
+    (
+        &waiting::not_registered::NOT_REGISTERED,
+        routes::not_registered::check,
+    ),
+    (
+        &publish::unbound_exchange::UNBOUND_EXCHANGE,
+        routes::unbound_exchange::check,
+    ),
+    (
+        &publish::default_queue_unconsumed::DEFAULT_QUEUE_UNCONSUMED,
+        routes::default_queue_unconsumed::check,
+    ),
+    (
+        &waiting::queue_limits::QUEUE_LIMITS,
+        routes::queue_limits::check,
+    ),
+];
+
+/// The rules that judge a project's routing, in the order of the codes.
+pub fn routing() -> impl Iterator<Item = (&'static Rule, RoutingCheck)> {
+    ALL.iter().filter_map(|rule| match rule.check {
+        Check::Routing(check) => Some((*rule, check)),
+        _ => {
+            let also = ALSO_ROUTING
+                .iter()
+                .find(|(other, _)| other.code == rule.code);
+            also.map(|(rule, check)| (*rule, *check))
+        }
+    })
+}
 
 /// The rule with this code or name, in any case.
 pub fn find(wanted: &str) -> Option<&'static Rule> {

@@ -5,6 +5,7 @@ mod clients;
 mod deployment;
 mod rabbitmq;
 mod route;
+pub(crate) mod routing;
 mod worker;
 
 pub use self::case::{Case, Fate};
@@ -12,4 +13,5 @@ pub(super) use self::case::{Held, Holder, UNHEARD, stored};
 pub use self::deployment::Visibility;
 pub(super) use self::rabbitmq::{numbers, queues_command};
 pub(super) use self::route::{Route, Routes};
+pub use self::routing::Judged;
 pub(super) use self::worker::{DEFAULT_SWEEP_PERIOD, DEFAULT_VISIBILITY_TIMEOUT};

@@ -8,6 +8,7 @@ mod census;
 pub mod file;
 mod observed;
 pub mod rabbitmq;
+pub mod routing;
 mod task;
 mod workers;
 

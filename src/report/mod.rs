@@ -4,7 +4,6 @@ pub(crate) mod audit;
 pub(crate) mod explain;
 pub(crate) mod github;
 pub(crate) mod gitlab;
-#[allow(dead_code, reason = "`routes graph` will draw it")]
 pub(crate) mod graph;
 pub(crate) mod json;
 pub(crate) mod jsonl;
@@ -13,6 +12,7 @@ pub(crate) mod markdown;
 pub(crate) mod nagios;
 pub(crate) mod plain;
 pub(crate) mod prometheus;
+pub(crate) mod routes;
 #[cfg(test)]
 mod samples;
 pub(crate) mod sarif;

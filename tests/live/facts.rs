@@ -5,5 +5,6 @@ mod exchanges;
 mod pidbox;
 mod queues;
 mod reservations;
+mod routing;
 mod wire;
 mod workers;

@@ -99,9 +99,6 @@ pub(super) fn is_plain(key: &str) -> bool {
 }
 
 fn hint(key: &str, known: &[&str]) -> String {
-    if key == "management" || key == "peek" {
-        return ": it is for RabbitMQ, which this version does not read yet".to_owned();
-    }
     let near = known
         .iter()
         .map(|known| {

@@ -5,6 +5,7 @@ pub mod publish;
 pub mod reading;
 pub mod reservations;
 pub mod results;
+pub mod routing;
 pub mod visibility;
 pub mod waiting;
 pub mod workers;
