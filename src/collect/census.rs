@@ -12,16 +12,11 @@ use super::counting::{Count, Counter, Known, mark};
 use super::notes::line;
 use super::related;
 use super::rounds::{Look, Reading};
-use crate::evidence::{Census, Copy, Observed, ReadStatus, Reason, Source, StoredResult, Why};
+use super::suspects::{self, MOST_SUSPECTS, Suspects};
+use crate::evidence::{Census, Copy, Observed, ReadStatus, Reason, Source, Why};
 
 /// Of the time until the deadline this part goes to the queues; what comes after them is quick.
 const FOR_QUEUES: f64 = 0.6;
-/// More suspects than these are not looked at one by one.
-const MOST_SUSPECTS: usize = 1_000;
-
-/// Results that nothing has accounted for yet.
-pub(super) type Suspects = BTreeMap<String, StoredResult>;
-
 impl Reading<'_> {
     /// Reads everything. What was found by the time of an error stays in the evidence.
     pub(super) async fn read_everything(&mut self, wanted: &Everything) -> Result<(), Why> {
@@ -30,7 +25,9 @@ impl Reading<'_> {
             .map(|all| self.started + all.mul_f64(FOR_QUEUES));
         self.broker.stop_at(limit);
         self.census();
-        let mut suspects = self.look_through_results(wanted, limit).await;
+        let (mut suspects, looked) =
+            suspects::look_through(self.evidence, self.results, wanted, limit).await;
+        self.looked_through = Some(looked);
         let known = self.known().await?;
         let (count, queued) = self.count_queues(known, wanted, &mut suspects).await?;
         let holdings = self
@@ -58,70 +55,6 @@ impl Reading<'_> {
     /// What is counted so far.
     pub(super) fn census(&mut self) -> &mut Census {
         self.evidence.census.get_or_insert_default()
-    }
-
-    /// Results that draw attention: those of unfinished tasks of this broker's workers, and of tasks that were lost.
-    async fn look_through_results(
-        &mut self,
-        wanted: &Everything,
-        limit: Option<Instant>,
-    ) -> Suspects {
-        let scan = match self.results.scan(wanted.result_keys, limit).await {
-            Ok(scan) => scan,
-            Err(why) => {
-                self.looked_through = Some(Err(why));
-                return Suspects::new();
-            }
-        };
-        self.looked_through = Some(if scan.cut {
-            let what = "more results draw attention than are kept, or the deadline came first";
-            Err(Why::new(Reason::Truncated, what))
-        } else {
-            Ok(scan.results)
-        });
-        // One member of each chord leads to all that is known of it.
-        for group in scan.chords {
-            let chord = self.results.chord(&group).await;
-            let waits = chord.seen().and_then(Option::as_ref);
-            let waits = waits.filter(|c| c.size.is_some_and(|size| c.joined < size));
-            if let Some((member, _)) = waits.and_then(|chord| chord.members.first().cloned()) {
-                let result = self.results.read(std::slice::from_ref(&member)).await;
-                let result = result.into_values().next();
-                let task = self.task(&member);
-                task.chord = chord;
-                if let Some(result) = result {
-                    task.first_result = result.clone();
-                    task.result = result;
-                }
-                self.census().by_result.insert(member);
-            }
-        }
-        // Who shares the result backend may have another broker: only a worker with a mailbox here is one of ours.
-        let ours: BTreeSet<String> = self
-            .evidence
-            .workers
-            .seen()
-            .into_iter()
-            .flat_map(|workers| {
-                let answered = workers.answered.iter().map(|w| w.node.clone());
-                answered.chain(workers.unanswered_names.iter().cloned())
-            })
-            .collect();
-        let (ended, open): (Suspects, Suspects) =
-            scan.drawn.into_iter().partition(|(_, r)| r.doc.ready);
-        for (id, result) in ended.into_iter().take(MOST_SUSPECTS) {
-            let task = self.task(&id);
-            task.first_result = Observed::Seen(Some(result.clone()));
-            task.result = Observed::Seen(Some(result));
-            self.census().by_result.insert(id);
-        }
-        let of_ours = |result: &StoredResult| {
-            let node = result.doc.worker.as_ref();
-            node.is_some_and(|node| ours.contains(node))
-        };
-        open.into_iter()
-            .filter(|(_, result)| of_ours(result))
-            .collect()
     }
 
     /// What tells fates apart before a message is read: who has revoked what, and the timeouts.

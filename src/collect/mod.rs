@@ -15,6 +15,7 @@ mod related;
 mod reservations;
 mod results;
 mod rounds;
+mod suspects;
 mod workers;
 
 use std::time::Duration;

@@ -9,7 +9,6 @@ use redis::cmd;
 use uuid::Uuid;
 
 use super::Everything;
-use super::census::Suspects;
 use super::counting::{Known, MOST_CLASSES, mark, seconds, unread};
 use super::holdings::Holdings;
 use super::movement::Watch;
@@ -18,6 +17,7 @@ use super::redis::client::decode;
 use super::redis::unacked::{self, Keys};
 use super::results::ById;
 use super::rounds::{PAUSE, Reading};
+use super::suspects::Suspects;
 use crate::celery::control::{Claim, ClaimState};
 use crate::celery::message::{Glance, Keep};
 use crate::celery::unacked::{Reservation, parse_unacked};

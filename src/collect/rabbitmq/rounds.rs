@@ -5,27 +5,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::amqp::{AmqpClient, Depth};
-use super::looks;
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, to_declare};
+use super::{census, looks};
 use crate::celery::control::{self, ClaimState};
 use crate::collect::broker::{Wanted, by_id};
 use crate::collect::cleanup::Cleanup;
+use crate::collect::counting::Known;
 use crate::collect::mailbox::Replies;
 use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task};
 use crate::collect::related;
 use crate::collect::results::Results;
+use crate::collect::suspects::{self, MOST_SUSPECTS};
 use crate::collect::workers::{Claims, Expected, Panel};
-use crate::collect::{Plan, Progress, Question, RabbitTarget};
+use crate::collect::{Everything, Plan, Progress, Question, RabbitTarget};
 use crate::config::url::amqp::ManagementServer;
 use crate::evidence::rabbitmq::Role;
 use crate::evidence::{
-    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
+    Census, Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
 };
 
 /// Between delivery and the worker's first word about a task it is nowhere; a second question comes this much later.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How much of the time before a deadline the look through the results may take.
+const FOR_RESULTS: f64 = 0.5;
 
 /// Of more messages than these, all queues together, no classes are made.
 const MOST_COUNTED: u64 = 200_000;
@@ -60,6 +67,7 @@ pub(crate) async fn collect(
     evidence.reservations = Observed::Unseen(none);
     evidence.other_databases =
         Observed::not_asked("RabbitMQ has virtual hosts, which share nothing");
+    let mut looked_through = None;
     match client {
         Ok(client) => {
             let mut reading = Reading {
@@ -70,13 +78,16 @@ pub(crate) async fn collect(
                 results: &mut results,
                 client: Arc::new(client),
                 panel: None,
+                started,
+                looked_through: None,
             };
             reading.run(cleanup).await;
+            looked_through = reading.looked_through;
         }
         Err(why) => without_broker(&mut evidence, &mut results, &why, started).await,
     }
     evidence.result_backend.readable = results.readable();
-    note_results(&mut evidence, started, None);
+    note_results(&mut evidence, started, looked_through);
     evidence
 }
 
@@ -143,6 +154,9 @@ struct Reading<'r> {
     results: &'r mut Results,
     client: Arc<AmqpClient>,
     panel: Option<Panel>,
+    started: Instant,
+    /// How the look through the results ended, where there was one: how many there are.
+    looked_through: Option<Result<u64, Why>>,
 }
 
 impl Reading<'_> {
@@ -165,6 +179,8 @@ impl Reading<'_> {
             related::note_last_results(self.evidence, found);
         }
         note_workers(self.evidence, started);
+        // RabbitMQ tells no time.
+        self.evidence.taken_at = Timestamp::now();
     }
 
     fn note_server(&mut self, started: Instant) {
@@ -208,9 +224,8 @@ impl Reading<'_> {
             self.task(&id).first_result = result;
         }
         self.declare_queues().await?;
-        let everything = matches!(self.plan.question, Question::Everything { .. });
-        if everything {
-            return self.read_everything().await;
+        if let Question::Everything(wanted) = self.plan.question {
+            return self.read_everything(&wanted).await;
         }
         let ids: BTreeSet<String> = ids.into_iter().collect();
         // Whom a worker has needs no look into queues.
@@ -499,32 +514,52 @@ impl Reading<'_> {
         ids.iter().filter(|id| !known(id)).cloned().collect()
     }
 
-    /// Everything that the workers have, for a snapshot; and with --peek what waits in queues.
-    async fn read_everything(&mut self) -> Result<(), Why> {
+    /// Everything that the workers have, and with --peek what waits in queues.
+    async fn read_everything(&mut self, wanted: &Everything) -> Result<(), Why> {
+        let limit = wanted
+            .deadline
+            .map(|all| self.started + all.mul_f64(FOR_RESULTS));
+        let (mut suspects, looked) =
+            suspects::look_through(self.evidence, self.results, wanted, limit).await;
+        self.looked_through = Some(looked);
         self.look_into_queues(&BTreeSet::new()).await?;
         if let Some(panel) = &mut self.panel {
             let claims = panel.claims(None, true).await?;
             self.evidence.workers = Observed::Seen(panel.workers.clone());
-            let ids: BTreeSet<String> = claims
-                .held
-                .keys()
-                .chain(claims.revoked.keys())
-                .cloned()
-                .collect();
+            let mut known = Known::default();
+            let software = panel.asides(&mut known).await?;
+            self.census().software = software;
+            let held = claims.held.keys().chain(claims.revoked.keys());
+            let ids: BTreeSet<String> = held.cloned().collect();
             self.note_claims(ids.into_iter(), claims);
         }
-        let ids: BTreeSet<String> = self.evidence.tasks.keys().cloned().collect();
-        let found = self
-            .results
-            .read(&ids.iter().cloned().collect::<Vec<_>>())
-            .await;
-        for (id, result) in &found {
-            self.task(id).first_result = result.clone();
+        suspects.retain(|id, _| !self.evidence.tasks.contains_key(id));
+        let mut again = BTreeSet::new();
+        for (id, result) in suspects.into_iter().take(MOST_SUSPECTS) {
+            self.task(&id).first_result = Observed::Seen(Some(result));
+            self.census().by_result.insert(id.clone());
+            again.insert(id);
         }
-        related::note_last_results(self.evidence, found);
+        if !again.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+            self.ask_for(&again).await?;
+            self.read_results(&again).await;
+            self.declare_again().await;
+        }
         related::read_chords(self.evidence, self.results).await;
+        let (classes, unclassed) = census::classes(&self.evidence.tasks, self.evidence.taken_at);
+        let counted = self.census();
+        (counted.classes, counted.unclassed) = (classes, unclassed);
+        let twice = |task: &TaskEvidence| task.copies.len() + task.claims.len() > 1;
+        let tasks = self.evidence.tasks.iter().filter(|(_, task)| twice(task));
+        let ids: BTreeSet<String> = tasks.map(|(id, _)| id.clone()).collect();
+        self.census().twice.ids = ids;
         self.note_queues();
         Ok(())
+    }
+
+    fn census(&mut self) -> &mut Census {
+        self.evidence.census.get_or_insert_default()
     }
 
     fn task(&mut self, id: &str) -> &mut TaskEvidence {

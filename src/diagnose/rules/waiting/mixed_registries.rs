@@ -1,7 +1,10 @@
 //! CD203: some of the workers that take from the queue know the task, and some do not.
 
+use std::collections::BTreeSet;
+
+use crate::celery::control::ActiveQueue;
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
-use crate::evidence::Source;
+use crate::evidence::{Evidence, List, Source};
 
 /// The rule.
 pub static MIXED_REGISTRIES: Rule = Rule {
@@ -27,7 +30,7 @@ pub static MIXED_REGISTRIES: Rule = Rule {
         ],
     },
     needs: &[Source::Queues, Source::Workers],
-    check: Check::Task(check),
+    check: Check::Both(check, of_claims),
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -36,51 +39,91 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .filter(|copy| case.fate(copy) != Fate::Expired)
         .filter_map(|copy| Some((copy.list?, copy.envelope.task.as_deref()?)))
         .filter_map(|(list, task)| {
-            let (mut knowing, mut ignorant) = (Vec::new(), Vec::new());
-            for worker in case.evidence.readers(list) {
-                let side = if worker.knows(task)? {
-                    &mut knowing
-                } else {
-                    &mut ignorant
-                };
-                side.push(worker.node.as_str());
-            }
-            if knowing.is_empty() || ignorant.is_empty() {
-                return None;
-            }
-            let queue = &list.queue;
-            let finding = Finding::of(
-                &MIXED_REGISTRIES,
-                format!(
-                    "{} take from queue {queue} and do not know {task}, which {} know: if it is theirs by chance, \
-                     it is thrown away",
-                    plain::names(&ignorant),
-                    plain::names(&knowing)
-                ),
-            );
-            Some(
-                finding
-                    .evidence("queue", queue.as_str())
-                    .evidence("task", task)
-                    .evidence("workers_that_know_it", knowing)
-                    .evidence("workers_that_do_not", ignorant.clone())
-                    .confirm("celery -A APP inspect registered")
-                    .remedy(format!(
-                        "celery -A APP control cancel_consumer {queue} -d {}",
-                        ignorant.join(",")
-                    ))
-                    .subject("queue", queue.as_str())
-                    .subject("task", task)
-                    .task(case.id),
-            )
+            let finding = finding(case.evidence, list, task)?;
+            Some(finding.task(case.id))
         })
         .collect()
+}
+
+/// On RabbitMQ, where messages are not looked at: a task that a worker has came through one of its queues, and so may
+/// the next one.
+fn of_claims(evidence: &Evidence) -> Vec<Finding> {
+    if evidence.rabbitmq.is_none() {
+        return Vec::new();
+    }
+    let mut seen = BTreeSet::new();
+    let mut findings = Vec::new();
+    for worker in evidence.answered() {
+        let queues = worker.queues.seen().map_or(&[][..], Vec::as_slice);
+        for claim in worker.active.seen().into_iter().flatten() {
+            let key = claim.routing_key.as_deref();
+            let by_key = |queue: &&ActiveQueue| {
+                key.is_some_and(|key| {
+                    queue.name == key || queue.routing_key.as_deref() == Some(key)
+                })
+            };
+            let queue = match queues {
+                [only] => Some(only),
+                several => several.iter().find(by_key),
+            };
+            let list = queue.and_then(|queue| evidence.list(&queue.name));
+            let (Some(list), Some(task)) = (list, claim.task.as_deref()) else {
+                continue;
+            };
+            if seen.insert((list.queue.as_str(), task)) {
+                findings.extend(finding(evidence, list, task).map(|found| found.task(&claim.id)));
+            }
+        }
+    }
+    findings
+}
+
+/// What is to be said of a task and the workers that take from its queue; none where all or none of them know it, or one
+/// did not say.
+fn finding(evidence: &Evidence, list: &List, task: &str) -> Option<Finding> {
+    let (mut knowing, mut ignorant) = (Vec::new(), Vec::new());
+    for worker in evidence.readers(list) {
+        let side = if worker.knows(task)? {
+            &mut knowing
+        } else {
+            &mut ignorant
+        };
+        side.push(worker.node.as_str());
+    }
+    if knowing.is_empty() || ignorant.is_empty() {
+        return None;
+    }
+    let queue = &list.queue;
+    let finding = Finding::of(
+        &MIXED_REGISTRIES,
+        format!(
+            "{} take from queue {queue} and do not know {task}, which {} know: if it is theirs by chance, it is thrown \
+             away",
+            plain::names(&ignorant),
+            plain::names(&knowing)
+        ),
+    );
+    Some(
+        finding
+            .evidence("queue", queue.as_str())
+            .evidence("task", task)
+            .evidence("workers_that_know_it", knowing)
+            .evidence("workers_that_do_not", ignorant.clone())
+            .confirm("celery -A APP inspect registered")
+            .remedy(format!(
+                "celery -A APP control cancel_consumer {queue} -d {}",
+                ignorant.join(",")
+            ))
+            .subject("queue", queue.as_str())
+            .subject("task", task),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::{Lab, names};
+    use crate::celery::control::ClaimState;
+    use crate::diagnose::testkit::{Lab, Rabbit, names};
     use crate::evidence::{Observed, Worker};
 
     fn two(change: impl FnOnce(&mut Worker)) -> Lab {
@@ -98,6 +141,23 @@ mod tests {
             names(&lab.check(&MIXED_REGISTRIES, "t1")),
             ["mixed-registries"]
         );
+    }
+
+    #[test]
+    fn on_rabbitmq_a_task_that_runs_tells_what_comes_through_its_queue() {
+        let lab = |change: fn(&mut Worker)| {
+            let lab = Rabbit::new().queue("celery", 0, 2).lab();
+            lab.worker("w2", &["celery"])
+                .with_worker(change)
+                .worker("w1", &["celery"])
+                .claimed("t1", "w1", ClaimState::Active)
+        };
+        let mixed = lab(|w| w.registered.seen_mut().expect("seen").clear());
+        assert_eq!(
+            names(&mixed.check(&MIXED_REGISTRIES, "")),
+            ["mixed-registries"]
+        );
+        assert!(lab(|_| {}).check(&MIXED_REGISTRIES, "").is_empty());
     }
 
     #[test]

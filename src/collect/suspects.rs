@@ -1,0 +1,79 @@
+//! Results that draw attention in an audit: nobody asked for their tasks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::Everything;
+use super::notes::task;
+use super::results::Results;
+use crate::evidence::{Evidence, Observed, Reason, StoredResult, Why};
+
+/// More suspects than these are not looked at one by one.
+pub(super) const MOST_SUSPECTS: usize = 1_000;
+
+/// Results that nothing has accounted for yet.
+pub(super) type Suspects = BTreeMap<String, StoredResult>;
+
+/// Results that draw attention: those of unfinished tasks of this broker's workers, and of tasks that were lost.
+pub(super) async fn look_through(
+    evidence: &mut Evidence,
+    results: &mut Results,
+    wanted: &Everything,
+    limit: Option<Instant>,
+) -> (Suspects, Result<u64, Why>) {
+    let scan = match results.scan(wanted.result_keys, limit).await {
+        Ok(scan) => scan,
+        Err(why) => return (Suspects::new(), Err(why)),
+    };
+    let looked_through = if scan.cut {
+        let what = "more results draw attention than are kept, or the deadline came first";
+        Err(Why::new(Reason::Truncated, what))
+    } else {
+        Ok(scan.results)
+    };
+    // One member of each chord leads to all that is known of it.
+    for group in scan.chords {
+        let chord = results.chord(&group).await;
+        let waits = chord.seen().and_then(Option::as_ref);
+        let waits = waits.filter(|c| c.size.is_some_and(|size| c.joined < size));
+        if let Some((member, _)) = waits.and_then(|chord| chord.members.first().cloned()) {
+            let result = results.read(std::slice::from_ref(&member)).await;
+            let result = result.into_values().next();
+            let task = task(evidence, &member);
+            task.chord = chord;
+            if let Some(result) = result {
+                task.first_result = result.clone();
+                task.result = result;
+            }
+            evidence
+                .census
+                .get_or_insert_default()
+                .by_result
+                .insert(member);
+        }
+    }
+    // Who shares the result backend may have another broker: only a worker with a mailbox here is one of ours.
+    let ours: BTreeSet<String> = evidence
+        .workers
+        .seen()
+        .into_iter()
+        .flat_map(|workers| {
+            let answered = workers.answered.iter().map(|w| w.node.clone());
+            answered.chain(workers.unanswered_names.iter().cloned())
+        })
+        .collect();
+    let (ended, open): (Suspects, Suspects) =
+        scan.drawn.into_iter().partition(|(_, r)| r.doc.ready);
+    for (id, result) in ended.into_iter().take(MOST_SUSPECTS) {
+        let task = task(evidence, &id);
+        task.first_result = Observed::Seen(Some(result.clone()));
+        task.result = Observed::Seen(Some(result));
+        evidence.census.get_or_insert_default().by_result.insert(id);
+    }
+    let of_ours = |result: &StoredResult| {
+        let node = result.doc.worker.as_ref();
+        node.is_some_and(|node| ours.contains(node))
+    };
+    let open = open.into_iter().filter(|(_, result)| of_ours(result));
+    (open.collect(), looked_through)
+}
