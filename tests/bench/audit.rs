@@ -20,6 +20,7 @@
 )]
 #[path = "../live/lab/mod.rs"]
 mod lab;
+#[allow(dead_code, reason = "this benchmark needs a part of it")]
 mod wire;
 
 use std::fs;
