@@ -148,22 +148,18 @@ impl<'a> Walk<'a> {
         into.replace(text).is_none().then_some(())
     }
 
-    /// A number that is not negative and has no fraction; none for null, and nothing for other values.
-    pub(super) fn number(&mut self) -> Option<Option<u64>> {
-        let before = self.rest;
+    /// A number that is not negative and has no fraction, into a place where none was yet; null leaves it empty, and other
+    /// values are not understood.
+    pub(super) fn number(&mut self, into: &mut Option<u64>) -> Option<()> {
         self.peek()?;
         let start = self.rest;
         self.skip()?;
         let text = &start[..start.len() - self.rest.len()];
         if text == b"null" {
-            return Some(None);
+            return Some(());
         }
-        let digits = std::str::from_utf8(text).ok()?.parse().ok();
-        if digits.is_none() {
-            self.rest = before;
-            return None;
-        }
-        Some(digits)
+        let number = std::str::from_utf8(text).ok()?.parse().ok()?;
+        into.replace(number).is_none().then_some(())
     }
 
     /// Whether a value is true; nothing for what is neither true nor false nor null.

@@ -140,6 +140,7 @@ struct Mark {
 }
 
 /// One class in the making.
+#[derive(Default)]
 struct Counted {
     count: u64,
     ids: Vec<String>,
@@ -286,20 +287,6 @@ impl Counter {
             not_compared: self.not_compared,
             known,
             watched: self.watched,
-        }
-    }
-}
-
-impl Default for Counted {
-    fn default() -> Self {
-        Self {
-            count: 0,
-            ids: Vec::new(),
-            next_id: 0,
-            last: Vec::new(),
-            last_read: None,
-            index: 0,
-            expires: None,
         }
     }
 }

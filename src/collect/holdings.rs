@@ -41,6 +41,10 @@ impl Holdings {
     pub(super) fn add(&mut self, later: Self) {
         let first = self.nodes.len();
         self.nodes.extend(later.nodes);
+        #[expect(
+            clippy::iter_over_hash_type,
+            reason = "each goes to a place of its own, in whatever order"
+        )]
         for (id, holding) in later.by_id {
             let node = holding
                 .node

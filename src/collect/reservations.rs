@@ -475,8 +475,7 @@ impl Reading<'_> {
 
     /// Tasks that run and have no message left, which is how Celery works by default.
     fn classify_claims(&mut self, held: &HashSet<u64>) {
-        let mut classes: BTreeMap<(String, Option<String>, Option<String>, Option<String>), Class> =
-            BTreeMap::new();
+        let mut classes: BTreeMap<Kind, Class> = BTreeMap::new();
         for worker in self.evidence.answered() {
             for claim in worker.active.seen().into_iter().flatten() {
                 if held.contains(&mark(&claim.id)) {
@@ -511,6 +510,9 @@ impl Reading<'_> {
         census.classes.extend(classes.into_values().take(room));
     }
 }
+
+/// What tells running tasks without a message apart: worker, task, exchange, routing key.
+type Kind = (String, Option<String>, Option<String>, Option<String>);
 
 /// The whole of what a worker says about a task that it runs.
 fn full_claim(evidence: &Evidence, node: &str, id: &str) -> Option<Claim> {

@@ -65,7 +65,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::Lab;
+    use crate::diagnose::testkit::{Lab, names};
     use crate::evidence::Observed;
 
     fn severities(evicted: u64, policy: &str) -> Vec<Severity> {
@@ -74,6 +74,11 @@ mod tests {
             server.maxmemory_policy = Observed::Seen(policy.to_owned());
         });
         let found = lab.check(&EVICTIONS_HAPPENED, "");
+        assert!(
+            names(&found)
+                .iter()
+                .all(|name| *name == "evictions-happened")
+        );
         found.iter().map(|finding| finding.severity).collect()
     }
 

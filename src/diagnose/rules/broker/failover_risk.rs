@@ -39,7 +39,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
         return Vec::new();
     };
     let message = match server.role.seen().map(String::as_str) {
-        Some("slave") => of_replica(server),
+        Some("slave") => Some(of_replica(server)),
         Some("master") => of_master(server),
         _ => None,
     };
@@ -57,15 +57,13 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
     finding.into_iter().collect()
 }
 
-fn of_replica(server: &ServerFacts) -> Option<String> {
-    match server.health.master_link_up.seen() {
-        Some(false) => Some(
-            "the server is a replica that has lost its master: what it shows is old, and it takes no tasks"
-                .to_owned(),
-        ),
-        // A replica that may be written to is somebody's odd choice; that it is one is worth a word all the same.
-        _ => Some("the broker's URL names a replica: it takes no tasks from workers and senders".to_owned()),
+fn of_replica(server: &ServerFacts) -> String {
+    if server.health.master_link_up.seen() == Some(&false) {
+        "the server is a replica that has lost its master: what it shows is old, and it takes no tasks"
+    } else {
+        "the broker's URL names a replica: it takes no tasks from workers and senders"
     }
+    .to_owned()
 }
 
 fn of_master(server: &ServerFacts) -> Option<String> {

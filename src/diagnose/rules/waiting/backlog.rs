@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::celery::message::Envelope;
     use crate::celery::when::When;
-    use crate::diagnose::testkit::{Lab, NOW, envelope};
+    use crate::diagnose::testkit::{Lab, NOW, envelope, names};
     use crate::diagnose::thresholds::Limit;
 
     fn found(lab: &Lab, thresholds: &Thresholds) -> Vec<String> {
@@ -148,6 +148,7 @@ mod tests {
             found(&lab, &limit(Some(1))),
             ["2 messages wait in queue celery, more than 1"]
         );
+        assert_eq!(names(&check(&lab.evidence, &limit(Some(1)))), ["backlog"]);
         assert!(found(&lab, &limit(Some(2))).is_empty());
         assert!(found(&lab, &limit(None)).is_empty());
     }

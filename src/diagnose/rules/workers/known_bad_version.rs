@@ -100,11 +100,14 @@ const FAULTS: [Fault; 7] = [
     },
 ];
 
+/// The faults of a version, and the workers that run it.
+type Bearers<'e> = (Vec<&'static Fault>, Vec<&'e str>);
+
 fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
     let Some(census) = &evidence.census else {
         return Vec::new();
     };
-    let mut by_version: BTreeMap<(&str, &str), (Vec<&Fault>, Vec<&str>)> = BTreeMap::new();
+    let mut by_version: BTreeMap<(&str, &str), Bearers<'_>> = BTreeMap::new();
     for (node, software) in &census.software {
         for package in [Package::Celery, Package::Kombu] {
             let Some((name, version)) = version_of(package, software) else {
@@ -184,7 +187,7 @@ fn finding(package: &str, version: &str, faults: &[&Fault], nodes: Vec<&str>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::Lab;
+    use crate::diagnose::testkit::{Lab, names};
     use crate::evidence::Census;
 
     fn found(celery: &str, kombu: &str) -> Vec<(String, usize)> {
@@ -198,6 +201,11 @@ mod tests {
             ..Census::default()
         });
         let found = lab.check(&KNOWN_BAD_VERSION, "");
+        assert!(
+            names(&found)
+                .iter()
+                .all(|name| *name == "known-bad-version")
+        );
         let short = |finding: &Finding| {
             let faults = finding.evidence["faults"].as_array().map_or(0, Vec::len);
             (finding.subject["package"].clone(), faults)

@@ -82,7 +82,7 @@ fn finding(
 mod tests {
     use super::*;
     use crate::celery::control::ClaimState;
-    use crate::diagnose::testkit::{Lab, TASK};
+    use crate::diagnose::testkit::{Lab, TASK, names};
     use crate::diagnose::thresholds::Limit;
 
     fn found(limit: Option<f64>, time_limit: Option<f64>) -> usize {
@@ -99,7 +99,9 @@ mod tests {
             max_runtime: Limit::all(limit),
             ..Thresholds::default()
         };
-        check(&lab.evidence, &limits).len()
+        let found = check(&lab.evidence, &limits);
+        assert!(names(&found).iter().all(|name| *name == "long-running"));
+        found.len()
     }
 
     #[test]

@@ -1,0 +1,217 @@
+//! What an audit costs: of a long queue, beside the bare transfer of the same bytes, and of many reservations and queues
+//! at three sizes.
+//!
+//! `cargo bench --bench audit`. It needs redis-server, and about 1.2 GB of memory for the million messages;
+//! `CELERY_DOCTOR_BENCH_MESSAGES` and `CELERY_DOCTOR_BENCH_ROUNDS` make it smaller. With `CELERY_DOCTOR_BENCH_SOAK=SECONDS`
+//! it audits once a minute for so long while messages come and go, and prints every finding that is not information. It
+//! prints and judges nothing.
+#![allow(clippy::unwrap_used, reason = "a benchmark that fails may panic")]
+#![allow(clippy::print_stdout, reason = "the table is for standard output")]
+#![allow(unreachable_pub, reason = "the lab is shared with the tests")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "counts of messages are far below 2^52"
+)]
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a benchmark needs a part of the tests' lab"
+)]
+#[path = "../live/lab/mod.rs"]
+mod lab;
+#[allow(dead_code, reason = "this benchmark needs a part of it")]
+mod wire;
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::{Lab, RedisServer, Running};
+use redis::Commands as _;
+use wire::Wire;
+
+const QUEUE: &str = "celery";
+
+fn main() {
+    let messages = from_env("CELERY_DOCTOR_BENCH_MESSAGES", 1_000_000);
+    let rounds = from_env("CELERY_DOCTOR_BENCH_ROUNDS", 3);
+    let lab = Lab::new();
+    let soak = from_env("CELERY_DOCTOR_BENCH_SOAK", 0);
+    if soak > 0 {
+        return under_load(&lab, Duration::from_secs(soak));
+    }
+    let server = lab.redis();
+    wire::fill(&mut Wire::connect(server.port), QUEUE, messages);
+    let (mut bare, mut audits) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        bare.push(timed(|| Wire::connect(server.port).transfer(QUEUE)));
+        audits.push(audit(&lab, &server));
+    }
+    let bare = median(bare);
+    let (seconds, peak) = worst(audits);
+    println!("bare transfer          {bare:.3} s of {messages} messages");
+    println!(
+        "audit                  {seconds:.3} s, {:.2} times that, {peak:.1} MiB",
+        seconds / bare
+    );
+    for size in [25_000_u64, 50_000, 100_000] {
+        let server = lab.redis();
+        reservations(&server, size);
+        let (seconds, peak) = audit(&lab, &server);
+        println!(
+            "{size:>7} unacknowledged  {seconds:.3} s, {peak:.1} MiB, {} queues",
+            size / 100
+        );
+    }
+}
+
+/// So many reservations that nobody claims, and a hundredth as many queues.
+fn reservations(server: &RedisServer, size: u64) {
+    let mut connection = server.connect();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64();
+    for start in (0..size).step_by(1_000) {
+        let mut pipe = redis::pipe();
+        for n in start..(start + 1_000).min(size) {
+            let tag = format!("{n:08x}-1111-4000-8000-000000000000");
+            let message = message(n, &tag);
+            let value = serde_json::json!([message, "", "celery"]).to_string();
+            pipe.hset("unacked", &tag, value).ignore();
+            pipe.zadd("unacked_index", &tag, now - (n % 3_000) as f64)
+                .ignore();
+        }
+        pipe.exec(&mut connection).unwrap();
+    }
+    for n in 0..size / 100 {
+        let queue = format!("q{n}");
+        let member = format!("{queue}\u{6}\u{16}\u{6}\u{16}{queue}");
+        let () = connection
+            .sadd(format!("_kombu.binding.{queue}"), member)
+            .unwrap();
+        let () = connection
+            .lpush(&queue, message(n, "tag").to_string())
+            .unwrap();
+    }
+}
+
+fn message(n: u64, tag: &str) -> serde_json::Value {
+    let id = wire::id(n);
+    serde_json::json!({
+        "body": "W1tdLCB7fSwge31d", "content-encoding": "utf-8", "content-type": "application/json",
+        "headers": {"lang": "py", "task": format!("shop.task{}", n % 20), "id": id, "eta": null, "expires": null,
+                    "retries": 0, "argsrepr": "()", "kwargsrepr": "{}", "origin": "gen1@bench"},
+        "properties": {"correlation_id": id, "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
+                       "delivery_info": {"exchange": "", "routing_key": "celery"}, "delivery_tag": tag}
+    })
+}
+
+/// Audits once a minute while a worker takes what a sender sends.
+fn under_load(lab: &Lab, long: Duration) {
+    let server = lab.redis_with(&["--save", "3600", "1"]);
+    let config = serde_json::json!({"broker_url": server.db(0), "result_backend": server.db(1)});
+    let _worker = lab.worker("w1", &config, &["-c", "2"]);
+    let over = Arc::new(AtomicBool::new(false));
+    let sender = thread::spawn({
+        let over = Arc::clone(&over);
+        let url = server.db(0);
+        move || {
+            let client = redis::Client::open(url).unwrap();
+            let mut connection = client.get_connection().unwrap();
+            let mut sent = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                let mut pipe = redis::pipe();
+                for _ in 0..100 {
+                    sent += 1;
+                    let mut message = message(sent, &wire::id(sent + (1 << 41)));
+                    message["headers"]["task"] = "labapp.ignored".into();
+                    pipe.lpush(QUEUE, message.to_string()).ignore();
+                }
+                pipe.exec(&mut connection).unwrap();
+                thread::sleep(Duration::from_millis(100));
+            }
+            sent
+        }
+    });
+    let end = Instant::now() + long;
+    let minute = Duration::from_mins(1).min(long);
+    while Instant::now() < end {
+        let start = Instant::now();
+        let done = command(lab, &server).wait(Duration::from_mins(5));
+        let report = done.json();
+        let findings = report["findings"].as_array().unwrap();
+        let loud: Vec<String> = findings
+            .iter()
+            .filter(|finding| finding["severity"] != "info")
+            .map(|finding| finding["message"].to_string())
+            .collect();
+        println!(
+            "audit in {:.3} s, exit {:?}: {loud:?}",
+            done.elapsed.as_secs_f64(),
+            done.code
+        );
+        thread::sleep(minute.saturating_sub(start.elapsed()));
+    }
+    over.store(true, Ordering::Relaxed);
+    println!("{} tasks sent", sender.join().unwrap());
+}
+
+fn command(lab: &Lab, server: &RedisServer) -> Running {
+    let broker = server.db(0);
+    lab.spawn(&mut lab.doctor(&["audit", "--broker", &broker, "--format", "json"]))
+}
+
+/// Seconds, and the most memory in MiB.
+fn audit(lab: &Lab, server: &RedisServer) -> (f64, f64) {
+    let running = command(lab, server);
+    let status = format!("/proc/{}/status", running.pid());
+    let over = Arc::new(AtomicBool::new(false));
+    let watcher = thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let mut peak = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                peak = peak.max(high_water_mark(&status).unwrap_or(0));
+                thread::sleep(Duration::from_millis(5));
+            }
+            peak
+        }
+    });
+    let done = running.wait(Duration::from_mins(5));
+    over.store(true, Ordering::Relaxed);
+    done.assert_decent(&[]);
+    (
+        done.elapsed.as_secs_f64(),
+        watcher.join().unwrap() as f64 / 1024.0,
+    )
+}
+
+fn high_water_mark(status: &str) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+fn worst(runs: Vec<(f64, f64)>) -> (f64, f64) {
+    let (seconds, peaks): (Vec<f64>, Vec<f64>) = runs.into_iter().unzip();
+    (median(seconds), peaks.into_iter().fold(0.0, f64::max))
+}
+
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
