@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use super::args::{Format, GlobalArgs, RoutesArgs, RoutesCheckArgs, RoutesCommand, RoutesExplainArgs, RoutesFormat, RoutesGraphArgs, RoutesReadArgs, Target};
+use super::args::{
+    Format, GlobalArgs, RoutesArgs, RoutesCheckArgs, RoutesCommand, RoutesExplainArgs,
+    RoutesFormat, RoutesGraphArgs, RoutesReadArgs, Target,
+};
 use super::{exit, output, reading};
 use crate::collect::Question;
 use crate::config::flags::ConnectionArgs;
@@ -40,12 +43,18 @@ fn read(args: &RoutesReadArgs, path: &Path) -> anyhow::Result<Routing> {
     let mut env = BTreeMap::new();
     for given in &args.env {
         let Some((name, value)) = given.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            bail!("--env {}: expected NAME=VALUE", report::plain::escape(given));
+            bail!(
+                "--env {}: expected NAME=VALUE",
+                report::plain::escape(given)
+            );
         };
         env.insert(name.to_owned(), value.to_owned());
     }
     let worker_queues = args.worker_queues.iter().map(|queues| {
-        let names = queues.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let names = queues
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
         names.map(str::to_owned).collect()
     });
     let request = Request {
@@ -69,14 +78,20 @@ fn read(args: &RoutesReadArgs, path: &Path) -> anyhow::Result<Routing> {
 /// What the broker has, where a flag says how to know.
 fn broker(args: &RoutesReadArgs) -> anyhow::Result<Option<BrokerFacts>> {
     if let Some(path) = &args.definitions {
-        let bytes = std::fs::read(path).with_context(|| format!("{} can't be read", path.display()))?;
-        let definitions =
-            definitions::parse(&bytes, args.vhost.as_deref()).with_context(|| path.display().to_string())?;
-        return Ok(Some(routes::of_definitions(&definitions, &path.display().to_string())));
+        let bytes =
+            std::fs::read(path).with_context(|| format!("{} can't be read", path.display()))?;
+        let definitions = definitions::parse(&bytes, args.vhost.as_deref())
+            .with_context(|| path.display().to_string())?;
+        return Ok(Some(routes::of_definitions(
+            &definitions,
+            &path.display().to_string(),
+        )));
     }
     let (evidence, source) = if let Some(path) = &args.snapshot {
-        let opened = std::fs::File::open(path).with_context(|| format!("{} can't be opened", path.display()))?;
-        let evidence = file::read(io::BufReader::new(opened)).with_context(|| path.display().to_string())?;
+        let opened = std::fs::File::open(path)
+            .with_context(|| format!("{} can't be opened", path.display()))?;
+        let evidence =
+            file::read(io::BufReader::new(opened)).with_context(|| path.display().to_string())?;
         (evidence, path.display().to_string())
     } else if args.live {
         let connection = ConnectionArgs {
@@ -124,7 +139,9 @@ fn check(args: &RoutesCheckArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     let routing = read(&args.read, &args.path)?;
     let diagnosis = diagnose::judge_routing(&routing, &|code| policy.asks(code));
     // The files are read now, and have no other clock.
-    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let today = jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date();
     let mut applied = policies::apply(&policy, None, diagnosis.findings, today);
     accept(&routing, &mut applied);
     if let Some(path) = &args.policy.write_baseline {
@@ -133,9 +150,17 @@ fn check(args: &RoutesCheckArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     }
     let notes = policies::useless(&policy, &[(&applied, &diagnosis.checks)], today);
     let mut missing = diagnosis.unknown.clone();
-    missing.extend(routing.broker.iter().filter_map(|broker| broker.unread.clone()));
+    missing.extend(
+        routing
+            .broker
+            .iter()
+            .filter_map(|broker| broker.unread.clone()),
+    );
     if routing.apps.is_empty() {
-        missing.push(format!("no Celery app was found in {}", args.path.display()));
+        missing.push(format!(
+            "no Celery app was found in {}",
+            args.path.display()
+        ));
     }
     let outcome = exit::styled(
         outcome::of_findings(&applied.findings, policy.fail_on, &missing),
@@ -165,18 +190,22 @@ fn check(args: &RoutesCheckArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
         outcome: &outcome,
     };
     for target in &targets {
-        write(target.file.as_deref(), global, &|style, out| match target.format {
-            Format::Table => report::routes::check_table(&check, style, out),
-            Format::Json => report::routes::check_json(&check, out),
-            Format::Jsonl => report::jsonl::summary(&summary, out),
-            Format::Sarif => report::sarif::summary(&summary, out),
-            Format::Junit => report::junit::summary(&summary, out),
-            Format::Prometheus => report::prometheus::summary(&summary, out),
-            Format::Github => report::github::summary(&summary, out),
-            Format::Gitlab => report::gitlab::summary(&summary, out),
-            Format::Markdown => report::markdown::summary(&summary, out),
-            Format::Nagios => report::nagios::summary(&summary, out),
-        })?;
+        write(
+            target.file.as_deref(),
+            global,
+            &|style, out| match target.format {
+                Format::Table => report::routes::check_table(&check, style, out),
+                Format::Json => report::routes::check_json(&check, out),
+                Format::Jsonl => report::jsonl::summary(&summary, out),
+                Format::Sarif => report::sarif::summary(&summary, out),
+                Format::Junit => report::junit::summary(&summary, out),
+                Format::Prometheus => report::prometheus::summary(&summary, out),
+                Format::Github => report::github::summary(&summary, out),
+                Format::Gitlab => report::gitlab::summary(&summary, out),
+                Format::Markdown => report::markdown::summary(&summary, out),
+                Format::Nagios => report::nagios::summary(&summary, out),
+            },
+        )?;
     }
     Ok(outcome.code)
 }
@@ -187,7 +216,9 @@ fn accept(routing: &Routing, applied: &mut Applied) {
     for finding in findings {
         let comment = finding.location.as_ref().and_then(|at| {
             routing.ignores.iter().find(|ignore| {
-                let covers = |code: &String| Selector::parse(code).is_ok_and(|selector| selector.has(&finding.code));
+                let covers = |code: &String| {
+                    Selector::parse(code).is_ok_and(|selector| selector.has(&finding.code))
+                };
                 ignore.file == at.file && ignore.line == at.line && ignore.codes.iter().any(covers)
             })
         });
@@ -220,17 +251,30 @@ fn write(to: Option<&Path>, global: &GlobalArgs, render: Render<'_>) -> anyhow::
 fn explain_tasks(args: &RoutesExplainArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     let routing = read(&args.read, &args.path)?;
     if routing.apps.is_empty() {
-        bail!("no Celery app was found in {}: expected a folder with a Celery(…) in it, or --config", args.path.display());
+        bail!(
+            "no Celery app was found in {}: expected a folder with a Celery(…) in it, or --config",
+            args.path.display()
+        );
     }
-    let routes: Vec<Explained> = args.tasks.iter().flat_map(|task| explain(&routing, task)).collect();
+    let routes: Vec<Explained> = args
+        .tasks
+        .iter()
+        .flat_map(|task| explain(&routing, task))
+        .collect();
     let targets: Vec<Target<RoutesFormat>> = args.output.targets()?;
     for target in &targets {
-        write(target.file.as_deref(), global, &|style, out| match target.format {
-            RoutesFormat::Table => report::routes::explain_table(&routing, &routes, style, out),
-            RoutesFormat::Json => report::routes::explain_json(&routes, out),
-        })?;
+        write(
+            target.file.as_deref(),
+            global,
+            &|style, out| match target.format {
+                RoutesFormat::Table => report::routes::explain_table(&routing, &routes, style, out),
+                RoutesFormat::Json => report::routes::explain_json(&routes, out),
+            },
+        )?;
     }
-    let unknown = routes.iter().any(|one| one.queue.is_none() && one.exchange.is_none());
+    let unknown = routes
+        .iter()
+        .any(|one| one.queue.is_none() && one.exchange.is_none());
     let code = if unknown { 3 } else { 0 };
     Ok(code)
 }
@@ -244,10 +288,17 @@ fn graph(args: &RoutesGraphArgs) -> anyhow::Result<u8> {
         .collect();
     tasks.sort_unstable();
     tasks.dedup();
-    let routes: Vec<Explained> = tasks.into_iter().flat_map(|task| explain(&routing, task)).collect();
+    let routes: Vec<Explained> = tasks
+        .into_iter()
+        .flat_map(|task| explain(&routing, task))
+        .collect();
     let mut graph = report::routes::graph(&routes);
     report::routes::add_workers(&mut graph, &routing, &routes);
-    let language = if args.dot { Language::Dot } else { Language::Mermaid };
+    let language = if args.dot {
+        Language::Dot
+    } else {
+        Language::Mermaid
+    };
     output::to_stdout(|out| graph.write(language, out))?;
     Ok(0)
 }

@@ -1,8 +1,10 @@
 //! The list of all rules, by code. A new finding is one new file and one line here.
 
+use super::rules::{
+    publish, reading, reservations, results, routing as routes, visibility, waiting, workers,
+};
 use super::{Check, Judged, Rule};
 use crate::evidence::routing::Routing;
-use super::rules::{publish, reading, reservations, results, routing as routes, visibility, waiting, workers};
 
 /// Every rule, in the order of the codes.
 pub static ALL: &[&Rule] = &[
@@ -65,7 +67,10 @@ pub type RoutingCheck = fn(&Routing) -> Judged;
 /// Rules about a live deployment that judge a project's files besides.
 static ALSO_ROUTING: &[(&Rule, RoutingCheck)] = &[
     (&publish::unroutable::UNROUTABLE, routes::unroutable::check),
-    (&waiting::not_registered::NOT_REGISTERED, routes::not_registered::check),
+    (
+        &waiting::not_registered::NOT_REGISTERED,
+        routes::not_registered::check,
+    ),
 ];
 
 /// The rules that judge a project's routing, in the order of the codes.
@@ -73,7 +78,9 @@ pub fn routing() -> impl Iterator<Item = (&'static Rule, RoutingCheck)> {
     ALL.iter().filter_map(|rule| match rule.check {
         Check::Routing(check) => Some((*rule, check)),
         _ => {
-            let also = ALSO_ROUTING.iter().find(|(other, _)| other.code == rule.code);
+            let also = ALSO_ROUTING
+                .iter()
+                .find(|(other, _)| other.code == rule.code);
             also.map(|(rule, check)| (*rule, *check))
         }
     })

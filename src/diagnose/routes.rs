@@ -46,13 +46,19 @@ pub struct Ruled {
 
 /// Where a task goes, as each app sends it. An app that does not define it is left out where another does.
 pub fn explain(routing: &Routing, task: &str) -> Vec<Explained> {
-    let defining: Vec<&App> = routing.apps.iter().filter(|app| app.tasks.iter().any(|one| one.name == task)).collect();
+    let defining: Vec<&App> = routing
+        .apps
+        .iter()
+        .filter(|app| app.tasks.iter().any(|one| one.name == task))
+        .collect();
     let apps = if defining.is_empty() {
         routing.apps.iter().collect()
     } else {
         defining
     };
-    apps.into_iter().map(|app| of_app(routing, app, task)).collect()
+    apps.into_iter()
+        .map(|app| of_app(routing, app, task))
+        .collect()
 }
 
 fn of_app(routing: &Routing, app: &App, name: &str) -> Explained {
@@ -80,7 +86,9 @@ fn of_app(routing: &Routing, app: &App, name: &str) -> Explained {
             return explained;
         }
         Err(Fault::QueueNotFound(queue, _)) => {
-            explained.error = Some(format!("sending fails: queue {queue} is not in task_queues, and missing queues are not created"));
+            explained.error = Some(format!(
+                "sending fails: queue {queue} is not in task_queues, and missing queues are not created"
+            ));
             return explained;
         }
     };
@@ -94,7 +102,9 @@ fn of_app(routing: &Routing, app: &App, name: &str) -> Explained {
         DecidedBy::Default => "task_default_queue".to_owned(),
     };
     for router in app.config.routers.iter().flatten() {
-        let Router::Map(entries) = router else { continue };
+        let Router::Map(entries) = router else {
+            continue;
+        };
         let found = entries.iter().find(|entry| Some(entry.id) == decisive);
         if let Some(entry) = found {
             let place = app.routes.get(entry.id);
@@ -106,8 +116,12 @@ fn of_app(routing: &Routing, app: &App, name: &str) -> Explained {
         // A name is looked up before any pattern is tried.
         let exact = found.is_some_and(|entry| entry.pattern.text() == name);
         if !exact {
-            let before = entries.iter().take_while(|entry| Some(entry.id) != decisive);
-            explained.passed.extend(before.map(|entry| entry.pattern.text().to_owned()));
+            let before = entries
+                .iter()
+                .take_while(|entry| Some(entry.id) != decisive);
+            explained
+                .passed
+                .extend(before.map(|entry| entry.pattern.text().to_owned()));
         }
         if found.is_some() {
             break;
@@ -126,23 +140,36 @@ fn of_app(routing: &Routing, app: &App, name: &str) -> Explained {
             explained.consumers.push(worker.name.clone());
         }
     }
-    let live = routing.broker.as_ref().and_then(|broker| broker.consumed.as_ref());
+    let live = routing
+        .broker
+        .as_ref()
+        .and_then(|broker| broker.consumed.as_ref());
     if let Some(consumed) = live
-        && explained.reaches.iter().any(|queue| consumed.contains(queue))
+        && explained
+            .reaches
+            .iter()
+            .any(|queue| consumed.contains(queue))
     {
-        explained.consumers.push("the broker's consumers".to_owned());
+        explained
+            .consumers
+            .push("the broker's consumers".to_owned());
     }
     explained
 }
 
 fn reaches(routing: &Routing, explained: &Explained) -> Vec<String> {
-    match (explained.exchange.as_deref(), explained.routing_key.as_deref()) {
+    match (
+        explained.exchange.as_deref(),
+        explained.routing_key.as_deref(),
+    ) {
         (Some(""), Some(key)) => vec![key.to_owned()],
         (Some(exchange), key) if !exchange.is_empty() => {
             let mut queues: Vec<String> = routing
                 .bound_to(exchange)
                 .into_iter()
-                .filter(|(to, bound_by, _)| carries(&to.kind, bound_by, key.unwrap_or_default()) == Some(true))
+                .filter(|(to, bound_by, _)| {
+                    carries(&to.kind, bound_by, key.unwrap_or_default()) == Some(true)
+                })
                 .map(|(_, _, queue)| queue)
                 .collect();
             queues.sort();

@@ -13,7 +13,7 @@ use super::text::{self, BOLD, DIM, Page, cut};
 use super::words;
 use crate::diagnose::policy::{Applied, Suppression};
 use crate::diagnose::routes::Explained;
-use crate::diagnose::{Checked, CheckStatus, Finding, Location, Outcome};
+use crate::diagnose::{CheckStatus, Checked, Finding, Location, Outcome};
 use crate::evidence::routing::Routing;
 
 /// What a check of routing found.
@@ -46,10 +46,25 @@ pub(crate) fn check_table(check: &Check<'_>, style: &Style, out: &mut dyn Write)
                 Suppression::Known => "in the baseline".to_owned(),
             };
             let finding = &suppressed.finding;
-            page.paragraph(0, &readable(&format!("{} {} ({why})", finding.code, finding.message)))?;
+            page.paragraph(
+                0,
+                &readable(&format!("{} {} ({why})", finding.code, finding.message)),
+            )?;
         }
-        for one in check.checks.iter().filter(|one| one.status == CheckStatus::NotJudged) {
-            page.paragraph(0, &readable(&format!("{} {} was not judged: {}", one.code, one.name, one.missing.join("; "))))?;
+        for one in check
+            .checks
+            .iter()
+            .filter(|one| one.status == CheckStatus::NotJudged)
+        {
+            page.paragraph(
+                0,
+                &readable(&format!(
+                    "{} {} was not judged: {}",
+                    one.code,
+                    one.name,
+                    one.missing.join("; ")
+                )),
+            )?;
         }
     }
     for why in check.unknown {
@@ -66,17 +81,34 @@ pub(crate) fn check_table(check: &Check<'_>, style: &Style, out: &mut dyn Write)
     let summary = format!(
         "{} Python files, {} ({}), {} tasks, {} workers.",
         routing.python_files,
-        if apps.len() == 1 { "1 app".to_owned() } else { format!("{} apps", apps.len()) },
-        if apps.is_empty() { "no Celery(…) was found".to_owned() } else { apps.join(", ") },
+        if apps.len() == 1 {
+            "1 app".to_owned()
+        } else {
+            format!("{} apps", apps.len())
+        },
+        if apps.is_empty() {
+            "no Celery(…) was found".to_owned()
+        } else {
+            apps.join(", ")
+        },
         tasks,
         routing.workers.known.len()
     );
     page.paragraph(0, &readable(&summary))?;
     if !check.applied.suppressed.is_empty() {
-        page.paragraph(0, &format!("{} more were ignored.", check.applied.suppressed.len()))?;
+        page.paragraph(
+            0,
+            &format!("{} more were ignored.", check.applied.suppressed.len()),
+        )?;
     }
     page.paragraph(0, &words::rules_asked(check.checks))?;
-    page.paragraph(0, &readable(&format!("Exit code {}: {}", check.outcome.code, check.outcome.reason)))
+    page.paragraph(
+        0,
+        &readable(&format!(
+            "Exit code {}: {}",
+            check.outcome.code, check.outcome.reason
+        )),
+    )
 }
 
 fn draw(page: &mut Page<'_>, finding: &Finding) -> io::Result<()> {
@@ -93,17 +125,37 @@ fn draw(page: &mut Page<'_>, finding: &Finding) -> io::Result<()> {
 
 /// The line that a finding is about, with the text itself underlined.
 fn source(page: &mut Page<'_>, location: &Location) -> io::Result<()> {
-    let place = format!("{}:{}:{}", escape(&location.file), location.line, location.column);
+    let place = format!(
+        "{}:{}:{}",
+        escape(&location.file),
+        location.line,
+        location.column
+    );
     page.head(DIM, "  at      ", &place)?;
-    let start = usize::try_from(location.column).unwrap_or(1).saturating_sub(1);
-    let end = usize::try_from(location.end_column).unwrap_or(1).saturating_sub(1);
+    let start = usize::try_from(location.column)
+        .unwrap_or(1)
+        .saturating_sub(1);
+    let end = usize::try_from(location.end_column)
+        .unwrap_or(1)
+        .saturating_sub(1);
     // A tab or another sign that moves the cursor is one blank, so that the marks stand below what they mark.
     let shown = |from: usize, to: usize| -> String {
-        let part = location.text.chars().skip(from).take(to.saturating_sub(from));
-        let part: String = part.map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
+        let part = location
+            .text
+            .chars()
+            .skip(from)
+            .take(to.saturating_sub(from));
+        let part: String = part
+            .map(|c| if c.is_whitespace() { ' ' } else { c })
+            .collect();
         escape(&part).into_owned()
     };
-    let indent = location.text.chars().take_while(|c| c.is_whitespace()).count().min(start);
+    let indent = location
+        .text
+        .chars()
+        .take_while(|c| c.is_whitespace())
+        .count()
+        .min(start);
     let (before, marked) = (shown(indent, start), shown(start, end));
     let after = shown(end, location.text.chars().count());
     let room = page.width().saturating_sub(10);
@@ -194,7 +246,12 @@ pub(crate) fn check_json(check: &Check<'_>, out: &mut dyn Write) -> io::Result<(
         suppressed: suppressed.collect(),
         checks: check.checks.iter().map(CheckV1::of).collect(),
         unknown: check.unknown,
-        unread: check.routing.unread.iter().map(ToString::to_string).collect(),
+        unread: check
+            .routing
+            .unread
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         notes: check.notes,
         exit: ExitV1::of(check.outcome),
     };
@@ -266,7 +323,12 @@ pub(crate) fn explain_json(routes: &[Explained], out: &mut dyn Write) -> io::Res
 }
 
 /// Writes the table of explanations.
-pub(crate) fn explain_table(routing: &Routing, routes: &[Explained], style: &Style, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn explain_table(
+    routing: &Routing,
+    routes: &[Explained],
+    style: &Style,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let mut page = Page::new(style.width, style.color, out);
     for (number, one) in routes.iter().enumerate() {
         if number > 0 {
@@ -278,8 +340,14 @@ pub(crate) fn explain_table(routing: &Routing, routes: &[Explained], style: &Sty
             rows.push(("task", "no code of the project defines it".to_owned()));
         }
         if let Some(rule) = &one.rule {
-            let place = rule.location.as_ref().map(|at| format!(" ({}:{})", at.file, at.line));
-            rows.push(("route", format!("{}{}", rule.pattern, place.unwrap_or_default())));
+            let place = rule
+                .location
+                .as_ref()
+                .map(|at| format!(" ({}:{})", at.file, at.line));
+            rows.push((
+                "route",
+                format!("{}{}", rule.pattern, place.unwrap_or_default()),
+            ));
         } else if !one.decided_by.is_empty() {
             rows.push(("decided by", one.decided_by.clone()));
         }
@@ -301,8 +369,13 @@ pub(crate) fn explain_table(routing: &Routing, routes: &[Explained], style: &Sty
         }
         if one.queue.is_some() || one.exchange.is_some() {
             let consumers = match (one.consumers.as_slice(), routing.workers.known.is_empty()) {
-                ([], true) => "not known: no workers were found (--worker-queues gives their queues)".to_owned(),
-                ([], false) if !routing.workers.gaps.is_empty() => format!("not known: {}", routing.workers.gaps[0]),
+                ([], true) => {
+                    "not known: no workers were found (--worker-queues gives their queues)"
+                        .to_owned()
+                }
+                ([], false) if !routing.workers.gaps.is_empty() => {
+                    format!("not known: {}", routing.workers.gaps[0])
+                }
                 ([], false) => "nobody".to_owned(),
                 (some, _) => some.join(", "),
             };
@@ -368,11 +441,19 @@ pub(crate) fn add_workers(graph: &mut Graph, routing: &Routing, routes: &[Explai
             consumed.insert(name);
         }
     }
-    if let Some(live) = routing.broker.as_ref().and_then(|broker| broker.consumed.as_ref()) {
+    if let Some(live) = routing
+        .broker
+        .as_ref()
+        .and_then(|broker| broker.consumed.as_ref())
+    {
         consumed.extend(live.iter().cloned());
     }
     if all_known {
-        for name in routes.iter().flat_map(|one| &one.reaches).filter(|name| !consumed.contains(*name)) {
+        for name in routes
+            .iter()
+            .flat_map(|one| &one.reaches)
+            .filter(|name| !consumed.contains(*name))
+        {
             let queue = graph.node(NodeKind::Queue, name);
             graph.black_hole(queue);
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::python::{Kind, Place, Project, Value};
 use super::export::Export;
+use super::python::{Kind, Place, Project, Value};
 use super::settings::Settings;
 use crate::celery::routing::{
     self, Config, Entry, Exchange, Gap, Known, Options, Pattern, Queue, Route, Router, Target,
@@ -75,7 +75,9 @@ pub(super) fn of_export(project: &mut Project, name: &str, export: &Export) -> A
         let read = std::mem::take(&mut made.tasks);
         made.unknown_tasks.clear();
         for (name, given) in told {
-            let found = read.iter().find(|task| task.name == *name || task.aliases.contains(name));
+            let found = read
+                .iter()
+                .find(|task| task.name == *name || task.aliases.contains(name));
             let text = |key: &str| given[key].as_str().map(str::to_owned);
             made.tasks.push(Task {
                 name: name.clone(),

@@ -12,7 +12,10 @@ use crate::evidence::{Evidence, Observed};
 /// What an export of RabbitMQ's definitions tells. Which policy of several applies to a queue is left open.
 pub(crate) fn of_definitions(definitions: &Definitions, source: &str) -> BrokerFacts {
     let queues = definitions.queues.iter().map(|queue| {
-        let arguments = queue.arguments.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let arguments = queue
+            .arguments
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()));
         let facts = QueueFacts {
             durable: Some(queue.durable),
             auto_delete: Some(queue.auto_delete),
@@ -26,7 +29,11 @@ pub(crate) fn of_definitions(definitions: &Definitions, source: &str) -> BrokerF
         destination: binding.destination.clone(),
         to_exchange: binding.destination_type == DestinationType::Exchange,
         routing_key: binding.routing_key.clone(),
-        arguments: binding.arguments.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        arguments: binding
+            .arguments
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
     });
     BrokerFacts {
         source: source.to_owned(),
@@ -51,9 +58,17 @@ fn policy(definitions: &Definitions, queue: &str) -> Option<BTreeMap<String, Val
         if policy.apply_to.as_deref() == Some("exchanges") {
             continue;
         }
-        let fits = regex::RegexBuilder::new(&policy.pattern).size_limit(1 << 20).build().ok()?;
+        let fits = regex::RegexBuilder::new(&policy.pattern)
+            .size_limit(1 << 20)
+            .build()
+            .ok()?;
         if fits.is_match(queue) {
-            set.extend(policy.definition.iter().map(|(name, value)| (name.clone(), value.clone())));
+            set.extend(
+                policy
+                    .definition
+                    .iter()
+                    .map(|(name, value)| (name.clone(), value.clone())),
+            );
         }
     }
     Some(set)
@@ -62,8 +77,14 @@ fn policy(definitions: &Definitions, queue: &str) -> Option<BTreeMap<String, Val
 /// What a reading of a live broker, or a snapshot of one, tells. None where its queues were not read.
 pub(crate) fn of_evidence(evidence: &Evidence, source: &str) -> Option<BrokerFacts> {
     let of_workers = evidence.all_workers_answered().then(|| {
-        let queues = evidence.answered().iter().filter_map(|worker| worker.queues.seen());
-        queues.flatten().map(|queue| queue.name.clone()).collect::<BTreeSet<String>>()
+        let queues = evidence
+            .answered()
+            .iter()
+            .filter_map(|worker| worker.queues.seen());
+        queues
+            .flatten()
+            .map(|queue| queue.name.clone())
+            .collect::<BTreeSet<String>>()
     });
     let Some(rabbitmq) = &evidence.rabbitmq else {
         // kombu's own tables on Redis say what is bound, and have no arguments.
@@ -89,7 +110,12 @@ pub(crate) fn of_evidence(evidence: &Evidence, source: &str) -> Option<BrokerFac
     let bindings = rabbitmq.bindings.seen();
     let seen = |fact: &Observed<BTreeMap<String, Value>>| fact.seen().cloned();
     let of_queues = match rabbitmq.consumers.seen() {
-        Some(consumers) => Some(consumers.iter().map(|consumer| consumer.queue.clone()).collect()),
+        Some(consumers) => Some(
+            consumers
+                .iter()
+                .map(|consumer| consumer.queue.clone())
+                .collect(),
+        ),
         None => of_workers,
     };
     Some(BrokerFacts {

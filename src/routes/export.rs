@@ -28,14 +28,27 @@ pub(crate) enum ExportError {
     Read { path: PathBuf, why: String },
     #[error("{}: expected settings by name, as in {{\"task_routes\": {{…}}}}", .0.display())]
     NoTable(PathBuf),
-    #[error("{python} can't be run: {source}; --python names the one that has the project's packages")]
-    Start { python: String, source: std::io::Error },
+    #[error(
+        "{python} can't be run: {source}; --python names the one that has the project's packages"
+    )]
+    Start {
+        python: String,
+        source: std::io::Error,
+    },
     #[error("{python} did not finish importing {app} within {} seconds", PATIENCE.as_secs())]
     Slow { python: String, app: String },
     #[error("{app} can't be imported by {python}: {last}")]
-    Import { python: String, app: String, last: String },
+    Import {
+        python: String,
+        app: String,
+        last: String,
+    },
     #[error("{python} printed no settings for {app}: {why}")]
-    Output { python: String, app: String, why: String },
+    Output {
+        python: String,
+        app: String,
+        why: String,
+    },
 }
 
 /// Settings by name, and tasks by name with their options.
@@ -63,17 +76,23 @@ pub(super) fn file(path: &Path) -> Result<Export, ExportError> {
     let json: Json = if is_toml {
         // Only the place is told: the line may hold a password.
         toml::from_str(&text).map_err(|error| {
-            let line = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+            let line = text
+                .get(..error.span().map_or(0, |span| span.start))
+                .unwrap_or_default();
             failed(format!("line {} is not TOML", line.lines().count().max(1)))
         })?
     } else {
-        serde_json::from_str(&text).map_err(|error| failed(format!("line {} is not JSON", error.line())))?
+        serde_json::from_str(&text)
+            .map_err(|error| failed(format!("line {} is not JSON", error.line())))?
     };
     let Json::Object(table) = json else {
         return Err(ExportError::NoTable(path.to_owned()));
     };
     Ok(Export {
-        settings: table.iter().map(|(name, value)| (name.clone(), value_of(value))).collect(),
+        settings: table
+            .iter()
+            .map(|(name, value)| (name.clone(), value_of(value)))
+            .collect(),
         ..Export::default()
     })
 }
@@ -86,9 +105,16 @@ pub(super) fn app(python: &str, app: &str, folder: &Path) -> Result<Export, Expo
         why,
     };
     let (out, err) = run(python, app, folder)?;
-    let line = out.lines().rev().find_map(|line| line.strip_prefix("celery-doctor-export:"));
+    let line = out
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("celery-doctor-export:"));
     let Some(line) = line else {
-        let last = err.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it ended without a word");
+        let last = err
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("it ended without a word");
         return Err(ExportError::Import {
             python: python.to_owned(),
             app: app.to_owned(),
@@ -96,11 +122,21 @@ pub(super) fn app(python: &str, app: &str, folder: &Path) -> Result<Export, Expo
         });
     };
     let json: Json = serde_json::from_str(line).map_err(|error| failed(error.to_string()))?;
-    let settings = json["settings"].as_object().ok_or_else(|| failed("it has no settings".to_owned()))?;
+    let settings = json["settings"]
+        .as_object()
+        .ok_or_else(|| failed("it has no settings".to_owned()))?;
     let tasks = json["tasks"].as_object();
     Ok(Export {
-        settings: settings.iter().map(|(name, value)| (name.clone(), value_of(value))).collect(),
-        tasks: tasks.map(|tasks| tasks.iter().map(|(name, options)| (name.clone(), options.clone())).collect()),
+        settings: settings
+            .iter()
+            .map(|(name, value)| (name.clone(), value_of(value)))
+            .collect(),
+        tasks: tasks.map(|tasks| {
+            tasks
+                .iter()
+                .map(|(name, options)| (name.clone(), options.clone()))
+                .collect()
+        }),
     })
 }
 
@@ -147,7 +183,10 @@ fn run(python: &str, app: &str, folder: &Path) -> Result<(String, String), Expor
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     }
-    Ok((out.join().unwrap_or_default(), err.join().unwrap_or_default()))
+    Ok((
+        out.join().unwrap_or_default(),
+        err.join().unwrap_or_default(),
+    ))
 }
 
 /// A value of an export. `{"$queue": {…}}` and the like stand for what JSON does not have.
@@ -202,7 +241,9 @@ pub(super) fn value_of(json: &Json) -> Value {
                     broadcast: queue["broadcast"] == true,
                     durable: Ok(queue["durable"] != false),
                     auto_delete: Ok(queue["auto_delete"] == true),
-                    arguments: Ok(arguments.map(|(name, value)| (name.clone(), value.clone())).collect()),
+                    arguments: Ok(arguments
+                        .map(|(name, value)| (name.clone(), value.clone()))
+                        .collect()),
                     ..Queue::named(&named("name"))
                 })));
             }
@@ -215,7 +256,9 @@ pub(super) fn value_of(json: &Json) -> Value {
                     context: 0,
                 }))));
             }
-            let entries = table.iter().map(|(name, value)| (new(Kind::Str(name.as_str().into())), value_of(value)));
+            let entries = table
+                .iter()
+                .map(|(name, value)| (new(Kind::Str(name.as_str().into())), value_of(value)));
             new(Kind::Dict(Rc::new(RefCell::new(Dict {
                 entries: entries.collect(),
                 spoiled: None,

@@ -25,7 +25,10 @@ pub(super) fn ignores(file: &str, text: &str) -> Vec<InlineIgnore> {
         found.push(InlineIgnore {
             file: file.to_owned(),
             line: u32::try_from(number + 1 + alone).unwrap_or(u32::MAX),
-            codes: codes.split(',').map(|code| code.trim().to_owned()).collect(),
+            codes: codes
+                .split(',')
+                .map(|code| code.trim().to_owned())
+                .collect(),
             reason: reason.trim().to_owned(),
         });
     }
@@ -42,8 +45,10 @@ mod tests {
                     # celery-doctor: ignore[CD109, dead-route]\ny = 2\n\
                     z = 'celery-doctor: ignore[CD1]'\n# celery-doctor: ignore[CD1\n";
         let found = ignores("a.py", text);
-        let told: Vec<(u32, &[String], &str)> =
-            found.iter().map(|one| (one.line, one.codes.as_slice(), one.reason.as_str())).collect();
+        let told: Vec<(u32, &[String], &str)> = found
+            .iter()
+            .map(|one| (one.line, one.codes.as_slice(), one.reason.as_str()))
+            .collect();
         assert_eq!(told.len(), 2);
         assert_eq!((told[0].0, told[0].2), (1, "another project consumes it"));
         assert_eq!((told[1].0, told[1].1.len(), told[1].2), (3, 2, ""));

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::apps;
 use super::export::{self, ExportError};
 use super::ignores::ignores;
 use super::processes::{self, Told, WorkerCommand};
 use super::python::Project;
 use super::tree::{self, Tree};
-use super::apps;
 use crate::celery::routing::Gap;
 use crate::evidence::routing::{Location, Routing, Worker};
 
@@ -90,7 +90,9 @@ fn read_here(request: &Request) -> Result<Routing, RoutesError> {
     let export = match &request.settings {
         Settings::OfTheProject => None,
         Settings::File(path) => Some((path.display().to_string(), export::file(path)?)),
-        Settings::App { app, python } => Some((app.clone(), export::app(python, app, &request.path)?)),
+        Settings::App { app, python } => {
+            Some((app.clone(), export::app(python, app, &request.path)?))
+        }
     };
     let mut project = Project::new(&tree, request.env.clone());
     let count = u32::try_from(project.count()).unwrap_or(u32::MAX);
@@ -112,11 +114,13 @@ fn read_here(request: &Request) -> Result<Routing, RoutesError> {
         }
     }
     routing.unread = project.unread.iter().map(|gap| (**gap).clone()).collect();
-    routing.unread.extend(tree.skipped.iter().map(|(file, why)| Gap {
-        why: why.clone(),
-        file: file.clone(),
-        line: 0,
-    }));
+    routing
+        .unread
+        .extend(tree.skipped.iter().map(|(file, why)| Gap {
+            why: why.clone(),
+            file: file.clone(),
+            line: 0,
+        }));
     workers(request, &tree, &mut routing);
     Ok(routing)
 }
@@ -149,13 +153,21 @@ fn workers(request: &Request, tree: &Tree, routing: &mut Routing) {
             }
         };
         let found = processes::read(kind, path, &bytes, &request.env);
-        routing.ignores.extend(ignores(path, &String::from_utf8_lossy(&bytes)));
-        routing.workers.known.extend(found.workers.iter().map(worker));
-        routing.workers.gaps.extend(found.unknown.iter().map(|unknown| Gap {
-            why: unknown.why.clone(),
-            file: unknown.location.file.clone(),
-            line: unknown.location.line,
-        }));
+        routing
+            .ignores
+            .extend(ignores(path, &String::from_utf8_lossy(&bytes)));
+        routing
+            .workers
+            .known
+            .extend(found.workers.iter().map(worker));
+        routing
+            .workers
+            .gaps
+            .extend(found.unknown.iter().map(|unknown| Gap {
+                why: unknown.why.clone(),
+                file: unknown.location.file.clone(),
+                line: unknown.location.line,
+            }));
     }
 }
 

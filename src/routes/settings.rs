@@ -46,7 +46,7 @@ struct Holder {
 
 impl Settings {
     /// Works out the settings of an app.
-    pub fn of(project: &mut Project, app: &AppFacts) -> Self {
+    pub(crate) fn of(project: &mut Project, app: &AppFacts) -> Self {
         let (holder, prefix) = source(project, app);
         let mut found = BTreeMap::new();
         for (name, old) in NAMES {
@@ -83,11 +83,14 @@ impl Settings {
     }
 
     /// The settings of an export, by their new or old names.
-    pub fn of_export(settings: &BTreeMap<String, Value>) -> Self {
+    pub(crate) fn of_export(settings: &BTreeMap<String, Value>) -> Self {
         let found = NAMES.iter().map(|(name, old)| {
             let value = settings.get(*name).or_else(|| settings.get(*old));
             let found = match value {
-                Some(Value { kind: Kind::Unknown(gap), .. }) => Err(gap.clone()),
+                Some(Value {
+                    kind: Kind::Unknown(gap),
+                    ..
+                }) => Err(gap.clone()),
                 value => Ok(value.cloned()),
             };
             (*name, found)
@@ -98,12 +101,12 @@ impl Settings {
     }
 
     /// A setting by its new name.
-    pub fn get(&self, name: &str) -> Found {
+    pub(crate) fn get(&self, name: &str) -> Found {
         self.found.get(name).cloned().unwrap_or(Ok(None))
     }
 
     /// All that are set, with the places of their values.
-    pub fn places(&self) -> impl Iterator<Item = (&'static str, Place)> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&'static str, Place)> {
         self.found.iter().filter_map(|(name, found)| match found {
             Ok(Some(value)) => Some((*name, value.at)),
             _ => None,

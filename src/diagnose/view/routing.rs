@@ -134,7 +134,10 @@ impl App {
     pub(crate) fn all_queues(&self) -> Vec<Queue> {
         let table = self.config.table();
         let mut queues: Vec<Queue> = table.declared().iter().flatten().cloned().collect();
-        let of_entries = self.entries().filter_map(|entry| entry.route.as_ref().ok()).map(|route| &route.options);
+        let of_entries = self
+            .entries()
+            .filter_map(|entry| entry.route.as_ref().ok())
+            .map(|route| &route.options);
         let others = self.tasks.iter().map(|task| &task.options);
         let calls = self.calls.iter().map(|call| &call.options);
         for options in of_entries.chain(others).chain(calls) {
@@ -143,7 +146,9 @@ impl App {
                 Ok(Some(Target::Name(name))) => table.get(name).ok().flatten(),
                 _ => None,
             };
-            if let Some(queue) = made.filter(|queue| !queues.iter().any(|old| old.name == queue.name)) {
+            if let Some(queue) =
+                made.filter(|queue| !queues.iter().any(|old| old.name == queue.name))
+            {
                 queues.push(queue);
             }
         }
@@ -181,7 +186,10 @@ impl Routing {
                 Err(why) => gap = gap.or(Some(why)),
             }
         }
-        let of_broker = self.broker.as_ref().and_then(|broker| broker.consumed.as_ref());
+        let of_broker = self
+            .broker
+            .as_ref()
+            .and_then(|broker| broker.consumed.as_ref());
         if let Some(consumed) = of_broker {
             queues.extend(consumed.iter().cloned());
         }
@@ -194,7 +202,12 @@ impl Routing {
 
     /// The apps that a worker may run: those of its `-A`, or all where it has none or none fits.
     fn apps_of(&self, worker: &Worker) -> Vec<&App> {
-        let fits = |app: &&App| worker.app.as_deref().is_some_and(|given| app.is_called(given));
+        let fits = |app: &&App| {
+            worker
+                .app
+                .as_deref()
+                .is_some_and(|given| app.is_called(given))
+        };
         let named: Vec<&App> = self.apps.iter().filter(fits).collect();
         if named.is_empty() {
             self.apps.iter().collect()
@@ -245,7 +258,11 @@ impl Routing {
         }
         if let Some(broker) = &self.broker {
             let kind = broker.exchanges.get(exchange);
-            for binding in broker.bindings.iter().filter(|binding| binding.source == exchange) {
+            for binding in broker
+                .bindings
+                .iter()
+                .filter(|binding| binding.source == exchange)
+            {
                 let to = Exchange {
                     name: exchange.to_owned(),
                     kind: kind.cloned().unwrap_or_else(|| "direct".to_owned()),
@@ -288,7 +305,13 @@ pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) 
     known
         .into_iter()
         .filter(|other| *other != name)
-        .map(|other| (strsim::normalized_damerau_levenshtein(name, other).max(strsim::jaro_winkler(name, other) - 0.07), other))
+        .map(|other| {
+            (
+                strsim::normalized_damerau_levenshtein(name, other)
+                    .max(strsim::jaro_winkler(name, other) - 0.07),
+                other,
+            )
+        })
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
         .map(|(_, other)| other)
@@ -309,7 +332,11 @@ mod tests {
             ("a.#.b", "a.b", true),
             ("a.#.b", "a.c.c", false),
         ] {
-            assert_eq!(carries("topic", pattern, key), Some(carried), "{pattern} {key}");
+            assert_eq!(
+                carries("topic", pattern, key),
+                Some(carried),
+                "{pattern} {key}"
+            );
         }
         assert_eq!(carries("headers", "", ""), None);
     }
@@ -318,7 +345,10 @@ mod tests {
     fn near_misses() {
         assert_eq!(nearest("emials", ["emails", "reports"]), Some("emails"));
         assert_eq!(nearest("video", ["emails", "reports"]), None);
-        assert_eq!(nearest("shop.taks.send", ["shop.tasks.send"]), Some("shop.tasks.send"));
+        assert_eq!(
+            nearest("shop.taks.send", ["shop.tasks.send"]),
+            Some("shop.tasks.send")
+        );
     }
 
     #[test]

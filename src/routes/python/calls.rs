@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub fn keyword(&self, name: &str) -> Option<&Value> {
+    pub(super) fn keyword(&self, name: &str) -> Option<&Value> {
         self.keywords
             .iter()
             .rfind(|(key, _)| &**key == name)
@@ -28,7 +28,7 @@ impl Arguments {
     }
 
     /// The argument of this place or name.
-    pub fn get(&self, place: usize, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, place: usize, name: &str) -> Option<&Value> {
         self.positional.get(place).or_else(|| self.keyword(name))
     }
 

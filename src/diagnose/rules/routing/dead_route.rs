@@ -54,12 +54,18 @@ fn check(routing: &Routing) -> Judged {
                     .or_else(|| none_of_the_project(entry, app));
                 if let Some((why, remedy)) = why {
                     let text = entry.pattern.text();
-                    let finding = Finding::of(&DEAD_ROUTE, format!("the route {text} takes no task: {why}"))
-                        .evidence("route", text)
-                        .evidence("app", app.name.as_str())
-                        .remedy(remedy)
-                        .subject("route", text);
-                    let place = app.routes.get(entry.id).and_then(|place| place.pattern.as_ref());
+                    let finding = Finding::of(
+                        &DEAD_ROUTE,
+                        format!("the route {text} takes no task: {why}"),
+                    )
+                    .evidence("route", text)
+                    .evidence("app", app.name.as_str())
+                    .remedy(remedy)
+                    .subject("route", text);
+                    let place = app
+                        .routes
+                        .get(entry.id)
+                        .and_then(|place| place.pattern.as_ref());
                     judged.findings.push(at(finding, place));
                 }
                 earlier.push(entry);
@@ -76,7 +82,10 @@ fn nothing(entry: &Entry, app: &App) -> Option<(String, String)> {
             "one of its ranges ends before it begins, and so matches nothing".to_owned(),
             "correct the range between the brackets".to_owned(),
         )),
-        Pattern::Name(name) if name.contains(['?', '[', '(', '\\', '|', '^', '$', '+']) && !app.may_define(name) => {
+        Pattern::Name(name)
+            if name.contains(['?', '[', '(', '\\', '|', '^', '$', '+'])
+                && !app.may_define(name) =>
+        {
             Some((
                 "without a * it is no pattern, but the name of one task".to_owned(),
                 "write a glob with a *, or re.compile(…) for a regular expression".to_owned(),
@@ -101,7 +110,10 @@ fn winner(entry: &Entry, earlier: &[&Entry]) -> Option<(String, &'static str)> {
     };
     differs.then(|| {
         (
-            format!("the earlier route {} always wins over it", first.pattern.text()),
+            format!(
+                "the earlier route {} always wins over it",
+                first.pattern.text()
+            ),
             "move it before the route that wins, or remove it",
         )
     })
@@ -118,7 +130,10 @@ fn none_of_the_project(entry: &Entry, app: &App) -> Option<(String, String)> {
     if !all_known || !app.packages.contains(package) {
         return None;
     }
-    let names = app.tasks.iter().flat_map(|task| std::iter::once(&task.name).chain(&task.aliases));
+    let names = app
+        .tasks
+        .iter()
+        .flat_map(|task| std::iter::once(&task.name).chain(&task.aliases));
     let called = app.calls.iter().filter_map(|call| call.task.as_ref().ok());
     let mut all = names.chain(&app.maybe_tasks).chain(called);
     if all.any(|name| glob.takes(name)) {
@@ -133,7 +148,10 @@ fn none_of_the_project(entry: &Entry, app: &App) -> Option<(String, String)> {
     let near = nearest(start, modules.iter().copied());
     Some((
         "no task of the project matches it".to_owned(),
-        format!("{}remove it", did_you_mean(near.map(|module| format!("{module}.*")).as_deref())),
+        format!(
+            "{}remove it",
+            did_you_mean(near.map(|module| format!("{module}.*")).as_deref())
+        ),
     ))
 }
 
@@ -150,7 +168,8 @@ mod tests {
             project.found(&DEAD_ROUTE),
             ["the route shop.mail.* takes no task: the earlier route shop.* always wins over it"]
         );
-        let project = Project::new().routed(&[("shop.mail.*", "b"), ("shop.*", "a"), ("shop.mail", "c")]);
+        let project =
+            Project::new().routed(&[("shop.mail.*", "b"), ("shop.*", "a"), ("shop.mail", "c")]);
         assert!(project.found(&DEAD_ROUTE).is_empty());
         // The same queue: what wins does not matter.
         let project = Project::new().routed(&[("shop.*", "a"), ("shop.mail.*", "a")]);
@@ -167,10 +186,16 @@ mod tests {
 
     #[test]
     fn a_pattern_for_the_project_must_take_one_of_its_tasks() {
-        let project = Project::new().task("shop.tasks.send").routed(&[("shop.taks.*", "a"), ("other.*", "b")]);
+        let project = Project::new()
+            .task("shop.tasks.send")
+            .routed(&[("shop.taks.*", "a"), ("other.*", "b")]);
         let judged = project.judged(&DEAD_ROUTE);
         assert_eq!(judged.findings.len(), 1);
-        assert!(judged.findings[0].remedy.starts_with("did you mean shop.tasks.*?"));
+        assert!(
+            judged.findings[0]
+                .remedy
+                .starts_with("did you mean shop.tasks.*?")
+        );
         let mut project = project;
         project.app().unknown_tasks.push(gap("a name"));
         assert!(project.found(&DEAD_ROUTE).is_empty());

@@ -34,17 +34,22 @@ fn check(routing: &Routing) -> Judged {
         Consumed::These(queues) => (queues, None),
         Consumed::AtLeast(queues, gap) => (queues, Some(gap)),
         Consumed::Nobody => {
-            judged.missing = Some("workers: none is known; --worker-queues gives their queues".to_owned());
+            judged.missing =
+                Some("workers: none is known; --worker-queues gives their queues".to_owned());
             return judged;
         }
     };
     for app in &routing.apps {
         let uses = app.uses();
         let by_default = uses.iter().filter_map(|one| match &one.sent {
-            Ok(sent) if sent.decided_by == DecidedBy::Default => Some((sent.queue.as_deref()?, one)),
+            Ok(sent) if sent.decided_by == DecidedBy::Default => {
+                Some((sent.queue.as_deref()?, one))
+            }
             _ => None,
         });
-        let lost: Vec<_> = by_default.filter(|(queue, _)| !consumed.contains(*queue)).collect();
+        let lost: Vec<_> = by_default
+            .filter(|(queue, _)| !consumed.contains(*queue))
+            .collect();
         let Some((queue, first)) = lost.first() else {
             continue;
         };
@@ -79,7 +84,9 @@ fn check(routing: &Routing) -> Judged {
                 plain::key(queue)
             ))
             .subject("queue", *queue);
-        judged.findings.push(at(finding, setting.or(first.location)));
+        judged
+            .findings
+            .push(at(finding, setting.or(first.location)));
     }
     judged
 }
@@ -101,7 +108,10 @@ mod tests {
 
     #[test]
     fn where_no_task_goes_there_nobody_needs_it() {
-        let project = Project::new().task("shop.mail").routed(&[("*", "pay")]).worker(&["pay"]);
+        let project = Project::new()
+            .task("shop.mail")
+            .routed(&[("*", "pay")])
+            .worker(&["pay"]);
         assert!(project.found(&DEFAULT_QUEUE_UNCONSUMED).is_empty());
         let project = Project::new().task("shop.mail").worker(&["celery"]);
         assert!(project.found(&DEFAULT_QUEUE_UNCONSUMED).is_empty());

@@ -17,7 +17,10 @@ pub fn check(routing: &Routing) -> Judged {
         let mut found = Vec::new();
         for entry in app.entries() {
             if let Pattern::Name(name) = &entry.pattern {
-                let place = app.routes.get(entry.id).and_then(|place| place.pattern.as_ref());
+                let place = app
+                    .routes
+                    .get(entry.id)
+                    .and_then(|place| place.pattern.as_ref());
                 found.extend(undefined(app, name, "is routed", place));
             }
         }
@@ -40,7 +43,9 @@ pub fn check(routing: &Routing) -> Judged {
 fn undefined(app: &App, name: &str, what: &str, place: Option<&Location>) -> Option<Finding> {
     let (package, _) = name.split_once('.')?;
     // A key with the signs of a pattern is dead-route's.
-    let plain = name.chars().all(|c| c.is_alphanumeric() || "._".contains(c));
+    let plain = name
+        .chars()
+        .all(|c| c.is_alphanumeric() || "._".contains(c));
     if !plain || !app.packages.contains(package) || app.may_define(name) {
         return None;
     }
@@ -66,10 +71,16 @@ mod tests {
 
     #[test]
     fn a_misspelt_task_is_found() {
-        let project = Project::new().task("shop.tasks.send_mail").routed(&[("shop.tasks.send_mial", "q")]);
+        let project = Project::new()
+            .task("shop.tasks.send_mail")
+            .routed(&[("shop.tasks.send_mial", "q")]);
         let judged = project.judged(&NOT_REGISTERED);
         assert_eq!(judged.findings[0].name, "not-registered");
-        assert!(judged.findings[0].remedy.starts_with("did you mean shop.tasks.send_mail?"));
+        assert!(
+            judged.findings[0]
+                .remedy
+                .starts_with("did you mean shop.tasks.send_mail?")
+        );
     }
 
     #[test]
@@ -80,7 +91,10 @@ mod tests {
             ("shop.*", "q"),
             ("plain", "q"),
         ]);
-        project.app().maybe_tasks.insert("shop.tasks.made".to_owned());
+        project
+            .app()
+            .maybe_tasks
+            .insert("shop.tasks.made".to_owned());
         assert_eq!(project.judged(&NOT_REGISTERED), Judged::default());
         let mut project = project.routed(&[("shop.tasks.send_mial", "q")]);
         project.app().unknown_tasks.push(gap("its name"));

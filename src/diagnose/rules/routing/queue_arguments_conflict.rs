@@ -56,7 +56,8 @@ const COMPARED: [&str; 12] = [
 fn check(routing: &Routing) -> Judged {
     let mut judged = Judged::default();
     let Some(broker) = &routing.broker else {
-        judged.missing = Some("broker: its queues are not known; --definitions or --live gives them".to_owned());
+        judged.missing =
+            Some("broker: its queues are not known; --definitions or --live gives them".to_owned());
         return judged;
     };
     for app in &routing.apps {
@@ -114,14 +115,21 @@ fn differences(queue: &Queue, there: &QueueFacts, judged: &mut Judged) -> Vec<St
         }
         (_, None) => return all,
     };
-    let ours: BTreeMap<&str, &Value> = ours.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    let ours: BTreeMap<&str, &Value> = ours
+        .iter()
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
     for name in COMPARED {
         let (mine, other) = (ours.get(name).copied(), theirs.get(name));
         // Null stands for an argument that is unknown.
         if mine == Some(&Value::Null) || same(name, mine, other) {
             continue;
         }
-        let word = |value: Option<&Value>| value.map_or("none".to_owned(), |value| value.to_string().replace('"', ""));
+        let word = |value: Option<&Value>| {
+            value.map_or("none".to_owned(), |value| {
+                value.to_string().replace('"', "")
+            })
+        };
         all.push(match mine {
             Some(_) => format!("{name} {} (the broker has {})", word(mine), word(other)),
             None => format!("no {name} (the broker has {})", word(other)),
@@ -170,19 +178,33 @@ mod tests {
     fn arguments_that_differ_are_found() {
         assert_eq!(QUEUE_ARGUMENTS_CONFLICT.name, "queue-arguments-conflict");
         let found = project(&[("x-max-priority", json!(10))], &[]).found(&QUEUE_ARGUMENTS_CONFLICT);
-        assert!(found[0].contains("x-max-priority 10 (the broker has none)"), "{found:?}");
-        let found = project(&[], &[("x-queue-type", json!("quorum"))]).found(&QUEUE_ARGUMENTS_CONFLICT);
-        assert!(found[0].contains("no x-queue-type (the broker has quorum)"), "{found:?}");
+        assert!(
+            found[0].contains("x-max-priority 10 (the broker has none)"),
+            "{found:?}"
+        );
+        let found =
+            project(&[], &[("x-queue-type", json!("quorum"))]).found(&QUEUE_ARGUMENTS_CONFLICT);
+        assert!(
+            found[0].contains("no x-queue-type (the broker has quorum)"),
+            "{found:?}"
+        );
     }
 
     #[test]
     fn equivalent_arguments_are_clear() {
         for (ours, theirs) in [
-            (vec![("x-expires", json!(1000))], vec![("x-expires", json!(1000.0))]),
+            (
+                vec![("x-expires", json!(1000))],
+                vec![("x-expires", json!(1000.0))],
+            ),
             (vec![], vec![("x-queue-type", json!("classic"))]),
             (vec![("x-max-priority", Value::Null)], vec![]),
         ] {
-            assert!(project(&ours, &theirs).found(&QUEUE_ARGUMENTS_CONFLICT).is_empty());
+            assert!(
+                project(&ours, &theirs)
+                    .found(&QUEUE_ARGUMENTS_CONFLICT)
+                    .is_empty()
+            );
         }
         let mut project = project(&[], &[("x-max-priority", json!(3))]);
         if let Ok(queues) = &mut project.app().config.queues {

@@ -36,7 +36,12 @@ pub static QUEUE_LIMITS: Rule = Rule {
 };
 
 /// The arguments that drop messages.
-const LIMITS: [&str; 4] = ["x-expires", "x-max-length", "x-max-length-bytes", "x-message-ttl"];
+const LIMITS: [&str; 4] = [
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-message-ttl",
+];
 
 fn check(routing: &Routing) -> Judged {
     let mut judged = Judged::default();
@@ -50,10 +55,15 @@ fn check(routing: &Routing) -> Judged {
                 continue;
             };
             let mut arguments: BTreeMap<String, Value> = ours.iter().cloned().collect();
-            let there = routing.broker.as_ref().and_then(|broker| broker.queues.get(&queue.name));
+            let there = routing
+                .broker
+                .as_ref()
+                .and_then(|broker| broker.queues.get(&queue.name));
             if let Some(policy) = there.and_then(|there| there.policy.as_ref()) {
                 for (name, value) in policy {
-                    arguments.entry(format!("x-{name}")).or_insert_with(|| value.clone());
+                    arguments
+                        .entry(format!("x-{name}"))
+                        .or_insert_with(|| value.clone());
                 }
             }
             let kept = arguments.contains_key("x-dead-letter-exchange");
@@ -63,7 +73,9 @@ fn check(routing: &Routing) -> Judged {
                 .is_some_and(|overflow| overflow.starts_with("reject-publish"));
             let limits: Vec<&str> = LIMITS
                 .into_iter()
-                .filter(|name| arguments.contains_key(*name) && !(refuses && name.starts_with("x-max-length")))
+                .filter(|name| {
+                    arguments.contains_key(*name) && !(refuses && name.starts_with("x-max-length"))
+                })
                 .collect();
             if kept || limits.is_empty() {
                 continue;
@@ -98,7 +110,9 @@ mod tests {
     use crate::celery::routing::Queue;
 
     fn found(arguments: &[(&str, Value)]) -> Vec<String> {
-        let arguments = arguments.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let arguments = arguments
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()));
         let queue = Queue {
             arguments: Ok(arguments.collect()),
             ..Queue::named("mail")
@@ -111,7 +125,19 @@ mod tests {
         assert_eq!(QUEUE_LIMITS.name, "queue-limits");
         assert_eq!(found(&[("x-message-ttl", json!(1000))]).len(), 1);
         assert!(found(&[("x-max-priority", json!(10))]).is_empty());
-        assert!(found(&[("x-message-ttl", json!(1)), ("x-dead-letter-exchange", json!("dlx"))]).is_empty());
-        assert!(found(&[("x-max-length", json!(1)), ("x-overflow", json!("reject-publish"))]).is_empty());
+        assert!(
+            found(&[
+                ("x-message-ttl", json!(1)),
+                ("x-dead-letter-exchange", json!("dlx"))
+            ])
+            .is_empty()
+        );
+        assert!(
+            found(&[
+                ("x-max-length", json!(1)),
+                ("x-overflow", json!("reject-publish"))
+            ])
+            .is_empty()
+        );
     }
 }

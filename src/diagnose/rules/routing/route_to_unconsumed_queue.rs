@@ -38,7 +38,8 @@ fn check(routing: &Routing) -> Judged {
         Consumed::These(queues) => (queues, None),
         Consumed::AtLeast(queues, gap) => (queues, Some(gap)),
         Consumed::Nobody => {
-            judged.missing = Some("workers: none is known; --worker-queues gives their queues".to_owned());
+            judged.missing =
+                Some("workers: none is known; --worker-queues gives their queues".to_owned());
             return judged;
         }
     };
@@ -56,16 +57,28 @@ fn check(routing: &Routing) -> Judged {
             // What the defaults decide is default-queue-unconsumed's, and what a route decides is said once, at the route.
             let own = match (sent.decided_by, one.what) {
                 (DecidedBy::Default, _) => false,
-                (DecidedBy::Route(_), what) => matches!(what, crate::diagnose::view::routing::What::Route(_)),
+                (DecidedBy::Route(_), what) => {
+                    matches!(what, crate::diagnose::view::routing::What::Route(_))
+                }
                 (DecidedBy::Options, _) => true,
             };
             let Some(queue) = sent.queue.as_deref().filter(|_| own) else {
                 continue;
             };
-            let broadcast = table.find(queue).ok().flatten().is_some_and(|queue| queue.broadcast);
+            let broadcast = table
+                .find(queue)
+                .ok()
+                .flatten()
+                .is_some_and(|queue| queue.broadcast);
             // Where the message goes through another exchange, the queue is only declared: unroutable looks after it.
-            let elsewhere = sent.exchange.as_ref().is_ok_and(|exchange| !exchange.is_empty())
-                && sent.exchange_type.as_ref().is_ok_and(|kind| kind != "direct");
+            let elsewhere = sent
+                .exchange
+                .as_ref()
+                .is_ok_and(|exchange| !exchange.is_empty())
+                && sent
+                    .exchange_type
+                    .as_ref()
+                    .is_ok_and(|kind| kind != "direct");
             if consumed.contains(queue) || broadcast {
                 continue;
             }
@@ -107,9 +120,13 @@ fn reaches_another(
     let (Ok(exchange), Ok(Some(key))) = (&sent.exchange, &sent.routing_key) else {
         return true;
     };
-    routing.bound_to(exchange).iter().any(|(to, bound_by, queue)| {
-        crate::diagnose::view::routing::carries(&to.kind, bound_by, key) != Some(false) && consumed.contains(queue)
-    })
+    routing
+        .bound_to(exchange)
+        .iter()
+        .any(|(to, bound_by, queue)| {
+            crate::diagnose::view::routing::carries(&to.kind, bound_by, key) != Some(false)
+                && consumed.contains(queue)
+        })
 }
 
 #[cfg(test)]
@@ -120,29 +137,48 @@ mod tests {
     #[test]
     fn a_misspelt_queue_is_found_and_the_right_one_offered() {
         assert_eq!(ROUTE_TO_UNCONSUMED_QUEUE.name, "route-to-unconsumed-queue");
-        let project = Project::new().routed(&[("shop.*", "emials")]).worker(&["emails"]);
+        let project = Project::new()
+            .routed(&[("shop.*", "emials")])
+            .worker(&["emails"]);
         let judged = project.judged(&ROUTE_TO_UNCONSUMED_QUEUE);
         assert_eq!(
             judged.findings[0].message,
             "the route shop.* sends to queue emials, which no worker is told to consume"
         );
-        assert!(judged.findings[0].remedy.starts_with("did you mean emails?"));
-        assert_eq!(judged.findings[0].location.as_ref().map(|at| at.line), Some(1));
+        assert!(
+            judged.findings[0]
+                .remedy
+                .starts_with("did you mean emails?")
+        );
+        assert_eq!(
+            judged.findings[0].location.as_ref().map(|at| at.line),
+            Some(1)
+        );
     }
 
     #[test]
     fn a_consumed_queue_is_clear() {
-        let project = Project::new().routed(&[("shop.*", "emails")]).worker(&["emails"]);
-        assert_eq!(project.judged(&ROUTE_TO_UNCONSUMED_QUEUE), Judged::default());
+        let project = Project::new()
+            .routed(&[("shop.*", "emails")])
+            .worker(&["emails"]);
+        assert_eq!(
+            project.judged(&ROUTE_TO_UNCONSUMED_QUEUE),
+            Judged::default()
+        );
         let project = Project::new().routed(&[("shop.*", "celery")]).worker(&[]);
-        assert_eq!(project.judged(&ROUTE_TO_UNCONSUMED_QUEUE), Judged::default());
+        assert_eq!(
+            project.judged(&ROUTE_TO_UNCONSUMED_QUEUE),
+            Judged::default()
+        );
     }
 
     #[test]
     fn nothing_is_said_without_all_the_workers() {
         let project = Project::new().routed(&[("shop.*", "emials")]);
         let judged = project.judged(&ROUTE_TO_UNCONSUMED_QUEUE);
-        assert!(judged.findings.is_empty() && judged.missing.is_some() && judged.unknown.is_empty());
+        assert!(
+            judged.findings.is_empty() && judged.missing.is_some() && judged.unknown.is_empty()
+        );
         let mut project = project.worker(&["emails"]);
         project.routing.workers.gaps.push(gap("a variable"));
         let judged = project.judged(&ROUTE_TO_UNCONSUMED_QUEUE);
@@ -150,7 +186,12 @@ mod tests {
         assert_eq!(judged.unknown, [gap("a variable")]);
         // What is consumed for certain needs no more to be known.
         project = project.routed(&[("shop.*", "emails")]);
-        assert!(project.judged(&ROUTE_TO_UNCONSUMED_QUEUE).unknown.is_empty());
+        assert!(
+            project
+                .judged(&ROUTE_TO_UNCONSUMED_QUEUE)
+                .unknown
+                .is_empty()
+        );
     }
 
     #[test]

@@ -48,14 +48,17 @@ impl Project {
 
     /// A map of routes: patterns and options.
     pub(crate) fn routes(mut self, lines: &[(&str, Options)]) -> Self {
-        let entries = lines.iter().enumerate().map(|(id, (pattern, options))| Entry {
-            id,
-            pattern: Pattern::of_text(pattern),
-            route: Ok(Route {
-                options: options.clone(),
-                empty: false,
-            }),
-        });
+        let entries = lines
+            .iter()
+            .enumerate()
+            .map(|(id, (pattern, options))| Entry {
+                id,
+                pattern: Pattern::of_text(pattern),
+                route: Ok(Route {
+                    options: options.clone(),
+                    empty: false,
+                }),
+            });
         self.app().config.routers = Ok(vec![Router::Map(entries.collect())]);
         let line = |id: usize| RoutePlace {
             pattern: Some(location(u32::try_from(id).expect("few") + 1)),
@@ -66,7 +69,10 @@ impl Project {
     }
 
     pub(crate) fn routed(self, lines: &[(&str, &str)]) -> Self {
-        let lines: Vec<(&str, Options)> = lines.iter().map(|(p, queue)| (*p, Options::to_queue(queue))).collect();
+        let lines: Vec<(&str, Options)> = lines
+            .iter()
+            .map(|(p, queue)| (*p, Options::to_queue(queue)))
+            .collect();
         self.routes(&lines)
     }
 
@@ -111,6 +117,10 @@ impl Project {
     /// What a rule finds, by its sentences.
     pub(crate) fn found(&self, rule: &Rule) -> Vec<String> {
         let judged = self.judged(rule);
-        judged.findings.into_iter().map(|finding| finding.message).collect()
+        judged
+            .findings
+            .into_iter()
+            .map(|finding| finding.message)
+            .collect()
     }
 }

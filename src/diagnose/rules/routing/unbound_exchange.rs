@@ -21,7 +21,9 @@ pub static UNBOUND_EXCHANGE: Rule = Rule {
         confirm: "Run `rabbitmqctl list_bindings source_name destination_name routing_key` and look for the exchange.",
         mend: "Start a worker that consumes a queue of this exchange.",
         prevent: "Route by queue: Celery then declares and binds the queue each time it sends.",
-        references: &["https://docs.celeryq.dev/en/stable/userguide/routing.html#exchanges-queues-and-routing-keys"],
+        references: &[
+            "https://docs.celeryq.dev/en/stable/userguide/routing.html#exchanges-queues-and-routing-keys",
+        ],
     },
     needs: &[],
     check: Check::Routing(check),
@@ -30,7 +32,9 @@ pub static UNBOUND_EXCHANGE: Rule = Rule {
 fn check(routing: &Routing) -> Judged {
     let mut judged = Judged::default();
     let Some(broker) = routing.broker.as_ref().filter(|broker| broker.whole) else {
-        judged.missing = Some("broker: its bindings are not known; --definitions or --live gives them".to_owned());
+        judged.missing = Some(
+            "broker: its bindings are not known; --definitions or --live gives them".to_owned(),
+        );
         return judged;
     };
     for app in &routing.apps {
@@ -41,14 +45,21 @@ fn check(routing: &Routing) -> Judged {
                 let bound = broker.bindings.iter().any(|binding| binding.source == name);
                 // A message to a queue with a direct exchange goes through the default exchange.
                 let used = exchange.kind != "direct";
-                if used && !bound && broker.exchanges.contains_key(name) && seen.insert(name.to_owned()) {
+                if used
+                    && !bound
+                    && broker.exchanges.contains_key(name)
+                    && seen.insert(name.to_owned())
+                {
                     let message = format!("nothing is bound to exchange {name} in the broker");
                     let place = queue.id.and_then(|id| app.queues.get(id)?.as_ref());
                     let finding = Finding::of(&UNBOUND_EXCHANGE, message)
                         .evidence("exchange", name)
                         .evidence("source", broker.source.as_str())
                         .evidence("app", app.name.as_str())
-                        .remedy(format!("start a worker with -Q {}: it binds the queue", plain::key(&queue.name)))
+                        .remedy(format!(
+                            "start a worker with -Q {}: it binds the queue",
+                            plain::key(&queue.name)
+                        ))
                         .subject("exchange", name);
                     judged.findings.push(at(finding, place));
                 }

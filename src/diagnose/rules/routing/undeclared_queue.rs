@@ -21,7 +21,10 @@ pub static UNDECLARED_QUEUE: Rule = Rule {
         confirm: "Call the task in `celery -A APP shell`: it raises QueueNotFound.",
         mend: "Correct the name, or declare the queue in task_queues.",
         prevent: "Let `celery-doctor routes check` run on every change.",
-        references: &["Celery 5.7 app/routes.py, Router.expand_destination", "celery pull request 10357"],
+        references: &[
+            "Celery 5.7 app/routes.py, Router.expand_destination",
+            "celery pull request 10357",
+        ],
     },
     needs: &[],
     check: Check::Routing(check),
@@ -31,13 +34,21 @@ fn check(routing: &Routing) -> Judged {
     let mut judged = Judged::default();
     for app in &routing.apps {
         let table = app.config.table();
-        let declared: Vec<&str> = table.declared().iter().flatten().map(|queue| queue.name.as_str()).collect();
+        let declared: Vec<&str> = table
+            .declared()
+            .iter()
+            .flatten()
+            .map(|queue| queue.name.as_str())
+            .collect();
         for one in app.uses() {
             let (queue, entry) = match &one.sent {
                 Err(Fault::QueueNotFound(queue, entry)) => (queue, entry),
                 Ok(sent) => {
                     // A queue that is not declared may or may not be created.
-                    let undeclared = sent.queue.as_ref().is_some_and(|name| matches!(table.find(name), Ok(None)));
+                    let undeclared = sent
+                        .queue
+                        .as_ref()
+                        .is_some_and(|name| matches!(table.find(name), Ok(None)));
                     if let (true, Err(gap)) = (undeclared, &app.config.create_missing) {
                         judged.unknown(gap);
                     }

@@ -29,7 +29,9 @@ pub fn check(routing: &Routing) -> Judged {
             match (&sent.exchange, &sent.routing_key) {
                 (Ok(exchange), Ok(key)) => {
                     let key = key.as_deref();
-                    judged.findings.extend(look(routing, &one, sent, exchange, key));
+                    judged
+                        .findings
+                        .extend(look(routing, &one, sent, exchange, key));
                 }
                 (Err(gap), _) | (_, Err(gap)) if sent.queue.is_none() => judged.unknown(gap),
                 _ => {}
@@ -39,13 +41,21 @@ pub fn check(routing: &Routing) -> Judged {
     judged
 }
 
-fn look(routing: &Routing, one: &Use<'_>, sent: &Sent, exchange: &str, key: Option<&str>) -> Option<Finding> {
+fn look(
+    routing: &Routing,
+    one: &Use<'_>,
+    sent: &Sent,
+    exchange: &str,
+    key: Option<&str>,
+) -> Option<Finding> {
     let words = one.what.words();
     if exchange.is_empty() {
         if sent.queue.is_some() || key.is_some_and(|key| !key.is_empty()) {
             return None;
         }
-        let message = format!("{words} names an exchange without a routing key: Celery then sends to no queue at all");
+        let message = format!(
+            "{words} names an exchange without a routing key: Celery then sends to no queue at all"
+        );
         let finding = Finding::of(&UNROUTABLE, message)
             .evidence("app", one.app.name.as_str())
             .remedy("name a queue, or a routing key besides the exchange")
@@ -65,7 +75,10 @@ fn look(routing: &Routing, one: &Use<'_>, sent: &Sent, exchange: &str, key: Opti
     if carried {
         return None;
     }
-    let keys: Vec<&str> = bound.iter().map(|(_, bound_by, _)| bound_by.as_str()).collect();
+    let keys: Vec<&str> = bound
+        .iter()
+        .map(|(_, bound_by, _)| bound_by.as_str())
+        .collect();
     let near = nearest(key, keys.iter().copied());
     let names: Vec<&str> = match &routing.broker {
         Some(broker) => broker.exchanges.keys().map(String::as_str).collect(),
@@ -73,7 +86,9 @@ fn look(routing: &Routing, one: &Use<'_>, sent: &Sent, exchange: &str, key: Opti
     };
     let near = near.or_else(|| nearest(exchange, names).filter(|_| bound.is_empty()));
     let message = if bound.is_empty() {
-        format!("{words} sends to exchange {exchange}, to which nothing is bound: the message is dropped")
+        format!(
+            "{words} sends to exchange {exchange}, to which nothing is bound: the message is dropped"
+        )
     } else {
         format!(
             "{words} sends to exchange {exchange} with routing key {key}, which no binding takes: the message is \
@@ -121,7 +136,10 @@ mod tests {
 
     #[test]
     fn a_key_that_no_binding_takes_is_found() {
-        let routes = [("a", through("media", Some("vidoe.cut"))), ("b", through("media", Some("video.cut")))];
+        let routes = [
+            ("a", through("media", Some("vidoe.cut"))),
+            ("b", through("media", Some("video.cut"))),
+        ];
         let project = Project::new().queue(media()).routes(&routes);
         let judged = project.judged(&UNROUTABLE);
         assert_eq!(judged.findings.len(), 1);
