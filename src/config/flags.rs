@@ -57,10 +57,10 @@ pub(crate) struct ConnectionArgs {
     /// The deployment of the settings file to read, where it has several
     #[arg(long, value_name = "NAME")]
     pub deployment: Option<String>,
-    /// `RabbitMQ`'s management API [default: that of the broker's host, at port 15672, or 15671 with TLS]
+    /// RabbitMQ's management API [default: that of the broker's host, at port 15672, or 15671 with TLS]
     #[arg(long, value_name = "URL")]
     pub management: Option<Secret>,
-    /// Look into `RabbitMQ`'s queues, at most N messages in each [default without N: 1000]
+    /// Look into RabbitMQ's queues, at most N messages in each [default without N: 1000]
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1000", value_parser = peek)]
     pub peek: Option<u64>,
     /// Settings file, in place of celery-doctor.toml in this directory

@@ -30,8 +30,10 @@ const NAMES: [(&str, &str); 14] = [
     ("worker_direct", "CELERY_WORKER_DIRECT"),
 ];
 
+/// Something, nothing, or what keeps it from being known.
+type Perhaps<T> = Result<Option<T>, Rc<Gap>>;
 /// What a setting is: none where nothing sets it.
-pub(super) type Found = Result<Option<Value>, Rc<Gap>>;
+pub(super) type Found = Perhaps<Value>;
 
 /// The settings of one app.
 pub(super) struct Settings {
@@ -163,11 +165,12 @@ fn changed(project: &Project, app: &AppFacts, keys: &[String]) -> Found {
         };
         current = match (current, new, sureness) {
             (current, Ok(None), _) => current,
-            (_, Err(gap), _) => Err(gap),
+            (_, Err(gap), _) | (Err(gap), Ok(Some(_)), Sureness::WhenCalled | Sureness::Maybe) => {
+                Err(gap)
+            }
             (_, Ok(Some(value)), Sureness::Sure)
             | (Ok(None), Ok(Some(value)), Sureness::WhenCalled) => Ok(Some(value)),
             (Ok(Some(old)), Ok(Some(value)), _) if same(&old, &value) => Ok(Some(old)),
-            (Err(gap), Ok(Some(_)), _) => Err(gap),
             (_, Ok(Some(value)), _) => Err(project.gap(
                 value.at,
                 "whether the setting is set here is known only when it runs",
@@ -178,13 +181,7 @@ fn changed(project: &Project, app: &AppFacts, keys: &[String]) -> Found {
 }
 
 /// Where an app takes its settings from, and under which namespace.
-fn source(
-    project: &mut Project,
-    app: &AppFacts,
-) -> (
-    Result<Option<Holder>, Rc<Gap>>,
-    Result<Option<Rc<str>>, Rc<Gap>>,
-) {
+fn source(project: &mut Project, app: &AppFacts) -> (Perhaps<Holder>, Perhaps<Rc<str>>) {
     let mut namespace = Ok(None);
     let mut from = Ok(None);
     for (op, sureness) in &app.ops {

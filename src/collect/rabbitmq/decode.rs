@@ -32,12 +32,12 @@ pub(super) type Decoded<T> = Result<T, Why>;
 
 /// What the server says of itself in `GET /api/overview`.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ServerSays {
-    pub product: Observed<String>,
-    pub version: Observed<String>,
-    pub overview: Overview,
+pub(super) struct ServerSays {
+    pub(super) product: Observed<String>,
+    pub(super) version: Observed<String>,
+    pub(super) overview: Overview,
     /// `disable_stats`: nothing is counted, and some lists are empty whatever there is.
-    pub statistics_off: bool,
+    pub(super) statistics_off: bool,
 }
 
 pub(super) fn about(value: &Value, user_tags: &[String]) -> Decoded<ServerSays> {
@@ -264,10 +264,13 @@ pub(super) fn consumer(value: &Value) -> Decoded<Consumer> {
     // `[]` where the channel has just gone.
     let channel = all.get("channel_details").and_then(Value::as_object);
     let of_channel = |key| channel.and_then(|channel| text(channel, key));
+    let channel_name = of_channel("name");
     Ok(Consumer {
         queue: required(queue, "name", "a consumer's queue")?,
-        connection: of_channel("connection_name").unwrap_or_default(),
-        channel: of_channel("name").unwrap_or_default(),
+        connection: of_channel("connection_name")
+            .or_else(|| Some(connection_of(channel_name.as_ref()?)?.to_owned()))
+            .unwrap_or_default(),
+        channel: channel_name.unwrap_or_default(),
         ack_required: flag(all, "ack_required", "a consumer")?,
         active: all.truth("active").seen().copied(),
         timeout_ms: match all.get("consumer_timeout") {
@@ -279,6 +282,15 @@ pub(super) fn consumer(value: &Value) -> Decoded<Consumer> {
                 .map(|timeout| Some(timeout).filter(|timeout| *timeout > 0)),
         },
     })
+}
+
+/// The name of a channel's connection: a channel is named after it, with its number in brackets.
+fn connection_of(channel: &str) -> Option<&str> {
+    let (connection, number) = channel.strip_suffix(')')?.rsplit_once(" (")?;
+    number
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then_some(connection)
 }
 
 pub(super) fn channel(value: &Value) -> Decoded<Channel> {
@@ -294,11 +306,13 @@ pub(super) fn channel(value: &Value) -> Decoded<Channel> {
         (own, Observed::Unseen(why)) if why.reason == Reason::Unsupported => own,
         (_, global) => global,
     };
+    let name = required(all, "name", "a channel")?;
     Ok(Channel {
-        name: required(all, "name", "a channel")?,
         connection: connection
             .and_then(|connection| text(connection, "name"))
+            .or_else(|| connection_of(&name).map(str::to_owned))
             .unwrap_or_default(),
+        name,
         unacknowledged: all.count("messages_unacknowledged"),
         prefetch,
         confirms: all.truth("confirm"),

@@ -11,8 +11,7 @@ use serde::Deserializer as _;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::Value;
 
-pub(crate) use super::decode::ServerSays;
-use super::decode::{self, Decoded, malformed};
+use super::decode::{self, Decoded, ServerSays, malformed};
 use super::http::{Answer, Http, segment};
 use crate::config::url::ManagementServer;
 use crate::evidence::rabbitmq::{
@@ -41,14 +40,9 @@ impl ManagementReader {
     pub(crate) async fn connect(server: &ManagementServer) -> Result<Self, Why> {
         let http = Http::new(server)?;
         let answer = http.get("/api/whoami").await?;
-        let tags = decode::tags(&whole(&http, answer, None)?)?;
+        let tags = decode::tags(&whole(&http, &answer, None)?)?;
         let server = overview(&http, &tags).await;
         Ok(Self { http, tags, server })
-    }
-
-    /// What the server says of itself.
-    pub(crate) fn server(&self) -> &Result<ServerSays, Why> {
-        &self.server
     }
 
     /// The nodes of the cluster.
@@ -68,7 +62,7 @@ impl ManagementReader {
             // A proxy without a server behind it answers so too.
             return parsed(&self.http, &answer).and_then(|value| decode::alarms(&value));
         }
-        whole(&self.http, answer, None).map(|_| Vec::new())
+        whole(&self.http, &answer, None).map(|_| Vec::new())
     }
 
     /// The queues of a virtual host.
@@ -308,7 +302,7 @@ impl ManagementReader {
 
 async fn overview(http: &Http, tags: &[String]) -> Result<ServerSays, Why> {
     let answer = http.get("/api/overview").await?;
-    decode::about(&whole(http, answer, None)?, tags)
+    decode::about(&whole(http, &answer, None)?, tags)
 }
 
 /// Leaves everything that the management API tells unseen, for one reason.
@@ -350,9 +344,9 @@ fn observed<T>(read: Result<T, Why>) -> Observed<T> {
     }
 }
 
-fn whole(http: &Http, answer: Answer, vhost: Option<&str>) -> Result<Value, Why> {
-    refused(http, &answer, vhost)?;
-    parsed(http, &answer)
+fn whole(http: &Http, answer: &Answer, vhost: Option<&str>) -> Result<Value, Why> {
+    refused(http, answer, vhost)?;
+    parsed(http, answer)
 }
 
 /// Fails unless the server gave what was asked for. Says what is to be done.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::shell::{Dialect, Field, Piece, Value, Variables, fields};
+use super::shell::{Dialect, Field, Value, Variables, fields, variable_at};
 use super::text::Text;
 use super::yaml::{Id, Yaml, parse};
 use super::{Found, command};
@@ -171,7 +171,7 @@ impl Reader<'_> {
                 at = dollar + 2;
                 continue;
             }
-            let (value, end) = Piece::read(text, dollar, self.outside);
+            let (value, end) = variable_at(text, dollar, self.outside);
             match value {
                 Ok(value) => field.text.append(&value),
                 Err(why) => {

@@ -1,13 +1,17 @@
 //! Shell scripts, as far as a command line can be known without running them: words, quotes, variables that are given
 //! literally earlier in the file, defaults, and commands within commands. Total: any text is read to its end.
 
+mod expand;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::text::Text;
 use super::{Found, command};
-pub(super) use words::{Dialect, Field, Piece, Token, Word, expand, fields, tokens};
+use expand::{expand, expand_all};
+pub(super) use expand::{fields, variable_at};
+pub(super) use words::{Dialect, Field};
+use words::{Piece, Token, Word, tokens};
 
 /// Deeper shells in shells are not followed.
 const DEEPEST: usize = 8;
@@ -287,7 +291,7 @@ impl Script {
         }
     }
 
-    fn command(&mut self, words: &[&Word], is_function: bool, found: Option<&mut Found<'_>>) {
+    fn command(&mut self, words: &[&Word], is_function: bool, mut found: Option<&mut Found<'_>>) {
         if is_function || words.is_empty() {
             return;
         }
@@ -309,6 +313,11 @@ impl Script {
         let Some(program) = words.first() else {
             return;
         };
+        // Words that are put aside, to be run later.
+        if let (Some("set" | "eval" | "trap"), Some(found)) = (program.literal(), &mut found) {
+            let fields = expand_all(words.iter().copied(), &self.variables);
+            command::suspect(&fields, found);
+        }
         match program.literal() {
             Some("for" | "select") => {
                 self.open(BlockKind::Loop, false);
@@ -347,7 +356,7 @@ impl Script {
             }
             _ => {
                 // Words are expanded before the command gets variables of its own.
-                let fields = words::expand_all(words.iter().copied(), &self.variables);
+                let fields = expand_all(words.iter().copied(), &self.variables);
                 let mut before = Vec::new();
                 for (name, value) in own {
                     let exported = self.variables.exported.contains(&name);

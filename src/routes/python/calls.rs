@@ -107,12 +107,11 @@ impl<'a> Walk<'_, 'a> {
                 arguments.positional.push(value);
                 continue;
             }
-            match value.items() {
-                Some(items) => arguments.positional.extend(items),
-                None => {
-                    let gap = self.because(&value, value.at).gap().cloned();
-                    arguments.spoiled = arguments.spoiled.or(gap);
-                }
+            if let Some(items) = value.items() {
+                arguments.positional.extend(items);
+            } else {
+                let gap = self.because(&value, value.at).gap().cloned();
+                arguments.spoiled = arguments.spoiled.or(gap);
             }
         }
         for keyword in &given.keywords {
@@ -378,7 +377,7 @@ impl<'a> Walk<'_, 'a> {
             }
         }
         let key = optional_text(arguments.get(2, "routing_key")).map_err(why)?;
-        queue.routing_key = key.unwrap_or_default().to_owned();
+        key.unwrap_or_default().clone_into(&mut queue.routing_key);
         if let Some(bindings) = arguments.keyword("bindings") {
             return Err(why(bindings));
         }
@@ -590,7 +589,7 @@ impl<'a> Walk<'_, 'a> {
 
     /// What a call of a class makes.
     fn instance(&mut self, class: &Rc<Class>, arguments: &Arguments, at: Place) -> Value {
-        if self.descends(class, &APP) {
+        if Self::descends(class, &APP) {
             return self.app(arguments, at);
         }
         let plain = class.names.names.keys().all(|name| &**name != "__init__")
@@ -615,7 +614,7 @@ impl<'a> Walk<'_, 'a> {
     }
 
     /// Whether a class descends from one of these of another package.
-    pub(super) fn descends(&self, class: &Rc<Class>, from: &[&str]) -> bool {
+    pub(super) fn descends(class: &Rc<Class>, from: &[&str]) -> bool {
         let mut open = vec![class.clone()];
         for _ in 0..50 {
             let Some(class) = open.pop() else {
@@ -634,7 +633,7 @@ impl<'a> Walk<'_, 'a> {
 
     /// A task class is a task once it is registered, under its `name` or that of its module.
     pub(super) fn maybe_task_class(&mut self, class: &Rc<Class>) {
-        if self.descends(class, &TASK) {
+        if Self::descends(class, &TASK) {
             let own = class
                 .names
                 .names

@@ -280,8 +280,9 @@ impl<'a> Walk<'_, 'a> {
     /// Merges a mapping into a dict; one that is unknown spoils it.
     pub(super) fn merge_into(&self, dict: &mut Dict, more: &Value, at: Place) {
         match &more.kind {
-            Kind::Dict(other) => match other.try_borrow() {
-                Ok(other) => {
+            Kind::Dict(other) => {
+                // Where it is merged into itself, nothing changes.
+                if let Ok(other) = other.try_borrow() {
                     for (key, value) in &other.entries {
                         dict.set(key.clone(), value.clone());
                     }
@@ -289,9 +290,7 @@ impl<'a> Walk<'_, 'a> {
                         dict.spoiled.clone_from(&other.spoiled);
                     }
                 }
-                // It is merged into itself, which changes nothing.
-                Err(_) => {}
-            },
+            }
             Kind::Unknown(gap) => {
                 dict.spoiled.get_or_insert_with(|| gap.clone());
             }
@@ -312,7 +311,7 @@ impl<'a> Walk<'_, 'a> {
     fn f_string(&mut self, string: &'a ast::ExprFString, at: Place) -> Value {
         let mut text = String::new();
         let mut failed = None;
-        for part in string.value.iter() {
+        for part in &string.value {
             let string = match part {
                 ast::FStringPart::Literal(literal) => {
                     text.push_str(literal.as_str());
@@ -320,7 +319,7 @@ impl<'a> Walk<'_, 'a> {
                 }
                 ast::FStringPart::FString(string) => string,
             };
-            for element in string.elements.iter() {
+            for element in &string.elements {
                 match element {
                     InterpolatedStringElement::Literal(literal) => text.push_str(&literal.value),
                     InterpolatedStringElement::Interpolation(inserted) => {
@@ -533,9 +532,11 @@ impl<'a> Walk<'_, 'a> {
         let ([op], [right]) = (&*compare.ops, rights.as_slice()) else {
             return self.unknown(at, "a chain of comparisons is not worked out");
         };
-        let among = |item: &Value, all: &Value| match (&item.kind, &all.kind) {
-            (Kind::Str(part), Kind::Str(text)) => Some(text.contains(&**part)),
-            _ => {
+        let among = |item: &Value, all: &Value| {
+            if let (Kind::Str(part), Kind::Str(text)) = (&item.kind, &all.kind) {
+                return Some(text.contains(&**part));
+            }
+            {
                 let items = all.items()?;
                 let mut result = Some(false);
                 for other in &items {

@@ -458,13 +458,11 @@ impl Project {
                 return value;
             };
             let Import { module, name, path } = import.as_ref();
-            match self.attribute(&module.clone(), &name.clone(), value.at) {
-                Some(found) => value = found,
-                None => {
-                    let why = format!("{path} is not bound where it is imported from");
-                    return Value::new(Kind::Unknown(self.gap(value.at, why)), value.at);
-                }
-            }
+            let why = format!("{path} is not bound where it is imported from");
+            let Some(found) = self.attribute(&module.clone(), &name.clone(), value.at) else {
+                return Value::new(Kind::Unknown(self.gap(value.at, why)), value.at);
+            };
+            value = found;
         }
         let why = "imports lead in a circle";
         Value::new(Kind::Unknown(self.gap(value.at, why)), value.at)

@@ -327,14 +327,12 @@ impl<'a> Walk<'_, 'a> {
             let path = alias.name.as_str();
             let at = self.place(alias);
             let from = self.project.path(self.file).to_owned();
+            // `import a.b` binds `a`, and makes sure that there is `a.b`.
+            self.project.find_module(&from, path);
+            let first = path.split('.').next().unwrap_or(path);
             let (name, wanted) = match &alias.asname {
                 Some(name) => (name.as_str(), path),
-                None => {
-                    let first = path.split('.').next().unwrap_or(path);
-                    // `import a.b` binds `a`, and makes sure that there is `a.b`.
-                    self.project.find_module(&from, path);
-                    (first, first)
-                }
+                None => (first, first),
             };
             let value = match self.project.find_module(&from, wanted) {
                 Some(module) => Value::new(Kind::Module(module), at),

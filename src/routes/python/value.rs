@@ -296,8 +296,9 @@ fn equal(a: &Value, b: &Value, depth: u32) -> Option<bool> {
         (Kind::Queue(a), Kind::Queue(b)) => (a == b).then_some(true),
         (Kind::Exchange(a), Kind::Exchange(b)) => Some(a == b),
         (Kind::Regex(a, x), Kind::Regex(b, y)) => Some(a == b && x == y),
-        (Kind::App(a), Kind::App(b)) | (Kind::Conf(a), Kind::Conf(b)) => Some(a == b),
-        (Kind::Task(a), Kind::Task(b)) => Some(a == b),
+        (Kind::App(a), Kind::App(b))
+        | (Kind::Conf(a), Kind::Conf(b))
+        | (Kind::Task(a), Kind::Task(b)) => Some(a == b),
         (Kind::External(a), Kind::External(b)) => (a == b).then_some(true),
         (Kind::Import(a), Kind::Import(b)) => {
             (a.path == b.path && a.name == b.name).then_some(true)

@@ -137,8 +137,7 @@ fn messages_go_where_the_broker_sends_them() {
             let ours = topology.route(exchange, routing_key, Some(headers));
             assert_eq!(
                 ours, expected,
-                "exchange {exchange:?}, key {routing_key:?}, headers {headers:?} in {:#?}",
-                topology
+                "exchange {exchange:?}, key {routing_key:?}, headers {headers:?} in {topology:#?}"
             );
             match queues.len() {
                 0 => none += 1,

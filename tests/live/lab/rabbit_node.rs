@@ -170,6 +170,7 @@ impl RabbitNode {
         Arc::clone(SHARED.get_or_init(|| Arc::new(Self::join_or_start())))
     }
 
+    #[allow(clippy::zombie_processes, reason = "the keeper outlives this process")]
     fn join_or_start() -> Self {
         let folder = shared_folder();
         fs::create_dir_all(&folder).expect("the temporary folder can be written");

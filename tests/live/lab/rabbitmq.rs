@@ -1,5 +1,6 @@
 //! RabbitMQ for a lab: a virtual host of the shared node, or a node of its own.
 
+use std::process::Child;
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -12,13 +13,13 @@ pub struct PrivateRabbit {
     pub node: Arc<RabbitNode>,
     /// Where AMQP is spoken over TLS, and the management API.
     pub tls_ports: Option<(u16, u16)>,
-    group: Pid,
+    process: Child,
 }
 
 impl PrivateRabbit {
     /// The node dies at once, as by a power failure.
     pub fn kill(&self) {
-        kill_process_group(self.group, Signal::KILL).expect("the node's process group exists");
+        kill_process_group(self.group(), Signal::KILL).expect("the node's process group exists");
         wait_until("the node is gone", SOON, || {
             std::net::TcpStream::connect(("127.0.0.1", self.node.port))
                 .is_err()
@@ -28,16 +29,24 @@ impl PrivateRabbit {
 
     /// The whole node hangs: its sockets stay open, and nothing answers.
     pub fn freeze(&self) {
-        kill_process_group(self.group, Signal::STOP).expect("the node's process group exists");
+        kill_process_group(self.group(), Signal::STOP).expect("the node's process group exists");
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_child(&self.process)
     }
 
     pub fn thaw(&self) {
-        kill_process_group(self.group, Signal::CONT).expect("the node's process group exists");
+        kill_process_group(self.group(), Signal::CONT).expect("the node's process group exists");
     }
 }
 
 impl Lab {
     /// A virtual host of the node that all tests share.
+    #[allow(
+        clippy::unused_self,
+        reason = "where a test finds its servers is not its business"
+    )]
     pub fn rabbitmq(&self) -> Vhost {
         RabbitNode::shared().vhost()
     }
@@ -48,7 +57,7 @@ impl Lab {
         let log = self.folder().join("out.log");
         let process = self.start(&mut recipe.command(), &log, &log, ".ci/setup");
         PrivateRabbit {
-            group: Pid::from_child(&process),
+            process,
             node: Arc::new(recipe.started(None)),
             tls_ports: None,
         }

@@ -230,6 +230,11 @@ fn quirks_are_told_apart_from_zero() {
     assert_eq!(consumer(json!(5)), Observed::Seen(Some(5)));
     assert!(consumer(json!(null)).seen().is_none() && consumer(json!([])).seen().is_none());
 
+    let channel = json!({"name": "a:1 -> b:2 (3)", "connection_details": []});
+    let channel = decode::channel(&channel).expect("a channel");
+    assert_eq!(channel.connection, "a:1 -> b:2");
+    assert_eq!(channel.consumers.seen(), None);
+
     let tags = |tags: Value| decode::tags(&json!({"name": "u", "tags": tags})).expect("tags");
     assert_eq!(
         tags(json!("monitoring, policymaker")),
@@ -293,7 +298,13 @@ const LISTS: [&str; 7] = [
     "nodes",
 ];
 
-/// Decodes an answer as the named list and as all the others.
+fn check<T>(read: Result<Vec<T>, Why>) {
+    if let Err(why) = read {
+        assert_eq!(why.reason, Reason::Malformed, "{why:?}");
+    }
+}
+
+/// Decodes an answer as each of the lists.
 fn decode_all(value: &Value) {
     let body = bytes::Bytes::from(value.to_string());
     let answer = Answer {
@@ -301,11 +312,6 @@ fn decode_all(value: &Value) {
         body,
     };
     let http = Http::new(&server("http://h")).expect("a client");
-    fn check<T>(read: Result<Vec<T>, Why>) {
-        if let Err(why) = read {
-            assert_eq!(why.reason, Reason::Malformed, "{why:?}");
-        }
-    }
     check(entries(&http, &answer, &decode::queue));
     check(entries(&http, &answer, &decode::exchange));
     check(entries(&http, &answer, &decode::binding));
@@ -531,7 +537,8 @@ fn pages_are_joined_and_read_again_where_they_shift() {
 
     // It never rests: at last in one answer.
     let whole = answer("200 OK", "[{\"name\": \"a\"}]");
-    let (queues, paths) = queues_from([&shifted[..], &shifted[..], &[whole.clone()]].concat());
+    let (queues, paths) =
+        queues_from([&shifted[..], &shifted[..], std::slice::from_ref(&whole)].concat());
     assert_eq!(queues, seen(&["a"]));
     assert!(
         paths

@@ -1,13 +1,6 @@
-//! Words: quotes, escapes, expansions.
+//! Words: quotes, escapes, and where expansions stand in them.
 
-use super::{Text, Value, Variables, is_name};
-
-/// Deeper defaults in defaults are not followed.
-const DEEPEST: usize = 8;
-/// Longer values of variables are not followed, in bytes.
-const LONGEST_VALUE: usize = 2048;
-/// Longer commands are not followed, in bytes.
-const LONGEST_COMMAND: usize = 1 << 16;
+use super::{Text, is_name};
 
 /// Whose quotes and variables are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,23 +37,12 @@ pub(in crate::routes::processes) enum Piece {
 }
 
 impl Piece {
-    /// The value of the variable whose dollar stands at a place of a text, and where its name ends; a lone dollar is one.
-    pub(in crate::routes::processes) fn read(
-        text: &Text,
-        at: usize,
-        variables: &Variables,
-    ) -> (Result<Text, String>, usize) {
-        let mut lexer = Lexer {
-            text,
-            at,
-            dialect: Dialect::Systemd,
-            tokens: Vec::new(),
-            heredocs: Vec::new(),
-        };
-        match lexer.expansion(true) {
-            Some(piece) => (resolve(&piece, variables, Dialect::Systemd, 0), lexer.at),
-            None => (Ok(text.slice(at, at + 1)), at + 1),
-        }
+    /// The variable whose dollar stands at a place of a text, and where its name ends.
+    pub(super) fn read(text: &Text, at: usize) -> Option<(Self, usize)> {
+        let mut lexer = Lexer::new(text, Dialect::Systemd);
+        lexer.at = at;
+        let piece = lexer.expansion(true)?;
+        Some((piece, lexer.at))
     }
 
     /// The same between double quotes.
@@ -82,6 +64,23 @@ pub(in crate::routes::processes) struct Word {
 }
 
 impl Word {
+    /// All of a text as one word: blanks and operators have no meaning in it.
+    pub(super) fn whole(text: &Text, dialect: Dialect) -> Self {
+        let mut lexer = Lexer::new(text, dialect);
+        let mut word = Self::default();
+        while !lexer.rest().is_empty() {
+            let before = lexer.at;
+            word.pieces.extend(lexer.word().pieces);
+            if lexer.at == before {
+                let next = before + lexer.peek().map_or(1, char::len_utf8);
+                let text = lexer.text.slice(before, next);
+                word.pieces.push(Piece::Literal { text, quoted: true });
+                lexer.at = next;
+            }
+        }
+        word
+    }
+
     /// The text of a word without quotes and variables.
     pub(super) fn literal(&self) -> Option<&str> {
         match self.pieces.as_slice() {
@@ -149,53 +148,9 @@ impl Field {
     }
 }
 
-/// Splits a text into words and expands these.
-pub(in crate::routes::processes) fn fields(
-    text: &Text,
-    variables: &Variables,
-    dialect: Dialect,
-) -> Vec<Field> {
-    let mut fields = Vec::new();
-    for token in tokens(text, dialect) {
-        if let Token::Word(word) = token {
-            fields.extend(expand(&word, variables, dialect));
-        }
-    }
-    fields
-}
-
-/// The fields of a shell's command.
-pub(super) fn expand_all<'w>(
-    words: impl Iterator<Item = &'w Word>,
-    variables: &Variables,
-) -> Vec<Field> {
-    let mut fields = Vec::new();
-    let mut length = 0;
-    for word in words {
-        let expanded = expand(word, variables, Dialect::Shell);
-        length += expanded.iter().map(|field| field.text.len()).sum::<usize>();
-        fields.extend(expanded);
-        if length > LONGEST_COMMAND {
-            fields.push(Field {
-                unknown: Some("the command is too long".to_owned()),
-                loose: true,
-                ..Field::default()
-            });
-            break;
-        }
-    }
-    fields
-}
-
 /// Takes a text apart.
 pub(in crate::routes::processes) fn tokens(text: &Text, dialect: Dialect) -> Vec<Token> {
-    let mut lexer = Lexer {
-        text,
-        at: 0,
-        dialect,
-        tokens: Vec::new(),
-        heredocs: Vec::new(),
-    };
+    let mut lexer = Lexer::new(text, dialect);
     lexer.run();
     lexer.tokens
 }
@@ -213,7 +168,17 @@ const OPERATORS: [&str; 15] = [
     ";;&", ";;", ";&", "&&", "||", "|&", "&>>", "&>", ";", "&", "|", "(", ")", "<(", ">(",
 ];
 
-impl Lexer<'_> {
+impl<'t> Lexer<'t> {
+    fn new(text: &'t Text, dialect: Dialect) -> Self {
+        Self {
+            text,
+            at: 0,
+            dialect,
+            tokens: Vec::new(),
+            heredocs: Vec::new(),
+        }
+    }
+
     fn rest(&self) -> &str {
         self.text.as_str().get(self.at..).unwrap_or_default()
     }
@@ -537,163 +502,4 @@ fn enclosed(text: &str) -> usize {
         at += 1;
     }
     bytes.len()
-}
-
-/// Expands a word into fields: several, where an unquoted variable holds blanks; none, where it is empty.
-pub(in crate::routes::processes) fn expand(
-    word: &Word,
-    variables: &Variables,
-    dialect: Dialect,
-) -> Vec<Field> {
-    expand_at(word, variables, dialect, 0)
-}
-
-fn expand_at(word: &Word, variables: &Variables, dialect: Dialect, depth: usize) -> Vec<Field> {
-    let mut fields = Vec::new();
-    let mut current: Option<Field> = None;
-    for piece in &word.pieces {
-        if let Some(field) = current.as_mut().filter(|f| f.text.len() > LONGEST_COMMAND) {
-            field.unknown.get_or_insert("it is too long".to_owned());
-            break;
-        }
-        match piece {
-            Piece::Literal { text, .. } => {
-                let field = current.get_or_insert_default();
-                field.text.append(text);
-            }
-            Piece::Command { raw, quoted } => {
-                let why = format!("{} is known only when it runs", shown(raw));
-                let field = current.get_or_insert_default();
-                field.loose |= !quoted && word.pieces.len() == 1;
-                field.text.append(raw);
-                field.unknown.get_or_insert(why);
-            }
-            Piece::Variable {
-                name, raw, quoted, ..
-            } => match resolve(piece, variables, dialect, depth) {
-                Ok(value) if *quoted => current.get_or_insert_default().text.append(&value),
-                Ok(value) => split_into(&value, &mut current, &mut fields),
-                Err(why) => {
-                    let many = name == "@" || name == "*" || raw.as_str().contains("[@]");
-                    let field = current.get_or_insert_default();
-                    field.loose |= many || (!quoted && word.pieces.len() == 1);
-                    field.text.append(raw);
-                    field.unknown.get_or_insert(why);
-                }
-            },
-        }
-    }
-    fields.extend(current);
-    fields
-}
-
-/// Appends the words of a value, the first to what stands before it.
-fn split_into(value: &Text, current: &mut Option<Field>, fields: &mut Vec<Field>) {
-    let text = value.as_str();
-    let mut start = None;
-    for (at, character) in text.char_indices() {
-        if !character.is_whitespace() {
-            start.get_or_insert(at);
-            continue;
-        }
-        if let Some(start) = start.take() {
-            let field = current.get_or_insert_default();
-            field.text.append(&value.slice(start, at));
-        }
-        fields.extend(current.take());
-    }
-    if let Some(start) = start {
-        let field = current.get_or_insert_default();
-        field.text.append(&value.from(start));
-    }
-}
-
-/// The value of a variable, or why it is not known.
-fn resolve(
-    piece: &Piece,
-    variables: &Variables,
-    dialect: Dialect,
-    depth: usize,
-) -> Result<Text, String> {
-    let Piece::Variable {
-        name,
-        default,
-        odd,
-        raw,
-        ..
-    } = piece
-    else {
-        return Ok(Text::default());
-    };
-    if *odd {
-        return Err(format!("{} is known only when it runs", shown(raw)));
-    }
-    match (variables.get(name), default) {
-        (Some(Value::Unknown(why)), _) => Err(why),
-        (Some(Value::Known(value)), Some((true, _))) if value.is_empty() => {
-            default_of(default.as_ref(), variables, dialect, depth)
-        }
-        (Some(Value::Known(value)), _) if value.len() > LONGEST_VALUE => {
-            Err(format!("${name} is too long"))
-        }
-        (Some(Value::Known(value)), _) => Ok(value),
-        (None, Some(_)) => default_of(default.as_ref(), variables, dialect, depth),
-        (None, None) => Err(format!("${name} is not set in this file")),
-    }
-}
-
-fn default_of(
-    default: Option<&(bool, Text)>,
-    variables: &Variables,
-    dialect: Dialect,
-    depth: usize,
-) -> Result<Text, String> {
-    let Some((_, text)) = default else {
-        return Ok(Text::default());
-    };
-    if depth >= DEEPEST {
-        return Err("a default in a default in a default".to_owned());
-    }
-    let mut lexer = Lexer {
-        text,
-        at: 0,
-        dialect,
-        tokens: Vec::new(),
-        heredocs: Vec::new(),
-    };
-    // All of it is one word: blanks and operators have no meaning here.
-    let mut word = Word::default();
-    while !lexer.rest().is_empty() {
-        let before = lexer.at;
-        word.pieces.extend(lexer.word().pieces);
-        if lexer.at == before {
-            let next = before + lexer.peek().map_or(1, char::len_utf8);
-            let text = lexer.text.slice(before, next);
-            word.pieces.push(Piece::Literal { text, quoted: true });
-            lexer.at = next;
-        }
-    }
-    let quoted = Word {
-        pieces: word.pieces.iter().map(Piece::quoted).collect(),
-    };
-    let mut fields = expand_at(&quoted, variables, dialect, depth + 1);
-    match fields.pop() {
-        None => Ok(Text::default()),
-        Some(Field {
-            unknown: Some(why), ..
-        }) => Err(why),
-        Some(field) => Ok(field.text),
-    }
-}
-
-/// An expansion in a message.
-fn shown(raw: &Text) -> String {
-    const LONGEST: usize = 40;
-    let text = raw.as_str();
-    if text.chars().count() > LONGEST {
-        let start: String = text.chars().take(LONGEST).collect();
-        format!("{start}…")
-    } else {
-        text.to_owned()
-    }
 }

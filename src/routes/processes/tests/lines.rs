@@ -139,6 +139,14 @@ fn what_is_not_understood_is_said() {
             "what docker does is not known",
         ),
         (
+            "set -- celery -A proj worker; exec \"$@\"",
+            "what set does is not known",
+        ),
+        (
+            "eval \"celery -A proj worker $X\"",
+            "what eval does is not known",
+        ),
+        (
             "$CELERY_BIN -A proj worker",
             "$CELERY_BIN is not set in this file",
         ),
