@@ -77,7 +77,7 @@ pub(crate) fn summary(summary: &Summary<'_>, out: &mut dyn Write) -> io::Result<
             summary,
             "celery_doctor_oldest_reservation_seconds",
             "Age of the oldest delivery that is not acknowledged, 0 where there is none.",
-            |section| section.oldest_reservation(),
+            Section::oldest_reservation,
         ),
     ];
     metrics.iter_mut().try_for_each(|metric| metric.write(out))
@@ -143,11 +143,11 @@ fn backlogs(summary: &Summary<'_>) -> Metric {
     metric
 }
 
-fn of_sections(
-    summary: &Summary<'_>,
+fn of_sections<'a>(
+    summary: &Summary<'a>,
     name: &'static str,
     help: &'static str,
-    value: fn(&Section<'_>) -> Option<f64>,
+    value: impl Fn(&Section<'a>) -> Option<f64>,
 ) -> Metric {
     let mut metric = Metric::new(name, help);
     for section in summary.sections {
