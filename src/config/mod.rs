@@ -10,6 +10,7 @@ mod duration;
 pub(crate) mod file;
 pub(crate) mod flags;
 mod peek;
+#[allow(dead_code, reason = "audit is to use the thresholds")]
 pub(crate) mod policy;
 pub(crate) mod secret;
 pub(crate) mod settings;

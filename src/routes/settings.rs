@@ -239,9 +239,8 @@ fn holder(project: &mut Project, app: &AppFacts, value: &Value) -> Result<Holder
                         Kind::Class(base) => open.push(base.clone()),
                         Kind::External(path) if &**path == "builtins.object" => {}
                         _ => {
-                            spoiled = Some(
-                                project.gap(base.at, "a class of another package may set anything"),
-                            )
+                            let why = "a class of another package may set anything";
+                            spoiled = Some(project.gap(base.at, why));
                         }
                     }
                 }
@@ -295,13 +294,11 @@ fn by_path(
     }
     let from = project.path(app.at.file).to_owned();
     let (path, name) = text.split_once(':').unwrap_or((text, ""));
-    if name.is_empty() {
-        if let Some(file) = project
-            .find_module(&from, path)
-            .and_then(|module| module.file)
-        {
-            return Ok(of_file(project, file));
-        }
+    let whole = project
+        .find_module(&from, path)
+        .and_then(|module| module.file);
+    if let Some(file) = whole.filter(|_| name.is_empty()) {
+        return Ok(of_file(project, file));
     }
     let (path, name) = if name.is_empty() {
         path.rsplit_once('.').unwrap_or((path, ""))
@@ -336,23 +333,18 @@ fn django(project: &mut Project, app: &AppFacts, at: Place) -> Result<Holder, Rc
             .get(&key)
             .and_then(|value| value.text().map(str::to_owned))
     };
-    let path = match given.or_else(|| of_app(project)) {
-        Some(path) => Some(path),
-        None => {
-            let root = project.package_root(project.path(app.at.file));
-            let others = project.env_set.iter().filter(|((file, name), _)| {
-                &**name == VARIABLE && project.path(*file).starts_with(root.as_str())
-            });
-            let mut paths: Vec<String> = others
-                .filter_map(|(_, value)| value.text().map(str::to_owned))
-                .collect();
-            paths.dedup();
-            match paths.as_slice() {
-                [one] => Some(one.clone()),
-                _ => None,
-            }
+    let path = given.or_else(|| of_app(project)).or_else(|| {
+        let root = project.package_root(project.path(app.at.file));
+        let others = project.env_set.iter().filter(|((file, name), _)| {
+            &**name == VARIABLE && project.path(*file).starts_with(root.as_str())
+        });
+        let mut paths: Vec<&str> = others.filter_map(|(_, value)| value.text()).collect();
+        paths.dedup();
+        match paths.as_slice() {
+            [one] => Some((*one).to_owned()),
+            _ => None,
         }
-    };
+    });
     let Some(path) = path else {
         return Err(project.gap(
             at,
