@@ -110,14 +110,14 @@ static ALSO_ROUTING: &[(&Rule, RoutingCheck)] = &[
 
 /// The rules that judge a project's routing, in the order of the codes.
 pub fn routing() -> impl Iterator<Item = (&'static Rule, RoutingCheck)> {
-    ALL.iter().filter_map(|rule| match rule.check {
-        Check::Routing(check) => Some((*rule, check)),
-        _ => {
-            let also = ALSO_ROUTING
-                .iter()
-                .find(|(other, _)| other.code == rule.code);
-            also.map(|(rule, check)| (*rule, *check))
+    ALL.iter().filter_map(|rule| {
+        if let Check::Routing(check) = rule.check {
+            return Some((*rule, check));
         }
+        let also = ALSO_ROUTING
+            .iter()
+            .find(|(other, _)| other.code == rule.code);
+        also.map(|(rule, check)| (*rule, *check))
     })
 }
 

@@ -130,6 +130,15 @@ fn of_app(routing: &Routing, app: &App, name: &str) -> Explained {
     explained.queue.clone_from(&sent.queue);
     explained.exchange = sent.exchange.as_ref().ok().cloned();
     explained.exchange_type = sent.exchange_type.as_ref().ok().cloned();
+    // Celery takes an exchange that is given by name alone for a direct one; what counts is how it was declared.
+    if let Some(exchange) = explained
+        .exchange
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        && let Some((declared, ..)) = routing.bound_to(exchange).into_iter().next()
+    {
+        explained.exchange_type = Some(declared.kind);
+    }
     explained.routing_key = sent.routing_key.as_ref().ok().cloned().flatten();
     explained.error = sent.exchange.as_ref().err().map(ToString::to_string);
     explained.reaches = reaches(routing, &explained);

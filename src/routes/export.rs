@@ -13,7 +13,7 @@ use super::python::{Kind, Place, Value};
 use super::tree;
 
 /// How long the project's Python may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// More than this is no configuration.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 

@@ -3,6 +3,7 @@
 
 mod apps;
 mod broker;
+mod convert;
 pub mod definitions;
 mod export;
 mod ignores;

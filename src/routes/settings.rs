@@ -30,8 +30,10 @@ const NAMES: [(&str, &str); 14] = [
     ("worker_direct", "CELERY_WORKER_DIRECT"),
 ];
 
+/// Something, nothing, or what keeps it from being known.
+type Perhaps<T> = Result<Option<T>, Rc<Gap>>;
 /// What a setting is: none where nothing sets it.
-pub(super) type Found = Result<Option<Value>, Rc<Gap>>;
+pub(super) type Found = Perhaps<Value>;
 
 /// The settings of one app.
 pub(super) struct Settings {
@@ -46,7 +48,7 @@ struct Holder {
 
 impl Settings {
     /// Works out the settings of an app.
-    pub fn of(project: &mut Project, app: &AppFacts) -> Self {
+    pub(crate) fn of(project: &mut Project, app: &AppFacts) -> Self {
         let (holder, prefix) = source(project, app);
         let mut found = BTreeMap::new();
         for (name, old) in NAMES {
@@ -83,7 +85,7 @@ impl Settings {
     }
 
     /// The settings of an export, by their new or old names.
-    pub fn of_export(settings: &BTreeMap<String, Value>) -> Self {
+    pub(crate) fn of_export(settings: &BTreeMap<String, Value>) -> Self {
         let found = NAMES.iter().map(|(name, old)| {
             let value = settings.get(*name).or_else(|| settings.get(*old));
             let found = match value {
@@ -101,12 +103,12 @@ impl Settings {
     }
 
     /// A setting by its new name.
-    pub fn get(&self, name: &str) -> Found {
+    pub(crate) fn get(&self, name: &str) -> Found {
         self.found.get(name).cloned().unwrap_or(Ok(None))
     }
 
     /// All that are set, with the places of their values.
-    pub fn places(&self) -> impl Iterator<Item = (&'static str, Place)> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&'static str, Place)> {
         self.found.iter().filter_map(|(name, found)| match found {
             Ok(Some(value)) => Some((*name, value.at)),
             _ => None,
@@ -163,11 +165,12 @@ fn changed(project: &Project, app: &AppFacts, keys: &[String]) -> Found {
         };
         current = match (current, new, sureness) {
             (current, Ok(None), _) => current,
-            (_, Err(gap), _) => Err(gap),
+            (_, Err(gap), _) | (Err(gap), Ok(Some(_)), Sureness::WhenCalled | Sureness::Maybe) => {
+                Err(gap)
+            }
             (_, Ok(Some(value)), Sureness::Sure)
             | (Ok(None), Ok(Some(value)), Sureness::WhenCalled) => Ok(Some(value)),
             (Ok(Some(old)), Ok(Some(value)), _) if same(&old, &value) => Ok(Some(old)),
-            (Err(gap), Ok(Some(_)), _) => Err(gap),
             (_, Ok(Some(value)), _) => Err(project.gap(
                 value.at,
                 "whether the setting is set here is known only when it runs",
@@ -178,13 +181,7 @@ fn changed(project: &Project, app: &AppFacts, keys: &[String]) -> Found {
 }
 
 /// Where an app takes its settings from, and under which namespace.
-fn source(
-    project: &mut Project,
-    app: &AppFacts,
-) -> (
-    Result<Option<Holder>, Rc<Gap>>,
-    Result<Option<Rc<str>>, Rc<Gap>>,
-) {
+fn source(project: &mut Project, app: &AppFacts) -> (Perhaps<Holder>, Perhaps<Rc<str>>) {
     let mut namespace = Ok(None);
     let mut from = Ok(None);
     for (op, sureness) in &app.ops {
@@ -242,9 +239,8 @@ fn holder(project: &mut Project, app: &AppFacts, value: &Value) -> Result<Holder
                         Kind::Class(base) => open.push(base.clone()),
                         Kind::External(path) if &**path == "builtins.object" => {}
                         _ => {
-                            spoiled = Some(
-                                project.gap(base.at, "a class of another package may set anything"),
-                            )
+                            let why = "a class of another package may set anything";
+                            spoiled = Some(project.gap(base.at, why));
                         }
                     }
                 }
@@ -298,13 +294,11 @@ fn by_path(
     }
     let from = project.path(app.at.file).to_owned();
     let (path, name) = text.split_once(':').unwrap_or((text, ""));
-    if name.is_empty() {
-        if let Some(file) = project
-            .find_module(&from, path)
-            .and_then(|module| module.file)
-        {
-            return Ok(of_file(project, file));
-        }
+    let whole = project
+        .find_module(&from, path)
+        .and_then(|module| module.file);
+    if let Some(file) = whole.filter(|_| name.is_empty()) {
+        return Ok(of_file(project, file));
     }
     let (path, name) = if name.is_empty() {
         path.rsplit_once('.').unwrap_or((path, ""))
@@ -339,23 +333,18 @@ fn django(project: &mut Project, app: &AppFacts, at: Place) -> Result<Holder, Rc
             .get(&key)
             .and_then(|value| value.text().map(str::to_owned))
     };
-    let path = match given.or_else(|| of_app(project)) {
-        Some(path) => Some(path),
-        None => {
-            let root = project.package_root(project.path(app.at.file));
-            let others = project.env_set.iter().filter(|((file, name), _)| {
-                &**name == VARIABLE && project.path(*file).starts_with(root.as_str())
-            });
-            let mut paths: Vec<String> = others
-                .filter_map(|(_, value)| value.text().map(str::to_owned))
-                .collect();
-            paths.dedup();
-            match paths.as_slice() {
-                [one] => Some(one.clone()),
-                _ => None,
-            }
+    let path = given.or_else(|| of_app(project)).or_else(|| {
+        let root = project.package_root(project.path(app.at.file));
+        let others = project.env_set.iter().filter(|((file, name), _)| {
+            &**name == VARIABLE && project.path(*file).starts_with(root.as_str())
+        });
+        let mut paths: Vec<&str> = others.filter_map(|(_, value)| value.text()).collect();
+        paths.dedup();
+        match paths.as_slice() {
+            [one] => Some((*one).to_owned()),
+            _ => None,
         }
-    };
+    });
     let Some(path) = path else {
         return Err(project.gap(
             at,

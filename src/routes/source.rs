@@ -59,14 +59,14 @@ fn encoding(bytes: &[u8]) -> Option<String> {
 
 impl Source {
     /// The line of a byte, from 1.
-    pub fn line(&self, offset: usize) -> u32 {
+    pub(crate) fn line(&self, offset: usize) -> u32 {
         let before = self.text.as_bytes().get(..offset).unwrap_or_default();
         let line = memchr::memchr_iter(b'\n', before).count() + 1;
         u32::try_from(line).unwrap_or(u32::MAX)
     }
 
     /// The piece of text between two bytes, or as much of it as stands in its first line.
-    pub fn location(&self, start: usize, end: usize) -> Location {
+    pub(crate) fn location(&self, start: usize, end: usize) -> Location {
         let start = floor(&self.text, start);
         let end = floor(&self.text, end).max(start);
         let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);

@@ -6,6 +6,7 @@
 )]
 
 mod evidence;
+mod routes;
 mod run;
 
 mod incidents;

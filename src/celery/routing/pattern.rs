@@ -57,9 +57,9 @@ impl Pattern {
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Name(a), Self::Name(b)) => a == b,
-            (Self::Glob(a), Self::Glob(b)) => a.text == b.text,
-            (Self::Regex { source: a, .. }, Self::Regex { source: b, .. }) => a == b,
+            (Self::Name(_), Self::Name(_))
+            | (Self::Glob(_), Self::Glob(_))
+            | (Self::Regex { .. }, Self::Regex { .. }) => self.text() == other.text(),
             _ => false,
         }
     }
@@ -305,14 +305,8 @@ pub fn python_regex(source: &str) -> Option<Regex> {
     while let Some(character) = chars.next() {
         match character {
             '\\' => match chars.next()? {
-                // Before a newline at the end, or at the end.
                 'Z' => out.push_str(r"\z"),
-                letter @ ('d' | 'D' | 's' | 'S' | 'A' | 'n' | 't') => {
-                    out.push('\\');
-                    out.push(letter);
-                }
-                // A word is told by other characters beyond ASCII: task names that have some are compared by no pattern.
-                letter @ ('w' | 'W' | 'b' | 'B') => {
+                letter @ ('d' | 'D' | 's' | 'S' | 'A' | 'n' | 't' | 'w' | 'W' | 'b' | 'B') => {
                     out.push('\\');
                     out.push(letter);
                 }
@@ -321,6 +315,7 @@ pub fn python_regex(source: &str) -> Option<Regex> {
                 }
                 _ => return None,
             },
+            // Before a newline at the end, or at the end.
             '$' => out.push_str(r"(?:\n?\z)"),
             '[' => read_class(&mut chars, &mut out)?,
             '(' => {

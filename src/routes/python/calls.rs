@@ -2,13 +2,12 @@
 
 use std::rc::Rc;
 
-use ruff_python_ast::{self as ast, Expr, StmtFunctionDef};
-use serde_json::Value as Json;
+use ruff_python_ast::{self as ast, Expr};
 
-use super::project::{AppFacts, CallFacts, ConfOp, TaskFacts};
+use super::project::{AppFacts, CallFacts, ConfOp};
 use super::value::{Class, Kind, Place, Signature, Value};
 use super::{Sureness, Walk};
-use crate::celery::routing::{Exchange, Gap, Queue};
+use crate::celery::routing::Gap;
 
 /// The arguments of a call.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +19,7 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub fn keyword(&self, name: &str) -> Option<&Value> {
+    pub(super) fn keyword(&self, name: &str) -> Option<&Value> {
         self.keywords
             .iter()
             .rfind(|(key, _)| &**key == name)
@@ -28,12 +27,12 @@ impl Arguments {
     }
 
     /// The argument of this place or name.
-    pub fn get(&self, place: usize, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, place: usize, name: &str) -> Option<&Value> {
         self.positional.get(place).or_else(|| self.keyword(name))
     }
 
     /// Those that say where a task goes. Where others may be given too, one that is not is unknown.
-    fn options(&self, names: &[&str], at: Place) -> Vec<(Rc<str>, Value)> {
+    pub(super) fn options(&self, names: &[&str], at: Place) -> Vec<(Rc<str>, Value)> {
         let mut options = Vec::new();
         for name in names {
             match (self.keyword(name), &self.spoiled) {
@@ -50,25 +49,13 @@ impl Arguments {
 
 /// What a message can be given on its way.
 pub(super) const OF_A_CALL: [&str; 4] = ["queue", "exchange", "exchange_type", "routing_key"];
-/// What of it a task can carry (Celery 5.7 `app/task.py`, `extract_exec_options`).
-const OF_A_TASK: [&str; 3] = ["queue", "exchange", "routing_key"];
 
-/// Names under which Celery's `shared_task` has been imported.
-const SHARED_TASK: [&str; 7] = [
-    "celery.shared_task",
-    "celery.app.shared_task",
-    "celery.task",
-    "celery.task.task",
-    "celery.decorators.task",
-    "celery.task.periodic_task",
-    "celery.decorators.periodic_task",
-];
 const APP: [&str; 3] = [
     "celery.Celery",
     "celery.app.Celery",
     "celery.app.base.Celery",
 ];
-const TASK: [&str; 4] = [
+pub(super) const TASK: [&str; 4] = [
     "celery.Task",
     "celery.app.task.Task",
     "celery.task.Task",
@@ -107,12 +94,11 @@ impl<'a> Walk<'_, 'a> {
                 arguments.positional.push(value);
                 continue;
             }
-            match value.items() {
-                Some(items) => arguments.positional.extend(items),
-                None => {
-                    let gap = self.because(&value, value.at).gap().cloned();
-                    arguments.spoiled = arguments.spoiled.or(gap);
-                }
+            if let Some(items) = value.items() {
+                arguments.positional.extend(items);
+            } else {
+                let gap = self.because(&value, value.at).gap().cloned();
+                arguments.spoiled = arguments.spoiled.or(gap);
             }
         }
         for keyword in &given.keywords {
@@ -331,139 +317,6 @@ impl<'a> Walk<'_, 'a> {
         }
     }
 
-    fn exchange(&mut self, arguments: &Arguments, at: Place) -> Value {
-        let name = optional_text(arguments.get(0, "name"));
-        let kind = optional_text(arguments.get(1, "type"));
-        match (name, kind, &arguments.spoiled) {
-            (Ok(name), Ok(kind), None) => {
-                let kind = kind.filter(|kind| !kind.is_empty());
-                Value::new(
-                    Kind::Exchange(Rc::new(Exchange {
-                        name: name.unwrap_or_default().to_owned(),
-                        kind: kind.unwrap_or("direct").to_owned(),
-                    })),
-                    at,
-                )
-            }
-            (Err(value), _, _) | (_, Err(value), _) => self.because(value, at),
-            (.., Some(gap)) => Value::new(Kind::Unknown(gap.clone()), at),
-        }
-    }
-
-    fn queue(&mut self, arguments: &Arguments, at: Place) -> Value {
-        match self.queue_of(arguments) {
-            Ok(queue) => Value::new(Kind::Queue(Rc::new(queue)), at),
-            Err(gap) => Value::new(Kind::Unknown(gap), at),
-        }
-    }
-
-    fn queue_of(&self, arguments: &Arguments) -> Result<Queue, Rc<Gap>> {
-        if let Some(gap) = &arguments.spoiled {
-            return Err(gap.clone());
-        }
-        let why = |value: &Value| {
-            value
-                .gap()
-                .cloned()
-                .unwrap_or_else(|| self.project.gap(value.at, "this is not worked out"))
-        };
-        let name = optional_text(arguments.get(0, "name")).map_err(why)?;
-        let mut queue = Queue::named(name.unwrap_or_default());
-        if let Some(exchange) = arguments.get(1, "exchange") {
-            match &exchange.kind {
-                Kind::None => {}
-                Kind::Str(name) => queue.exchange = Exchange::direct(name),
-                Kind::Exchange(exchange) => queue.exchange = (**exchange).clone(),
-                _ => return Err(why(exchange)),
-            }
-        }
-        let key = optional_text(arguments.get(2, "routing_key")).map_err(why)?;
-        queue.routing_key = key.unwrap_or_default().to_owned();
-        if let Some(bindings) = arguments.keyword("bindings") {
-            return Err(why(bindings));
-        }
-        let flag = |name: &str, default: bool| match arguments.keyword(name) {
-            None => Ok(default),
-            Some(value) => value.truth().ok_or_else(|| (*why(value)).clone()),
-        };
-        queue.durable = flag("durable", true);
-        queue.auto_delete = flag("auto_delete", false);
-        queue.arguments = self.queue_arguments(arguments);
-        Ok(queue)
-    }
-
-    /// `queue_arguments`, and what kombu makes of its own options (kombu 5.7 `utils/amqp`, `to_rabbitmq_queue_arguments`).
-    fn queue_arguments(&self, arguments: &Arguments) -> Result<Vec<(String, Json)>, Gap> {
-        let mut all: Vec<(String, Json)> = Vec::new();
-        match arguments.keyword("queue_arguments") {
-            None => {}
-            Some(value) => match &value.kind {
-                Kind::None => {}
-                Kind::Dict(dict) => {
-                    let dict = dict.borrow();
-                    if let Some(gap) = &dict.spoiled {
-                        return Err((**gap).clone());
-                    }
-                    for (key, value) in &dict.entries {
-                        if let Some(key) = key.text() {
-                            all.push((key.to_owned(), json(value)));
-                        }
-                    }
-                }
-                Kind::Unknown(gap) => return Err((**gap).clone()),
-                _ => {
-                    let gap = self.project.gap(value.at, "this is not worked out");
-                    return Err((*gap).clone());
-                }
-            },
-        }
-        for (name, key, factor) in [
-            ("expires", "x-expires", 1000.0),
-            ("message_ttl", "x-message-ttl", 1000.0),
-            ("max_length", "x-max-length", 1.0),
-            ("max_length_bytes", "x-max-length-bytes", 1.0),
-            ("max_priority", "x-max-priority", 1.0),
-        ] {
-            let number = match arguments.keyword(name).map(|value| &value.kind) {
-                None | Some(Kind::None) => continue,
-                #[allow(clippy::cast_precision_loss, reason = "no limit is that large")]
-                Some(Kind::Int(number)) => Some(*number as f64 * factor),
-                Some(Kind::Float(number)) => Some(number * factor),
-                Some(_) => None,
-            };
-            #[allow(clippy::cast_possible_truncation, reason = "Python's int() cuts too")]
-            let number = number.map_or(Json::Null, |number| (number as i64).into());
-            all.retain(|(old, _)| old != key);
-            all.push((key.to_owned(), number));
-        }
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(all)
-    }
-
-    fn broadcast(&mut self, arguments: &Arguments, at: Place) -> Value {
-        let name = optional_text(arguments.get(0, "name"));
-        let queue = optional_text(arguments.get(1, "queue"));
-        let (Ok(Some(name)), Ok(queue)) = (name, queue) else {
-            return self.unknown(at, "this Broadcast is not worked out");
-        };
-        let exchange = match arguments.get(4, "exchange").map(|exchange| &exchange.kind) {
-            None | Some(Kind::None) => Exchange {
-                name: name.to_owned(),
-                kind: "fanout".to_owned(),
-            },
-            Some(Kind::Exchange(exchange)) => (**exchange).clone(),
-            Some(_) => return self.unknown(at, "this Broadcast is not worked out"),
-        };
-        let made = Queue {
-            exchange,
-            alias: Some(name.to_owned()),
-            broadcast: true,
-            auto_delete: Ok(true),
-            ..Queue::named(queue.unwrap_or(name))
-        };
-        Value::new(Kind::Queue(Rc::new(made)), at)
-    }
-
     fn signature_of(&mut self, arguments: &Arguments, at: Place) -> Value {
         let task = match arguments
             .get(0, "task")
@@ -590,7 +443,7 @@ impl<'a> Walk<'_, 'a> {
 
     /// What a call of a class makes.
     fn instance(&mut self, class: &Rc<Class>, arguments: &Arguments, at: Place) -> Value {
-        if self.descends(class, &APP) {
+        if Self::descends(class, &APP) {
             return self.app(arguments, at);
         }
         let plain = class.names.names.keys().all(|name| &**name != "__init__")
@@ -615,7 +468,7 @@ impl<'a> Walk<'_, 'a> {
     }
 
     /// Whether a class descends from one of these of another package.
-    pub(super) fn descends(&self, class: &Rc<Class>, from: &[&str]) -> bool {
+    pub(super) fn descends(class: &Rc<Class>, from: &[&str]) -> bool {
         let mut open = vec![class.clone()];
         for _ in 0..50 {
             let Some(class) = open.pop() else {
@@ -630,197 +483,5 @@ impl<'a> Walk<'_, 'a> {
             }
         }
         false
-    }
-
-    /// A task class is a task once it is registered, under its `name` or that of its module.
-    pub(super) fn maybe_task_class(&mut self, class: &Rc<Class>) {
-        if self.descends(class, &TASK) {
-            let own = class
-                .names
-                .names
-                .get("name")
-                .and_then(|name| name.text().map(str::to_owned));
-            let name = own.unwrap_or_else(|| format!("{}.{}", class.module, class.name));
-            self.project.maybe_tasks.insert(name);
-        }
-    }
-
-    /// `app.register_task(X())`.
-    pub(super) fn register(
-        &mut self,
-        app: Option<usize>,
-        arguments: &Arguments,
-        at: Place,
-    ) -> Value {
-        let Some(Kind::Class(class)) = arguments.positional.first().map(|task| &task.kind) else {
-            let gap = self.project.gap(
-                at,
-                "a task is registered whose name is known only when it runs",
-            );
-            self.project.unknown_tasks.push(gap);
-            return self.unknown(at, "a task is registered here");
-        };
-        let class = class.clone();
-        let name = match class.names.names.get("name").map(|name| &name.kind) {
-            Some(Kind::Str(name)) => Ok(name.clone()),
-            None => Ok(format!("{}.{}", class.module, class.name).into()),
-            Some(_) => Err(self
-                .project
-                .gap(class.at, "the name of the task is known only when it runs")),
-        };
-        let mut options = Vec::new();
-        for option in OF_A_TASK {
-            if let Some(value) = class.names.names.get(option) {
-                options.push((option.into(), value.clone()));
-            }
-        }
-        let derived = !class.names.names.contains_key("name");
-        self.task(
-            TaskFacts {
-                name,
-                derived,
-                app,
-                options,
-                at: class.at,
-            },
-            at,
-        )
-    }
-
-    fn task(&mut self, task: TaskFacts, at: Place) -> Value {
-        if let Some(number) = self.project.tasks.iter().position(|old| old.at == task.at) {
-            return Value::new(Kind::Task(number), at);
-        }
-        if let Err(gap) = &task.name {
-            self.project.unknown_tasks.push(gap.clone());
-        }
-        self.project.tasks.push(task);
-        Value::new(Kind::Task(self.project.tasks.len() - 1), at)
-    }
-
-    /// What the decorators of a function make of it, where that is a task.
-    pub(super) fn decorated(&mut self, function: &'a StmtFunctionDef) -> Option<Value> {
-        let mut made = None;
-        for decorator in &function.decorator_list {
-            let (target, arguments) = match &decorator.expression {
-                Expr::Call(call) => (&*call.func, self.arguments(&call.arguments)),
-                other => (other, Arguments::default()),
-            };
-            let app = match target {
-                Expr::Attribute(attribute) if attribute.attr.as_str() == "task" => {
-                    let owner = self.eval(&attribute.value);
-                    match &owner.kind {
-                        Kind::App(app) => Some(Some(*app)),
-                        Kind::External(path) if path.starts_with("celery") => Some(None),
-                        Kind::Unknown(_) | Kind::Held(_) if self.mentions_celery() => Some(None),
-                        Kind::Module(_) => {
-                            let target = self.attribute(owner.clone(), "task", owner.at);
-                            self.maybe_decorator(&target, function);
-                            None
-                        }
-                        _ => None,
-                    }
-                }
-                _ => {
-                    let target = self.eval(target);
-                    match &target.kind {
-                        Kind::External(path) if SHARED_TASK.contains(&&**path) => Some(None),
-                        _ => {
-                            self.maybe_decorator(&target, function);
-                            None
-                        }
-                    }
-                }
-            };
-            if let Some(app) = app {
-                made = Some(self.decorated_task(function, app, &arguments));
-            }
-        }
-        made
-    }
-
-    /// A decorator of the project's own, or one that is unknown, may make a task.
-    fn maybe_decorator(&mut self, decorator: &Value, function: &StmtFunctionDef) {
-        let maybe = match &decorator.kind {
-            Kind::External(path) => path.contains("celery") || path.ends_with("task"),
-            Kind::Function(_) | Kind::Unknown(_) | Kind::Class(_) => true,
-            _ => false,
-        };
-        if maybe {
-            let name = format!("{}.{}", self.module, function.name);
-            self.project.maybe_tasks.insert(name);
-        }
-    }
-
-    fn mentions_celery(&self) -> bool {
-        self.project
-            .text(self.file)
-            .is_some_and(|text| text.contains("elery"))
-    }
-
-    fn decorated_task(
-        &mut self,
-        function: &StmtFunctionDef,
-        app: Option<usize>,
-        arguments: &Arguments,
-    ) -> Value {
-        let at = self.place(&function.name);
-        let name = match (
-            arguments.keyword("name").map(|name| &name.kind),
-            &arguments.spoiled,
-        ) {
-            (Some(Kind::Str(name)), _) if !name.is_empty() => (Ok(name.clone()), false),
-            (Some(Kind::Unknown(gap)), _) | (None, Some(gap)) => (Err(gap.clone()), false),
-            (None | Some(Kind::None | Kind::Str(_)), _) => {
-                let name = format!("{}.{}", self.module, function.name);
-                (Ok(name.into()), true)
-            }
-            (Some(_), _) => {
-                let gap = self
-                    .project
-                    .gap(at, "the name of the task is known only when it runs");
-                (Err(gap), false)
-            }
-        };
-        let mut options = arguments.options(&OF_A_TASK, at);
-        if let Some(Kind::Class(base)) = arguments.keyword("base").map(|base| base.kind.clone()) {
-            for option in OF_A_TASK {
-                let given = options.iter().any(|(name, _)| &**name == option);
-                let inherited = base.names.names.get(option);
-                if let Some(value) = inherited.filter(|_| !given) {
-                    options.push((option.into(), value.clone()));
-                }
-            }
-        }
-        self.task(
-            TaskFacts {
-                name: name.0,
-                derived: name.1,
-                app,
-                options,
-                at,
-            },
-            at,
-        )
-    }
-}
-
-/// A text or None; the value itself where it is something else.
-fn optional_text(value: Option<&Value>) -> Result<Option<&str>, &Value> {
-    match value.map(|value| (&value.kind, value)) {
-        None | Some((Kind::None, _)) => Ok(None),
-        Some((Kind::Str(text), _)) => Ok(Some(text)),
-        Some((_, value)) => Err(value),
-    }
-}
-
-/// A plain value as JSON; null for what is unknown.
-fn json(value: &Value) -> Json {
-    match &value.kind {
-        Kind::Bool(truth) => (*truth).into(),
-        Kind::Int(number) => (*number).into(),
-        Kind::Float(number) => (*number).into(),
-        Kind::Str(text) => (**text).into(),
-        _ => Json::Null,
     }
 }

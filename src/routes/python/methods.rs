@@ -75,7 +75,7 @@ impl<'a> Walk<'_, 'a> {
                 return Some(self.signature_of_task(*number, arguments, at));
             }
             (Kind::Signature(_), "clone" | "s" | "si") => return Some(owner.clone()),
-            (Kind::Signature(_) | Kind::Unknown(_), "set") if self.says_where(arguments) => {
+            (Kind::Signature(_) | Kind::Unknown(_), "set") if Self::says_where(arguments) => {
                 return Some(self.set(owner, arguments, at));
             }
             (Kind::Signature(signature), "set") => {
@@ -122,7 +122,7 @@ impl<'a> Walk<'_, 'a> {
         None
     }
 
-    fn says_where(&self, arguments: &Arguments) -> bool {
+    fn says_where(arguments: &Arguments) -> bool {
         OF_A_CALL
             .iter()
             .any(|name| arguments.keyword(name).is_some())
@@ -315,7 +315,7 @@ impl<'a> Walk<'_, 'a> {
         let mut list = list.borrow_mut();
         match items {
             Some(items) if sure && list.items.len() + items.len() <= MAX_ITEMS => {
-                list.items.extend(items)
+                list.items.extend(items);
             }
             _ => {
                 let gap = more.gap().cloned().unwrap_or_else(|| {

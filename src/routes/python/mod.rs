@@ -2,20 +2,25 @@
 //! that Celery's configuration is made of. All else is unknown, with the place where it begins to be.
 
 mod calls;
+mod entities;
 mod expression;
 mod guard;
+mod imports;
 mod methods;
+mod operators;
 mod project;
 mod statement;
+mod tasks;
 mod value;
-
-pub(crate) use self::project::{AppFacts, ConfOp, Project, Sureness};
-pub(crate) use self::value::{Dict, Kind, List, Place, Scope, Value, same};
 
 use std::rc::Rc;
 
 use ruff_python_ast::{Stmt, StmtFunctionDef};
 use ruff_text_size::Ranged;
+
+pub(crate) use self::project::{AppFacts, ConfOp, Project, Sureness};
+use self::value::Function;
+pub(crate) use self::value::{Dict, Kind, List, Place, Scope, Value, same};
 
 /// Evaluations of one file before it is given up as too much.
 const MAX_STEPS: u32 = 400_000;
@@ -47,8 +52,6 @@ struct Walk<'p, 'a> {
     calls: usize,
     steps: u32,
 }
-
-use self::value::Function;
 
 #[derive(Clone, Copy)]
 struct Context {

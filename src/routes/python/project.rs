@@ -122,7 +122,7 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    pub fn new(tree: &Tree, env: BTreeMap<String, String>) -> Self {
+    pub(crate) fn new(tree: &Tree, env: BTreeMap<String, String>) -> Self {
         let mut folders = HashSet::from([String::new()]);
         let mut numbers = HashMap::new();
         let mut files = Vec::new();
@@ -162,18 +162,18 @@ impl Project {
     }
 
     /// How many files there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.files.len()
     }
 
-    pub fn path(&self, file: u32) -> &str {
+    pub(crate) fn path(&self, file: u32) -> &str {
         self.files
             .get(file as usize)
             .map_or("", |file| file.path.as_str())
     }
 
     /// The value of an environment variable that `--env` gives.
-    pub fn env(&self, name: &str) -> Option<&str> {
+    pub(crate) fn env(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str)
     }
 
@@ -183,7 +183,7 @@ impl Project {
         self.next_context
     }
 
-    pub fn gap(&self, at: Place, why: impl Into<String>) -> Rc<Gap> {
+    pub(crate) fn gap(&self, at: Place, why: impl Into<String>) -> Rc<Gap> {
         let source = self
             .files
             .get(at.file as usize)
@@ -195,19 +195,19 @@ impl Project {
         })
     }
 
-    pub fn location(&self, at: Place) -> Option<Location> {
+    pub(crate) fn location(&self, at: Place) -> Option<Location> {
         let source = self.files.get(at.file as usize)?.source.as_ref()?;
         Some(source.location(at.start as usize, at.end as usize))
     }
 
     /// The lines of a file that was read, for the comments in them.
-    pub fn text(&self, file: u32) -> Option<&str> {
+    pub(crate) fn text(&self, file: u32) -> Option<&str> {
         let source = self.files.get(file as usize)?.source.as_ref()?;
         Some(&source.text)
     }
 
     /// Reads a file whose text mentions what Celery's users write.
-    pub fn read_if_relevant(&mut self, file: u32) {
+    pub(crate) fn read_if_relevant(&mut self, file: u32) {
         let Some(entry) = self.files.get(file as usize) else {
             return;
         };
@@ -252,7 +252,7 @@ impl Project {
     }
 
     /// The names of a module, which is read where it was not yet. Of one that is being read those bound so far.
-    pub fn scope(&mut self, file: u32) -> Rc<Scope> {
+    pub(crate) fn scope(&mut self, file: u32) -> Rc<Scope> {
         match self.files.get(file as usize).map(|entry| &entry.state) {
             Some(State::Busy(scope) | State::Read(scope)) => return scope.clone(),
             Some(State::Unread) => {}
@@ -329,13 +329,13 @@ impl Project {
     }
 
     /// The dotted name of a file as Python sees it from the folder above its topmost package.
-    pub fn module_name(&self, path: &str) -> String {
+    pub(crate) fn module_name(&self, path: &str) -> String {
         let root = self.package_root(path);
         dotted(path.strip_prefix(root.as_str()).unwrap_or(path))
     }
 
     /// The folder above the topmost package of a file, with a `/` at its end unless it is the project's own.
-    pub fn package_root(&self, path: &str) -> String {
+    pub(crate) fn package_root(&self, path: &str) -> String {
         let mut folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         while self.numbers.contains_key(&join(folder, "__init__.py")) && !folder.is_empty() {
             folder = folder.rsplit_once('/').map_or("", |(above, _)| above);
@@ -348,7 +348,7 @@ impl Project {
     }
 
     /// The other names that a file may be imported by, from the folders above that are no packages.
-    pub fn other_names(&self, path: &str) -> Vec<String> {
+    pub(crate) fn other_names(&self, path: &str) -> Vec<String> {
         let own = self.package_root(path);
         let mut names = Vec::new();
         let mut above = own.trim_end_matches('/');
@@ -382,12 +382,12 @@ impl Project {
     }
 
     /// The submodule of a package.
-    pub fn submodule(&self, module: &Module, name: &str) -> Option<Module> {
+    pub(crate) fn submodule(&self, module: &Module, name: &str) -> Option<Module> {
         self.module_in(module.folder.as_deref()?, name)
     }
 
     /// The module that a dotted path means in a file: seen from the folder above its package, then from those above that.
-    pub fn find_module(&mut self, from: &str, path: &str) -> Option<Module> {
+    pub(crate) fn find_module(&mut self, from: &str, path: &str) -> Option<Module> {
         let (first, rest) = path.split_once('.').unwrap_or((path, ""));
         let root = self.package_root(from);
         let mut folder = root.trim_end_matches('/').to_owned();
@@ -418,7 +418,7 @@ impl Project {
     }
 
     /// The package that so many dots mean in a file.
-    pub fn relative(&self, from: &str, level: u32) -> Option<Module> {
+    pub(crate) fn relative(&self, from: &str, level: u32) -> Option<Module> {
         let mut folder = from.rsplit_once('/').map_or("", |(folder, _)| folder);
         for _ in 1..level {
             if folder.is_empty() {
@@ -433,7 +433,7 @@ impl Project {
     }
 
     /// The value of a name of a module.
-    pub fn attribute(&mut self, module: &Module, name: &str, at: Place) -> Option<Value> {
+    pub(crate) fn attribute(&mut self, module: &Module, name: &str, at: Place) -> Option<Value> {
         if let Some(file) = module.file {
             let scope = self.scope(file);
             if let Some(value) = scope.names.get(name) {
@@ -452,19 +452,17 @@ impl Project {
     }
 
     /// The value itself, where an import stands for it.
-    pub fn settle(&mut self, mut value: Value) -> Value {
+    pub(crate) fn settle(&mut self, mut value: Value) -> Value {
         for _ in 0..MAX_IMPORTS {
             let Kind::Import(import) = &value.kind else {
                 return value;
             };
             let Import { module, name, path } = import.as_ref();
-            match self.attribute(&module.clone(), &name.clone(), value.at) {
-                Some(found) => value = found,
-                None => {
-                    let why = format!("{path} is not bound where it is imported from");
-                    return Value::new(Kind::Unknown(self.gap(value.at, why)), value.at);
-                }
-            }
+            let why = format!("{path} is not bound where it is imported from");
+            let Some(found) = self.attribute(&module.clone(), &name.clone(), value.at) else {
+                return Value::new(Kind::Unknown(self.gap(value.at, why)), value.at);
+            };
+            value = found;
         }
         let why = "imports lead in a circle";
         Value::new(Kind::Unknown(self.gap(value.at, why)), value.at)

@@ -81,7 +81,7 @@ pub(crate) struct Dict {
 
 impl Dict {
     /// Sets a key as Python does: one that is there keeps its place.
-    pub fn set(&mut self, key: Value, value: Value) {
+    pub(crate) fn set(&mut self, key: Value, value: Value) {
         match self.entries.iter_mut().find(|(old, _)| same(old, &key)) {
             Some(entry) => *entry = (key, value),
             None => self.entries.push((key, value)),
@@ -89,7 +89,7 @@ impl Dict {
     }
 
     /// The value of a text key.
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.entries
             .iter()
             .find(|(name, _)| name.text() == Some(key))
@@ -155,12 +155,12 @@ pub(crate) struct Scope {
 }
 
 impl Value {
-    pub fn new(kind: Kind, at: Place) -> Self {
+    pub(crate) fn new(kind: Kind, at: Place) -> Self {
         Self { kind, at }
     }
 
     /// The text, where it is one.
-    pub fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Str(text) => Some(text),
             _ => None,
@@ -168,7 +168,7 @@ impl Value {
     }
 
     /// Why it is unknown, where it is.
-    pub fn gap(&self) -> Option<&Rc<Gap>> {
+    pub(crate) fn gap(&self) -> Option<&Rc<Gap>> {
         match &self.kind {
             Kind::Unknown(gap) => Some(gap),
             _ => None,
@@ -176,7 +176,7 @@ impl Value {
     }
 
     /// Python's truth of it, where it is known.
-    pub fn truth(&self) -> Option<bool> {
+    pub(crate) fn truth(&self) -> Option<bool> {
         match &self.kind {
             Kind::None => Some(false),
             Kind::Bool(value) => Some(*value),
@@ -218,7 +218,7 @@ impl Value {
     }
 
     /// Its items in order, where it is a list, a tuple, a set or a dict (then its keys) of which all is known.
-    pub fn items(&self) -> Option<Vec<Value>> {
+    pub(crate) fn items(&self) -> Option<Vec<Value>> {
         match &self.kind {
             Kind::Tuple(items) | Kind::Set(items) => Some(items.as_ref().clone()),
             Kind::List(list) => {
@@ -296,8 +296,9 @@ fn equal(a: &Value, b: &Value, depth: u32) -> Option<bool> {
         (Kind::Queue(a), Kind::Queue(b)) => (a == b).then_some(true),
         (Kind::Exchange(a), Kind::Exchange(b)) => Some(a == b),
         (Kind::Regex(a, x), Kind::Regex(b, y)) => Some(a == b && x == y),
-        (Kind::App(a), Kind::App(b)) | (Kind::Conf(a), Kind::Conf(b)) => Some(a == b),
-        (Kind::Task(a), Kind::Task(b)) => Some(a == b),
+        (Kind::App(a), Kind::App(b))
+        | (Kind::Conf(a), Kind::Conf(b))
+        | (Kind::Task(a), Kind::Task(b)) => Some(a == b),
         (Kind::External(a), Kind::External(b)) => (a == b).then_some(true),
         (Kind::Import(a), Kind::Import(b)) => {
             (a.path == b.path && a.name == b.name).then_some(true)

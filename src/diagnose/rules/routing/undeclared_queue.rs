@@ -1,4 +1,4 @@
-//! CD111: a queue is named that task_queues does not have, and missing queues are not created.
+//! CD111: a queue is named that `task_queues` does not have, and missing queues are not created.
 
 use super::{at, did_you_mean};
 use crate::celery::routing::Fault;
