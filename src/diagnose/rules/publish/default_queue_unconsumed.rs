@@ -20,7 +20,8 @@ pub static DEFAULT_QUEUE_UNCONSUMED: Rule = Rule {
         cause: "All workers were started with -Q and other queues. It goes well until somebody adds a task and no \
                 route, or a periodic task of Celery's own, such as celery.backend_cleanup, is due.",
         read: "The queues that live workers consume, and the task_default_queue that they are configured with. Nothing \
-               is said while a worker is silent, or takes messages without answering.",
+               is said while a worker is silent, or takes messages without answering. Where workers have task_routes \
+               it is worth knowing and no warning: they may take every task.",
         confirm: "Run `celery -A APP inspect --timeout 3 active_queues` and `celery -A APP inspect --timeout 3 conf`.",
         mend: "Start a worker with `-Q QUEUE` for it, or add it to one that runs: `celery -A APP control add_consumer \
                QUEUE`.",
@@ -53,6 +54,14 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             .or_default()
             .push(&worker.node);
     }
+    // Where routes are written, they may take every task there is.
+    let routed = workers.iter().any(|worker| {
+        let routes = worker
+            .conf
+            .seen()
+            .and_then(|conf| conf.task_routes.as_deref());
+        routes.is_some_and(|routes| !routes.is_empty())
+    });
     defaults
         .into_iter()
         .filter(|((prefix, queue), _)| {
@@ -66,7 +75,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
                 .flatten()
                 .map(|queue| queue.name.as_str())
                 .collect();
-            Finding::of(
+            let mut finding = Finding::of(
                 &DEFAULT_QUEUE_UNCONSUMED,
                 format!(
                     "no live worker consumes {queue}, to which {} would send a task without a route",
@@ -80,7 +89,11 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             .remedy(format!(
                 "start a worker with `-Q {queue}`, or set task_default_queue to a queue that is consumed"
             ))
-            .subject("queue", queue)
+            .subject("queue", queue);
+            if routed {
+                finding.severity = Severity::Info;
+            }
+            finding
         })
         .collect()
 }
@@ -88,6 +101,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::celery::control::Route;
     use crate::diagnose::testkit::{Lab, names};
 
     #[test]
@@ -108,6 +122,21 @@ mod tests {
         });
         assert!(own.check(&DEFAULT_QUEUE_UNCONSUMED, "").is_empty());
         assert!(Lab::new().check(&DEFAULT_QUEUE_UNCONSUMED, "").is_empty());
+    }
+
+    #[test]
+    fn where_routes_are_written_it_is_no_warning() {
+        let route = Route {
+            pattern: "*".to_owned(),
+            queue: Some("mail".to_owned()),
+            exchange: None,
+            routing_key: None,
+        };
+        let lab = Lab::new().worker("w1", &["mail"]).with_worker(|worker| {
+            worker.conf.seen_mut().expect("seen").task_routes = Some(vec![route]);
+        });
+        let found = lab.check(&DEFAULT_QUEUE_UNCONSUMED, "");
+        assert_eq!(found[0].severity, Severity::Info);
     }
 
     #[test]
