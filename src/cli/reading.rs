@@ -85,14 +85,14 @@ fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
     let broker = settings.broker.as_ref().context("no broker given")?;
     let target = match &broker.value {
         Broker::Redis(server) => Target::Redis(server.clone()),
-        Broker::Amqp(servers) => Target::RabbitMq(RabbitTarget {
+        Broker::Amqp(servers) => Target::RabbitMq(Box::new(RabbitTarget {
             servers: servers.clone(),
             management: settings
                 .management
                 .clone()
                 .unwrap_or_else(|| ManagementServer::guessed(&servers.first)),
             peek: settings.peek,
-        }),
+        })),
     };
     Ok(Plan {
         broker: target,

@@ -38,7 +38,7 @@ pub(crate) enum Mailbox {
     /// By PUBLISH and a list.
     Redis(over_redis::Mailbox),
     /// By a fanout exchange and a queue.
-    Amqp(over_amqp::Mailbox),
+    Amqp(Box<over_amqp::Mailbox>),
 }
 
 impl Mailbox {

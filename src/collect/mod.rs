@@ -67,7 +67,7 @@ pub(crate) enum Target {
     /// A database of a Redis server.
     Redis(RedisServer),
     /// A virtual host of RabbitMQ.
-    RabbitMq(RabbitTarget),
+    RabbitMq(Box<RabbitTarget>),
 }
 
 /// How to read a virtual host of RabbitMQ.

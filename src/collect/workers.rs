@@ -102,7 +102,7 @@ impl Panel {
             panel.workers.unanswered_names = declared;
             return Ok(panel);
         };
-        let mailbox = Mailbox::Amqp(mailbox);
+        let mailbox = Mailbox::Amqp(Box::new(mailbox));
         panel.introduce("", &mailbox, declared, until).await?;
         // Every node has a queue of its own, so that the names say how many are silent.
         panel.workers.silent = panel.workers.unanswered_names.len() as u64;

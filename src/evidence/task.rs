@@ -61,7 +61,7 @@ pub enum Place {
         death: Option<Death>,
     },
     /// In a queue of RabbitMQ without consumers, which sends it on when its time has come: one of native delayed
-    /// delivery, `celery_delayed_N` (Celery 5.5, kombu 5.5 transport/native_delayed_delivery.py), or one with a time
+    /// delivery, `celery_delayed_N` (Celery 5.5, kombu 5.5 `transport/native_delayed_delivery.py`), or one with a time
     /// to live and a dead-letter exchange.
     Delayed {
         /// The queue in which it waits now.

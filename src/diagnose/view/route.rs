@@ -146,7 +146,7 @@ impl<'e> Routes<'e> {
     }
 
     /// Where native delayed delivery sends a message, when its time has come, that was sent with this routing key: it
-    /// comes with the bits of its delay before the key (kombu 5.7 transport/native_delayed_delivery.py,
+    /// comes with the bits of its delay before the key (kombu 5.7 `transport/native_delayed_delivery.py`,
     /// `calculate_routing_key`).
     pub(in crate::diagnose) fn delayed(&self, routing_key: &str) -> Route {
         self.to(DELAYED_EXCHANGE, &format!("0.{routing_key}"))

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Queue, QueueType, RabbitMq};
 
-/// The exchange that hands delayed messages on (kombu 5.5 transport/native_delayed_delivery.py).
+/// The exchange that hands delayed messages on (kombu 5.5 `transport/native_delayed_delivery.py`).
 pub const DELAYED_EXCHANGE: &str = "celery_delayed_delivery";
 
 /// What a queue is for.
