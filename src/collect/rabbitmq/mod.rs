@@ -3,12 +3,14 @@
 pub(crate) mod amqp;
 pub(crate) mod control;
 mod decode;
+mod frames;
 mod http;
 mod looks;
 pub(super) mod management;
 mod may_peek;
 mod message;
 pub(crate) mod peek;
+mod policies;
 mod queues;
 pub(crate) mod rounds;
 mod wire;
