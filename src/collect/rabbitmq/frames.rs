@@ -24,8 +24,6 @@ const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
-const END: u8 = 0xce;
-
 /// Of a content header, what comes before the properties: class, weight and the body's size.
 const FIXED: usize = 12;
 
@@ -143,7 +141,8 @@ impl Frames {
     /// A frame begins.
     fn start(&mut self) -> io::Result<()> {
         let [kind, c1, c2, s1, s2, s3, s4] = self.held[..] else {
-            return self.pass_on();
+            self.pass_on();
+            return Ok(());
         };
         let channel = u16::from_be_bytes([c1, c2]);
         let size = u32::from_be_bytes([s1, s2, s3, s4]);
@@ -178,15 +177,17 @@ impl Frames {
                     "the server sent a larger frame than it had agreed to",
                 ));
             }
-            _ => return self.pass_on(),
+            _ => {
+                self.pass_on();
+                return Ok(());
+            }
         };
         Ok(())
     }
 
-    fn pass_on(&mut self) -> io::Result<()> {
+    fn pass_on(&mut self) {
         self.ready.append(&mut self.held);
         self.state = State::Foreign;
-        Ok(())
     }
 
     /// A method or a content header is held.
@@ -238,7 +239,7 @@ impl Frames {
         };
         let size = field
             .iter()
-            .fold(0, |size, byte| size << 8 | u64::from(*byte));
+            .fold(0, |size, byte| (size << 8) | u64::from(*byte));
         if size > most as u64 {
             field.copy_from_slice(&(most as u64).to_be_bytes());
             let cut = Cut {
@@ -337,7 +338,7 @@ impl Cursor<'_> {
         self.skip(FIXED)?;
         let flags = self.number(2)?;
         for bit in (2..16).rev() {
-            if flags & 1 << bit == 0 {
+            if flags & (1 << bit) == 0 {
                 continue;
             }
             match bit {
@@ -370,7 +371,7 @@ impl Cursor<'_> {
         Some(
             number
                 .iter()
-                .fold(0, |all, byte| all << 8 | usize::from(*byte)),
+                .fold(0, |all, byte| (all << 8) | usize::from(*byte)),
         )
     }
 
@@ -436,6 +437,8 @@ mod tests {
 
     use super::*;
 
+    const END: u8 = 0xce;
+
     fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![kind];
         frame.extend(channel.to_be_bytes());
@@ -499,7 +502,7 @@ mod tests {
             frame(METHOD, 1, b"\0\x3c\0\x1f\x01t"),
         ]
         .concat();
-        for step in 1..all.len() + 1 {
+        for step in 1..=all.len() {
             assert_eq!(handed_on(&all, step).expect("frames"), all, "{step}");
         }
         let other = b"HTTP/1.1 400 Bad Request\r\n";
@@ -563,7 +566,7 @@ mod tests {
         sent.extend(frame(HEADER, 7, &header(1, b"")));
         sent.extend(frame(BODY, 7, b"z"));
         let all = handed_on(&sent, 5000).expect("frames");
-        let count = |byte: u8| all.iter().filter(|b| **b == byte).count();
+        let count = |byte| memchr::memchr_iter(byte, &all).count();
         assert_eq!(
             (count(b'x'), count(b'y'), count(b'z')),
             (BODY_MAX + 1, parts, 1)

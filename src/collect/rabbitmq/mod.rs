@@ -16,6 +16,15 @@ pub(crate) mod rounds;
 mod wire;
 
 #[cfg(test)]
+#[path = "../../../tests/live/lab/rabbit_node.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "made for the live tests, which use all of it"
+)]
+mod rabbit_node;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use self::rounds::collect;
