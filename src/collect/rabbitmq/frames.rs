@@ -199,15 +199,12 @@ impl Frames {
             at: 0,
         };
         let read = match kind {
-            Some(METHOD) => payload.method(),
+            Some(METHOD) => payload.method(&mut self.frame_max),
             Some(HEADER) => payload.properties(),
-            _ => Some(None),
+            _ => Some(()),
         };
-        let Some(frame_max) = read else {
+        if read.is_none() {
             return Err(broken("the server sent a frame that breaks off inside"));
-        };
-        if let Some(frame_max) = frame_max {
-            self.frame_max = frame_max;
         }
         if kind == Some(HEADER) {
             self.size_of_body(BODY_MAX + 1);
@@ -288,9 +285,8 @@ struct Cursor<'f> {
 }
 
 impl Cursor<'_> {
-    /// The frames that hold tables, or texts by others than us. Returns the size of frames that the server proposes,
-    /// where it does.
-    fn method(&mut self) -> Option<Option<usize>> {
+    /// The frames that hold tables, or texts by others than us. Notes the size of frames that the server proposes.
+    fn method(&mut self, frame_max: &mut usize) -> Option<()> {
         match (self.number(2)?, self.number(2)?) {
             // connection.start: the protocol's version, and what the server says of itself.
             (10, 10) => {
@@ -300,8 +296,10 @@ impl Cursor<'_> {
             // connection.tune: channels, and the size of frames, where 0 is no limit.
             (10, 30) => {
                 self.skip(2)?;
-                let frame_max = self.number(4)?;
-                return Some(Some(frame_max).filter(|size| *size >= AROUND));
+                let proposed = self.number(4)?;
+                if proposed >= AROUND {
+                    *frame_max = proposed;
+                }
             }
             // connection.close and channel.close: why. RabbitMQ cuts a long text anywhere.
             (10, 50) | (20, 40) => {
@@ -330,11 +328,11 @@ impl Cursor<'_> {
             }
             _ => {}
         }
-        Some(None)
+        Some(())
     }
 
     /// A content header. The properties that are there come in this order.
-    fn properties(&mut self) -> Option<Option<usize>> {
+    fn properties(&mut self) -> Option<()> {
         self.skip(FIXED)?;
         let flags = self.number(2)?;
         for bit in (2..16).rev() {
@@ -351,7 +349,7 @@ impl Cursor<'_> {
                 _ => self.text()?,
             }
         }
-        Some(None)
+        Some(())
     }
 
     fn skip(&mut self, count: usize) -> Option<()> {

@@ -151,7 +151,7 @@ fn false_server(answer: &'static [u8]) -> String {
 fn a_management_api_that_tells_nothing_or_nonsense() {
     let site = Site::new();
     let worker = site.lab.worker("w1", &site.config, &[]);
-    let running = site.send("labapp.late", &json!([600]), &json!({}));
+    let running = site.send("labapp.sleep", &json!([600]), &json!({}));
     worker.wait_received(&running);
     let web_page = false_server(
         b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\nconnection: close\r\n\r\n<html></html>",
@@ -194,7 +194,7 @@ fn tls_an_alarm_and_the_end_of_a_node() {
     let (amqps, _) = rabbit.tls_ports.expect("ports for TLS");
     let site = Site::on(rabbit.node.vhost(), &json!({}));
     let worker = site.lab.worker("w1", &site.config, &[]);
-    let running = site.send("labapp.late", &json!([600]), &json!({}));
+    let running = site.send("labapp.sleep", &json!([600]), &json!({}));
     worker.wait_received(&running);
     let name = &site.vhost.name;
     let secure = format!("amqps://guest:guest@localhost:{amqps}/{name}");
@@ -244,7 +244,7 @@ fn statistics_that_are_switched_off() {
     let rabbit = lab.rabbitmq_node("management_agent.disable_metrics_collector = true");
     let site = Site::on(rabbit.node.vhost(), &json!({}));
     let worker = site.lab.worker("w1", &site.config, &[]);
-    let running = site.send("labapp.late", &json!([600]), &json!({}));
+    let running = site.send("labapp.sleep", &json!([600]), &json!({}));
     worker.wait_received(&running);
     let seen = wait_until("the running task is seen", SOON, || {
         let seen = site.trace(&running, &[]);

@@ -79,7 +79,7 @@ impl State {
 fn deployment() -> (Site, Worker, Vec<String>) {
     let site = Site::new();
     let worker = site.lab.worker("w1", &site.config, &[]);
-    let running = site.send("labapp.late", &json!([600]), &json!({}));
+    let running = site.send("labapp.sleep", &json!([600]), &json!({}));
     worker.wait_received(&running);
     let quorum = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
     site.vhost.declare("quorum", &quorum);
