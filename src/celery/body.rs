@@ -12,7 +12,7 @@ use super::loose::read_python_json;
 use super::pickle;
 
 /// What an unpacked body may come to. Celery tasks carry references, not data; beyond this it may be a bomb.
-pub(super) const MAX_UNPACKED: usize = 16 << 20;
+pub const MAX_UNPACKED: usize = 16 << 20;
 const MAX_DEPTH: usize = 128;
 /// Room for the dictionary of xz's highest preset, 64 MiB; a header may ask for 4 GiB.
 const XZ_MEMORY_KIB: u32 = 80 << 10;

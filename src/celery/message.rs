@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::body::Unreadable;
 use super::body::{self, Serializer};
+pub use super::body::{MAX_UNPACKED as BODY_MAX, Unreadable};
 pub use super::finder::{IdFinder, Match};
 use super::loose::{Owned, Scalar, loose_map, loose_seq, read_python_json};
 use super::skim::{Skim, skim};
@@ -483,6 +483,7 @@ impl<'m> Body<'m> {
     fn decoded(self) -> Result<Cow<'m, [u8]>, Unreadable> {
         match self {
             Body::Text(text, encoding) => body::decoded(text, encoding),
+            Body::Bytes(bytes) if bytes.len() > BODY_MAX => Err(Unreadable::TooLarge),
             Body::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
         }
     }

@@ -18,3 +18,4 @@ mod hostile;
 mod lab;
 mod lab_itself;
 mod lab_rabbitmq;
+mod rabbitmq;

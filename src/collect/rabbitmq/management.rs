@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::decode::{self, Decoded, ServerSays, malformed};
 use super::http::{Answer, Http, segment};
+use super::policies;
 use crate::config::url::ManagementServer;
 use crate::evidence::rabbitmq::{
     Alarm, AmqpBinding, Channel, Connection, Consumer, Exchange, Node, Queue, RabbitMq,
@@ -67,9 +68,27 @@ impl ManagementReader {
 
     /// The queues of a virtual host.
     pub(crate) async fn queues(&self, vhost: &str) -> Observed<Vec<Queue>> {
+        observed(self.try_queues(vhost).await)
+    }
+
+    async fn try_queues(&self, vhost: &str) -> Result<Vec<Queue>, Why> {
         let path = format!("/api/queues/{}", segment(vhost));
         let read = self.paged(&path, decode::QUEUE_COLUMNS, vhost, decode::queue);
-        observed(read.await)
+        let mut queues = read.await?;
+        if queues.iter().any(|queue| queue.policy.seen().is_none()) {
+            let of_users = self.policies("policies", vhost).await;
+            let of_operators = self.policies("operator-policies", vhost).await;
+            // A user who may not see them is told nothing more.
+            if let (Ok(of_users), Ok(of_operators)) = (of_users, of_operators) {
+                policies::complete(&mut queues, &of_users, &of_operators);
+            }
+        }
+        Ok(queues)
+    }
+
+    async fn policies(&self, kind: &str, vhost: &str) -> Result<Vec<policies::Policy>, Why> {
+        let path = format!("/api/{kind}/{}", segment(vhost));
+        self.try_list(&path, Some(vhost), policies::policy).await
     }
 
     /// The exchanges of a virtual host.

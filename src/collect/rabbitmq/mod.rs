@@ -4,16 +4,27 @@ pub(crate) mod amqp;
 mod census;
 pub(crate) mod control;
 mod decode;
+mod frames;
 mod http;
 mod looks;
 pub(super) mod management;
 mod may_peek;
 mod message;
 pub(crate) mod peek;
+mod policies;
 mod queues;
 pub(crate) mod rounds;
 mod wire;
 
+#[cfg(test)]
+#[path = "../../../tests/live/lab/rabbit_node.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "made for the live tests, which use all of it"
+)]
+mod rabbit_node;
 #[cfg(test)]
 mod tests;
 

@@ -12,6 +12,7 @@ use lapin::{Channel, Consumer};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::amqp::{AmqpClient, Depth};
+use super::frames::UNREAD;
 use super::may_peek::goes_with_its_consumer;
 use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed, Unreadable};
@@ -297,7 +298,7 @@ struct Look<'w> {
     malformed: u64,
     /// Nothing was left in the queue while we held what we had taken.
     emptied: bool,
-    /// More were wanted than may be kept.
+    /// More were wanted than may be kept, or one could not be read.
     left_out: bool,
     found: Vec<Found>,
 }
@@ -309,6 +310,14 @@ impl Look<'_> {
 
     fn at(&mut self, delivery: &Delivery) {
         self.taken += 1;
+        let content_type = delivery.properties.content_type();
+        if content_type
+            .as_ref()
+            .is_some_and(|kind| kind.as_str() == UNREAD)
+        {
+            self.left_out = true;
+            return;
+        }
         // By the id in its header a message is none of ours without being read whole.
         if let Some(id) = header_id(delivery)
             && !self.wanted.has(id)

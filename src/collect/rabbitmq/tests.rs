@@ -1,7 +1,6 @@
-//! Against a real RabbitMQ node of one's own: `CELERY_DOCTOR_TEST_AMQP` is `host:port`, with user and password `guest`
-//! and virtual host `/`; `CELERY_DOCTOR_TEST_AMQPS` its port for TLS and `CELERY_DOCTOR_TEST_AMQPS_CA` who signed it.
+//! Against a real RabbitMQ, in a virtual host of each test's own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,31 +13,28 @@ use serde_json::{Value, json};
 
 use super::amqp::{AmqpClient, Depth};
 use super::peek::Peek;
+use super::rabbit_node::{RabbitNode, Vhost};
 use crate::celery::message::Keep;
 use crate::collect::broker::Wanted;
 use crate::collect::cleanup::Cleanup;
-use crate::collect::workers::{Expected, Panel};
 use crate::config::url::amqp::AmqpServer;
-use crate::config::url::{Tls, Verify};
 use crate::evidence::rabbitmq::{Queue, QueueType};
 use crate::evidence::{Observed, Reason};
 
-fn server() -> AmqpServer {
-    let address = std::env::var("CELERY_DOCTOR_TEST_AMQP").expect("a node of one's own");
-    let (host, port) = address.rsplit_once(':').expect("host:port");
+fn server(vhost: &Vhost) -> AmqpServer {
     AmqpServer {
-        host: host.to_owned(),
-        port: port.parse().expect("a port"),
-        vhost: "/".to_owned(),
+        host: "127.0.0.1".to_owned(),
+        port: vhost.node.port,
+        vhost: vhost.name.clone(),
         username: "guest".to_owned(),
         password: "guest".into(),
         tls: None,
     }
 }
 
-async fn client() -> (Arc<AmqpClient>, Cleanup) {
+async fn client(vhost: &Vhost) -> (Arc<AmqpClient>, Cleanup) {
     let cleanup = Cleanup::default();
-    let client = AmqpClient::connect(&[server()], &cleanup).await;
+    let client = AmqpClient::connect(&[server(vhost)], &cleanup).await;
     (Arc::new(client.expect("a connection")), cleanup)
 }
 
@@ -153,7 +149,7 @@ async fn peek(client: &AmqpClient, made: &Made, limit: u64) -> Peek {
         .peek(
             &made.queue,
             limit,
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             &mut wanted,
             Keep::Envelope,
         )
@@ -162,9 +158,9 @@ async fn peek(client: &AmqpClient, made: &Made, limit: u64) -> Peek {
 }
 
 #[tokio::test]
-#[ignore = "needs a node of one's own"]
 async fn a_look_leaves_count_and_order() {
-    let (client, cleanup) = client().await;
+    let vhost = RabbitNode::shared().vhost();
+    let (client, cleanup) = client(&vhost).await;
     assert_eq!(client.product, Observed::Seen("RabbitMQ".to_owned()));
     let kinds = [
         (QueueType::Classic, json!({})),
@@ -236,9 +232,9 @@ async fn a_look_leaves_count_and_order() {
 }
 
 #[tokio::test]
-#[ignore = "needs a node of one's own"]
 async fn headers_of_every_kind_and_messages_of_others() {
-    let (client, cleanup) = client().await;
+    let vhost = RabbitNode::shared().vhost();
+    let (client, cleanup) = client(&vhost).await;
     let made = Made::new(&client, QueueType::Classic, json!({}), 0).await;
     let mut odd = FieldTable::default();
     let mut array = FieldArray::default();
@@ -287,7 +283,7 @@ async fn headers_of_every_kind_and_messages_of_others() {
     .await;
     made.wait_for(&client, 4).await;
     let look = peek(&client, &made, 10).await;
-    assert_eq!((look.facts.messages, look.facts.malformed), (4, 1));
+    assert_eq!((look.facts.messages, look.facts.malformed), (4, 2));
     assert_eq!((look.found.len(), look.found[0].position), (1, 4));
     assert_eq!(look.found[0].envelope.id, "one");
     made.delete().await;
@@ -295,9 +291,9 @@ async fn headers_of_every_kind_and_messages_of_others() {
 }
 
 #[tokio::test]
-#[ignore = "needs a node of one's own"]
 async fn many_queues_at_once() {
-    let (client, cleanup) = client().await;
+    let vhost = RabbitNode::shared().vhost();
+    let (client, cleanup) = client(&vhost).await;
     let made = Made::new(&client, QueueType::Classic, json!({}), 3).await;
     let owner = client.channel().await.expect("a channel");
     let exclusive = QueueDeclareOptions {
@@ -327,207 +323,30 @@ async fn many_queues_at_once() {
 }
 
 #[tokio::test]
-#[ignore = "needs a node of one's own"]
 async fn who_is_not_let_in_is_told_why() {
-    let refused = async |change: fn(&mut AmqpServer)| {
-        let mut server = server();
+    let vhost = RabbitNode::shared().vhost();
+    let refused = async |change: &dyn Fn(&mut AmqpServer)| {
+        let mut server = server(&vhost);
         change(&mut server);
         let cleanup = Cleanup::default();
         let why = AmqpClient::connect(&[server], &cleanup)
             .await
             .err()
             .expect("no way in");
-        println!("{:?}: {}", why.reason, why.detail);
         assert!(!why.detail.contains("s3cret"));
         why
     };
-    let why = refused(|server| server.password = "s3cret".into()).await;
+    let why = refused(&|server| server.password = "s3cret".into()).await;
     assert_eq!(why.reason, Reason::Refused);
     assert!(why.detail.contains("refused the login of user guest"));
-    let why = refused(|server| server.vhost = "nowhere".to_owned()).await;
+    let why = refused(&|server| server.vhost = "nowhere".to_owned()).await;
     assert_eq!(why.reason, Reason::Unreachable);
     assert!(why.detail.contains("no virtual host \"nowhere\""));
-    let why = refused(|server| server.port = 1).await;
+    let why = refused(&|server| server.port = 1).await;
     assert!(why.detail.contains("no connection to"));
-    let tls = |ca: Option<&str>| Tls {
-        ca: ca.map(Into::into),
-        cert: None,
-        key: None,
-        verify: Verify::Full,
-    };
-    let port = std::env::var("CELERY_DOCTOR_TEST_AMQPS")
-        .expect("a port")
-        .parse()
-        .expect("a port");
-    let ca = std::env::var("CELERY_DOCTOR_TEST_AMQPS_CA").expect("a file");
-    let secure = |ca: Option<&str>| AmqpServer {
-        host: "localhost".to_owned(),
-        port,
-        tls: Some(tls(ca)),
-        ..server()
-    };
-    let cleanup = Cleanup::default();
-    let plain = AmqpServer {
-        tls: None,
-        ..secure(None)
-    };
-    let why = AmqpClient::connect(&[plain], &cleanup)
-        .await
-        .err()
-        .expect("no way in");
-    println!("{:?}: {}", why.reason, why.detail);
-    assert!(why.detail.contains("amqps://"));
-    let why = AmqpClient::connect(&[secure(None)], &cleanup)
-        .await
-        .err()
-        .expect("no way in");
-    println!("{:?}: {}", why.reason, why.detail);
-    let client = AmqpClient::connect(&[secure(None), secure(Some(&ca))], &cleanup).await;
-    let client = client.expect("TLS");
-    assert_eq!(client.depth("nothing").await, Ok(Depth::Missing));
     // Somebody who accepts and says nothing.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let silent = AmqpServer {
-        port: deaf.local_addr().expect("an address").port(),
-        ..server()
-    };
-    let why = AmqpClient::connect(&[silent], &cleanup)
-        .await
-        .err()
-        .expect("no way in");
+    let port = deaf.local_addr().expect("an address").port();
+    let why = refused(&|server| server.port = port).await;
     assert_eq!(why.reason, Reason::TimedOut, "{why:?}");
-    cleanup.run(false).await.expect("clean");
-}
-
-#[tokio::test]
-#[ignore = "needs a node of one's own, with two workers"]
-async fn workers_answer() {
-    let (client, cleanup) = client().await;
-    let patience = Duration::from_secs(5);
-    let expected: BTreeSet<String> = ["w1@lab", "w2@lab"].map(str::to_owned).into();
-    let started = std::time::Instant::now();
-    let mut panel = Panel::open_amqp(&client, patience, Expected::Nodes(&expected), &cleanup)
-        .await
-        .expect("answers");
-    let first = started.elapsed();
-    let claims = panel
-        .claims(Some(&["x".to_owned()].into()), true)
-        .await
-        .expect("answers");
-    println!("{first:?} {:?}", started.elapsed());
-    let nodes: BTreeSet<String> = panel
-        .workers
-        .answered
-        .iter()
-        .map(|w| w.node.clone())
-        .collect();
-    assert_eq!((nodes, panel.workers.silent), (expected.clone(), 0));
-    assert!(
-        panel
-            .workers
-            .answered
-            .iter()
-            .all(|w| w.conf.seen().is_some() && w.active.seen().is_some())
-    );
-    assert!(claims.held.is_empty());
-    assert!(first < Duration::from_secs(2));
-    let more: BTreeSet<String> = ["w1@lab", "w2@lab", "w3@lab"].map(str::to_owned).into();
-    let panel = Panel::open_amqp(
-        &client,
-        Duration::from_secs(1),
-        Expected::Nodes(&more),
-        &cleanup,
-    )
-    .await
-    .expect("answers");
-    assert_eq!(panel.workers.unanswered_names, ["w3@lab"]);
-    assert_eq!(panel.workers.silent, 1);
-    let explained =
-        |replies: &crate::collect::mailbox::Replies| replies["active_queues"].by_node.len() == 2;
-    let started = std::time::Instant::now();
-    let panel = Panel::open_amqp(&client, patience, Expected::Unknown(&explained), &cleanup)
-        .await
-        .expect("answers");
-    assert_eq!(panel.workers.answered.len(), 2);
-    assert!(started.elapsed() < Duration::from_secs(2));
-    cleanup.run(false).await.expect("clean");
-}
-
-#[tokio::test]
-#[ignore = "needs a node of one's own, under a memory alarm"]
-async fn an_alarm_is_no_silence() {
-    let (client, cleanup) = client().await;
-    let expected: BTreeSet<String> = ["w1@lab".to_owned()].into();
-    let why = Panel::open_amqp(
-        &client,
-        Duration::from_secs(5),
-        Expected::Nodes(&expected),
-        &cleanup,
-    )
-    .await
-    .err()
-    .expect("blocked");
-    println!("{why:?}");
-    assert_eq!(why.reason, Reason::TakesNoWrites);
-    assert!(client.depth("celery").await.is_ok());
-    cleanup.run(false).await.expect("clean");
-}
-
-#[tokio::test]
-#[ignore = "needs a node of one's own; for measuring"]
-async fn a_hundred_thousand() {
-    let (client, cleanup) = client().await;
-    let made = Made::new(&client, QueueType::Classic, json!({}), 100_000).await;
-    let look = peek(&client, &made, 1_000).await;
-    println!(
-        "1,000: held {} ms, back {}",
-        look.facts.held_ms, look.facts.given_back
-    );
-    let started = std::time::Instant::now();
-    let mut wanted = Wanted::ids(["id-99999".to_owned()]);
-    let look = client
-        .peek(
-            &made.queue,
-            100_000,
-            Duration::from_secs(60),
-            &mut wanted,
-            Keep::Envelope,
-        )
-        .await
-        .expect("a look");
-    println!(
-        "100,000: held {} ms, all {:?}, {:?}",
-        look.facts.held_ms,
-        started.elapsed(),
-        look.facts
-    );
-    assert_eq!((look.found.len(), look.found[0].position), (1, 100_000));
-    // The same with nothing but the client.
-    let started = std::time::Instant::now();
-    let channel = client.channel().await.expect("a channel");
-    let mut consumer = channel
-        .basic_consume(
-            made.queue.name.as_str().into(),
-            "".into(),
-            lapin::options::BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .expect("a consumer");
-    for _ in 0..100_000 {
-        let next = std::future::poll_fn(|cx| {
-            futures_core::Stream::poll_next(std::pin::Pin::new(&mut consumer), cx)
-        });
-        next.await.expect("a message").expect("a message");
-    }
-    println!("bare: {:?}", started.elapsed());
-    client.leave(channel).await;
-    println!("bare, closed: {:?}", started.elapsed());
-    made.delete().await;
-    cleanup.run(false).await.expect("clean");
-    let status = std::fs::read_to_string("/proc/self/status").expect("status");
-    println!(
-        "{:?}",
-        status.lines().find(|line| line.starts_with("VmHWM"))
-    );
 }

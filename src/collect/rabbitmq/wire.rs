@@ -17,12 +17,16 @@ use futures_io::{AsyncRead, AsyncWrite};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::super::connect::Stream;
+use super::frames::Frames;
 
 /// What the client may have read and not yet looked at. It puts messages into memory as fast as they come.
 const UNSEEN_MAX: u64 = 8 << 20;
 
 /// The first frame that a server sends is kept up to this size, for what it says of the server.
 const GREETING_MAX: usize = 16 << 10;
+
+/// What is read at once.
+const PIECE: usize = 64 << 10;
 
 /// The runtime that runs the client: tokio, with [`Wire`] for its connections.
 pub(super) type Kit = RuntimeParts<Tokio, Wires>;
@@ -36,6 +40,8 @@ pub(super) fn runtime() -> Runtime<Kit> {
 pub(super) struct Wire {
     stream: Stream,
     valve: Arc<Valve>,
+    frames: Frames,
+    piece: Box<[u8]>,
 }
 
 /// The outside of a [`Wire`].
@@ -56,6 +62,8 @@ impl Wire {
         let wire = Self {
             stream,
             valve: Arc::clone(&valve),
+            frames: Frames::default(),
+            piece: vec![0; PIECE].into(),
         };
         (wire, valve)
     }
@@ -139,13 +147,19 @@ impl AsyncRead for Wire {
         if self.valve.closed() {
             return Poll::Pending;
         }
-        let mut read = ReadBuf::new(buffer);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => {
-                self.valve.note(read.filled());
-                Poll::Ready(Ok(read.filled().len()))
+        let wire = &mut *self;
+        loop {
+            let given = wire.frames.give(buffer);
+            if given > 0 {
+                wire.valve.note(&buffer[..given]);
+                return Poll::Ready(Ok(given));
+            }
+            let mut read = ReadBuf::new(&mut wire.piece);
+            match Pin::new(&mut wire.stream).poll_read(cx, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Ok(0)),
+                Poll::Ready(Ok(())) => wire.frames.take(read.filled())?,
             }
         }
     }

@@ -1,0 +1,184 @@
+//! What a look into a long RabbitMQ queue costs, beside a consumer that does nothing else, in the same run.
+//!
+//! `cargo bench --bench rabbitmq`. It needs rabbitmq-server and a Python with Celery; `CELERY_DOCTOR_BENCH_MESSAGES` makes
+//! it smaller. It prints and judges nothing.
+#![allow(clippy::unwrap_used, reason = "a benchmark that fails may panic")]
+#![allow(clippy::print_stdout, reason = "the table is for standard output")]
+#![allow(unreachable_pub, reason = "the lab is shared with the tests")]
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a benchmark needs a part of the tests' lab"
+)]
+#[path = "../live/lab/mod.rs"]
+mod lab;
+
+use std::time::{Duration, Instant};
+
+use lab::{Lab, Outcome, RabbitNode, Vhost};
+use lapin::options::BasicConsumeOptions;
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+const QUEUE: &str = "celery";
+const ROUNDS: usize = 3;
+/// The default of `--peek`.
+const DEFAULT: u64 = 1000;
+
+fn main() {
+    let messages = std::env::var("CELERY_DOCTOR_BENCH_MESSAGES")
+        .map_or(100_000, |text| text.parse().expect("a number"));
+    let lab = Lab::new();
+    let vhost = RabbitNode::shared().vhost();
+    fill(&lab, &vhost, messages);
+    println!("messages              {messages}");
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let bare = consume(&vhost, messages);
+        settle(&vhost, messages);
+        let (done, peak) = trace(&lab, &vhost, &format!("--peek={messages}"));
+        settle(&vhost, messages);
+        let held = looked(&done);
+        println!(
+            "bare consumer         {:.2} s to the end, {:.2} s with the closing of its channel",
+            bare.0, bare.1
+        );
+        println!(
+            "trace --peek={messages}   {:.2} s, {:.1} MiB at most, {held}",
+            done.elapsed.as_secs_f64(),
+            peak
+        );
+        ratios.push(bare.1 / done.elapsed.as_secs_f64());
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "rate                  {:.2} times the bare consumer's, the whole run of the program counted",
+        ratios[ROUNDS / 2]
+    );
+    let (done, _) = trace(&lab, &vhost, "--peek");
+    println!(
+        "trace --peek={DEFAULT}     {:.3} s, {}",
+        done.elapsed.as_secs_f64(),
+        looked(&done)
+    );
+
+    let many = RabbitNode::shared().vhost();
+    let queues: Vec<Value> = (0..1000)
+        .map(|n| json!({"name": format!("q{n}"), "durable": true, "auto_delete": false, "arguments": {}}))
+        .collect();
+    many.node.api(
+        "POST",
+        &many.path("definitions", ""),
+        &json!({"queues": queues}),
+    );
+    let (done, peak) = trace(&lab, &many, "--timeout=100ms");
+    println!(
+        "trace, 1,000 queues   {:.3} s, {peak:.1} MiB at most (exit code {:?})",
+        done.elapsed.as_secs_f64(),
+        done.code
+    );
+}
+
+/// Publishes messages as Celery makes them.
+fn fill(lab: &Lab, vhost: &Vhost, messages: u64) {
+    vhost.declare(QUEUE, &json!({"durable": true}));
+    let code = format!(
+        "import json, uuid, labapp\n\
+         body = json.dumps([[1, 2], {{}}, {{'callbacks': None, 'errbacks': None, 'chain': None, 'chord': None}}])\n\
+         with labapp.app.producer_pool.acquire() as producer:\n\
+         \x20   for n in range({messages}):\n\
+         \x20       id = str(uuid.UUID(int=n))\n\
+         \x20       headers = {{'lang': 'py', 'task': 'labapp.add', 'id': id, 'root_id': id, 'parent_id': None,\n\
+         \x20                  'group': None, 'eta': None, 'expires': None, 'retries': 0, 'timelimit': [None, None],\n\
+         \x20                  'origin': 'gen1@host', 'argsrepr': '(1, 2)', 'kwargsrepr': '{{}}', 'ignore_result': False}}\n\
+         \x20       producer.publish(body, routing_key='{QUEUE}', exchange='', headers=headers, correlation_id=id,\n\
+         \x20                        content_type='application/json', content_encoding='utf-8')"
+    );
+    lab.python(&json!({"broker_url": vhost.url()}), &code);
+    settle(vhost, messages);
+}
+
+/// Waits until all messages wait.
+fn settle(vhost: &Vhost, messages: u64) {
+    lab::wait_until("all messages wait", Duration::from_mins(1), || {
+        let queue = vhost
+            .node
+            .api("GET", &vhost.path("queues", QUEUE), &json!(null));
+        (queue["messages_ready"] == messages && queue["consumers"] == 0).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+}
+
+/// Seconds until all messages have come, and until the channel is closed.
+fn consume(vhost: &Vhost, messages: u64) -> (f64, f64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let start = Instant::now();
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(&vhost.url(), properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            channel.basic_consume(QUEUE.into(), "".into(), options, FieldTable::default());
+        let mut consumer = consumer.await.unwrap();
+        for _ in 0..messages {
+            let next = std::future::poll_fn(|cx| {
+                futures_core::Stream::poll_next(std::pin::Pin::new(&mut consumer), cx)
+            });
+            next.await.unwrap().unwrap();
+        }
+        let came = start.elapsed().as_secs_f64();
+        channel.close(200, "done".into()).await.unwrap();
+        let closed = start.elapsed().as_secs_f64();
+        connection.close(200, "done".into()).await.unwrap();
+        (came, closed)
+    })
+}
+
+/// The trace of an id that nobody sent, and the most memory that it had, in MiB.
+fn trace(lab: &Lab, vhost: &Vhost, look: &str) -> (Outcome, f64) {
+    let id = "ffffffff-0000-4000-8000-000000000000";
+    let (broker, management) = (vhost.url(), vhost.node.management_url());
+    let mut command = lab.doctor(&[
+        "trace",
+        id,
+        "--broker",
+        &broker,
+        "--management",
+        &management,
+    ]);
+    let running = lab.spawn(command.args(["--no-workers", "--format", "json", look]));
+    let status = format!("/proc/{}/status", running.pid());
+    let watcher = std::thread::spawn(move || {
+        let mut peak = 0_u32;
+        while let Ok(text) = std::fs::read_to_string(&status) {
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let Some(now) = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
+            else {
+                // It has ended, and nobody has asked for its exit code yet.
+                break;
+            };
+            peak = peak.max(now);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        f64::from(peak) / 1024.0
+    });
+    let done = running.wait(Duration::from_mins(5));
+    done.assert_decent(&[]);
+    (done, watcher.join().unwrap())
+}
+
+/// What the report says of the look.
+fn looked(done: &Outcome) -> String {
+    let report = done.json();
+    let queues = report["evidence"].as_array().into_iter().flatten();
+    let lines = queues.filter(|read| read["source"] == "queues");
+    lines
+        .map(|read| read["detail"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
