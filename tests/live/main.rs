@@ -17,3 +17,4 @@ mod hostile;
 mod lab;
 mod lab_itself;
 mod lab_rabbitmq;
+mod routes;
