@@ -79,7 +79,11 @@ fn python_itself_says_what_is_read_without_it() {
 fn an_app_that_cannot_be_imported_is_named() {
     let python = lab::python();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("broken.py"), "raise ValueError('no')\n").unwrap();
+    std::fs::write(
+        folder.path().join("broken.py"),
+        "raise ValueError('redis://:hunter2@h')\n",
+    )
+    .unwrap();
     let args = [
         "check",
         "--app",
@@ -89,7 +93,10 @@ fn an_app_that_cannot_be_imported_is_named() {
     ];
     let (code, stdout, stderr) = routes(folder.path(), &args);
     assert!(
-        code == Some(2) && stderr.contains("broken") && stderr.contains("ValueError: no"),
+        code == Some(2)
+            && stderr.contains("broken")
+            && stderr.contains("ValueError")
+            && !stderr.contains("hunter2"),
         "{stdout}{stderr}"
     );
     let (code, _, stderr) = routes(
