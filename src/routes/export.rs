@@ -37,7 +37,9 @@ pub(crate) enum ExportError {
     },
     #[error("{python} did not finish importing {app} within {} seconds", PATIENCE.as_secs())]
     Slow { python: String, app: String },
-    #[error("{app} can't be imported by {python}: {last}")]
+    #[error(
+        "{app} can't be imported by {python}: {last}; `{python} -m celery -A {app} report` shows more"
+    )]
     Import {
         python: String,
         app: String,
@@ -118,7 +120,7 @@ pub(super) fn app(python: &str, app: &str, folder: &Path) -> Result<Export, Expo
         return Err(ExportError::Import {
             python: python.to_owned(),
             app: app.to_owned(),
-            last: last.chars().take(300).collect(),
+            last: exception(last).to_owned(),
         });
     };
     let json: Json = serde_json::from_str(line).map_err(|error| failed(error.to_string()))?;
@@ -138,6 +140,20 @@ pub(super) fn app(python: &str, app: &str, folder: &Path) -> Result<Export, Expo
                 .collect()
         }),
     })
+}
+
+/// The name of the exception in the last line of a traceback. What it says is not shown: it may quote a URL with its
+/// password.
+fn exception(line: &str) -> &str {
+    let name = line.split(':').next().unwrap_or(line).trim();
+    let plain = name
+        .chars()
+        .all(|c| c.is_alphanumeric() || "._ ".contains(c));
+    if plain && name.len() < 100 {
+        name
+    } else {
+        "it failed"
+    }
 }
 
 /// Runs the exporter; what it printed on both channels.

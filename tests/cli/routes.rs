@@ -540,3 +540,22 @@ fn pictures_and_forms() {
         );
     }
 }
+
+#[test]
+fn a_snapshot_tells_who_consumes() {
+    // It was taken of a Redis with one live worker, which consumes `celery` alone.
+    let snapshot =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/incidents/misspelt-queue.json.gz");
+    let snapshot = snapshot.to_str().unwrap();
+    let project = Project::empty().file(
+        "app.py",
+        "from celery import Celery\napp = Celery('x', task_routes={'a.*': 'celery', 'b.*': 'emials'})\n",
+    );
+    assert_eq!(
+        project.found(&["--snapshot", snapshot], 1),
+        ["CD110 app.py:2 'emials'"]
+    );
+    // Without it nobody is known to consume anything, which is no fault of the project.
+    assert_eq!(project.found(&[], 0), Vec::<String>::new());
+    assert_eq!(project.run(&["check", "--snapshot", "app.py"]).code, 2);
+}

@@ -19,3 +19,4 @@ mod lab;
 mod lab_itself;
 mod lab_rabbitmq;
 mod rabbitmq;
+mod routes;

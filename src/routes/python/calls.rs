@@ -399,7 +399,7 @@ impl<'a> Walk<'_, 'a> {
         at: Place,
     ) {
         let literal = options.iter().any(|(_, value)| value.gap().is_none());
-        if literal && !self.project.calls.iter().any(|call| call.at == at) {
+        if literal && self.project.call_at.insert(at) {
             self.project.calls.push(CallFacts {
                 task,
                 number,

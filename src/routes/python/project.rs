@@ -106,6 +106,9 @@ pub(crate) struct Project {
     pub apps: Vec<AppFacts>,
     pub tasks: Vec<TaskFacts>,
     pub calls: Vec<CallFacts>,
+    /// The numbers of tasks and calls by their places, each of which is met again whenever its function is walked.
+    pub task_at: HashMap<Place, usize>,
+    pub call_at: HashSet<Place>,
     /// Functions and classes that may be tasks, by the names that they would have.
     pub maybe_tasks: BTreeSet<String>,
     /// Places where tasks may be registered under unknown names.
@@ -151,6 +154,8 @@ impl Project {
             apps: Vec::new(),
             tasks: Vec::new(),
             calls: Vec::new(),
+            task_at: HashMap::new(),
+            call_at: HashSet::new(),
             maybe_tasks: BTreeSet::new(),
             unknown_tasks: Vec::new(),
             held: Vec::new(),
@@ -434,10 +439,16 @@ impl Project {
 
     /// The value of a name of a module.
     pub(crate) fn attribute(&mut self, module: &Module, name: &str, at: Place) -> Option<Value> {
+        let value = self.bound(module, name, at)?;
+        Some(self.settle(value))
+    }
+
+    /// What a module binds to a name, which may be an import in turn.
+    fn bound(&mut self, module: &Module, name: &str, at: Place) -> Option<Value> {
         if let Some(file) = module.file {
             let scope = self.scope(file);
             if let Some(value) = scope.names.get(name) {
-                return Some(self.settle(value.clone()));
+                return Some(value.clone());
             }
             if let Some(submodule) = self.submodule(module, name) {
                 return Some(Value::new(Kind::Module(submodule), at));
@@ -459,7 +470,7 @@ impl Project {
             };
             let Import { module, name, path } = import.as_ref();
             let why = format!("{path} is not bound where it is imported from");
-            let Some(found) = self.attribute(&module.clone(), &name.clone(), value.at) else {
+            let Some(found) = self.bound(&module.clone(), &name.clone(), value.at) else {
                 return Value::new(Kind::Unknown(self.gap(value.at, why)), value.at);
             };
             value = found;

@@ -80,9 +80,12 @@ impl<'a> Walk<'_, 'a> {
     }
 
     fn task(&mut self, task: TaskFacts, at: Place) -> Value {
-        if let Some(number) = self.project.tasks.iter().position(|old| old.at == task.at) {
-            return Value::new(Kind::Task(number), at);
+        if let Some(number) = self.project.task_at.get(&task.at) {
+            return Value::new(Kind::Task(*number), at);
         }
+        self.project
+            .task_at
+            .insert(task.at, self.project.tasks.len());
         if let Err(gap) = &task.name {
             self.project.unknown_tasks.push(gap.clone());
         }

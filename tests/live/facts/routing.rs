@@ -178,7 +178,7 @@ fn queue(value: &Value, by_dict: bool) -> Queue {
     queue.routing_key = text(&value["routing_key"]).unwrap_or_default();
     // A declaration in a dict is bound by the queue's name where no key is given.
     if by_dict && value["routing_key"].is_null() {
-        queue.routing_key = name.to_owned();
+        name.clone_into(&mut queue.routing_key);
     }
     queue
 }
@@ -276,7 +276,7 @@ fn tasks_go_where_celery_sends_them() {
                     let declared = expected["sent"][2].as_array().unwrap();
                     match declared.first() {
                         Some(first) => {
-                            assert_eq!(json!(ours.queue), first[0], "{task} {asked} in {case}")
+                            assert_eq!(json!(ours.queue), first[0], "{task} {asked} in {case}");
                         }
                         None => assert!(
                             ours.queue.is_none_or(|name| is_broadcast(case, &name)),

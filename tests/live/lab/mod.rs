@@ -209,7 +209,7 @@ impl Drop for Lab {
 }
 
 /// The Python that has Celery: `CELERY_DOCTOR_TEST_PYTHON`, or the one that `.ci/setup` makes in the target folder.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     if let Some(named) = std::env::var_os("CELERY_DOCTOR_TEST_PYTHON") {
         return named.into();
     }

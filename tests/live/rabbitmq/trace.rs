@@ -154,7 +154,10 @@ fn dead_letters() {
     let pushed_out = site.send("labapp.add", &json!([1, 2]), &json!({"queue": "narrow"}));
     site.send("labapp.add", &json!([1, 2]), &json!({"queue": "narrow"}));
     site.wait_for("dead", "messages_ready", 2);
-    for (id, reason) in [(&expired, "its time to live"), (&pushed_out, "the queue was full")] {
+    for (id, reason) in [
+        (&expired, "its time to live"),
+        (&pushed_out, "the queue was full"),
+    ] {
         let seen = site.trace(id, &["--peek"]);
         expect(&seen, "dead-lettered", 1);
         assert!(seen.stdout.contains(reason), "{seen:#?}");
