@@ -85,16 +85,18 @@ fn main() {
 fn fill(lab: &Lab, vhost: &Vhost, messages: u64) {
     vhost.declare(QUEUE, &json!({"durable": true}));
     let code = format!(
-        "import json, uuid, labapp\n\
+        "import amqp, json, uuid, labapp\n\
          body = json.dumps([[1, 2], {{}}, {{'callbacks': None, 'errbacks': None, 'chain': None, 'chord': None}}])\n\
-         with labapp.app.producer_pool.acquire() as producer:\n\
-         \x20   for n in range({messages}):\n\
-         \x20       id = str(uuid.UUID(int=n))\n\
-         \x20       headers = {{'lang': 'py', 'task': 'labapp.add', 'id': id, 'root_id': id, 'parent_id': None,\n\
-         \x20                  'group': None, 'eta': None, 'expires': None, 'retries': 0, 'timelimit': [None, None],\n\
-         \x20                  'origin': 'gen1@host', 'argsrepr': '(1, 2)', 'kwargsrepr': '{{}}', 'ignore_result': False}}\n\
-         \x20       producer.publish(body, routing_key='{QUEUE}', exchange='', headers=headers, correlation_id=id,\n\
-         \x20                        content_type='application/json', content_encoding='utf-8')"
+         channel = labapp.app.connection_for_write().channel()\n\
+         for n in range({messages}):\n\
+         \x20   id = str(uuid.UUID(int=n))\n\
+         \x20   headers = {{'lang': 'py', 'task': 'labapp.add', 'id': id, 'root_id': id, 'parent_id': None,\n\
+         \x20              'group': None, 'eta': None, 'expires': None, 'retries': 0, 'timelimit': [None, None],\n\
+         \x20              'origin': 'gen1@host', 'argsrepr': '(1, 2)', 'kwargsrepr': '{{}}', 'ignore_result': False}}\n\
+         \x20   message = amqp.Message(body, application_headers=headers, correlation_id=id, delivery_mode=2,\n\
+         \x20                          content_type='application/json', content_encoding='utf-8')\n\
+         \x20   channel.basic_publish(message, routing_key='{QUEUE}')\n\
+         channel.connection.close()"
     );
     lab.python(&json!({"broker_url": vhost.url()}), &code);
     settle(vhost, messages);

@@ -154,7 +154,10 @@ fn dead_letters() {
     let pushed_out = site.send("labapp.add", &json!([1, 2]), &json!({"queue": "narrow"}));
     site.send("labapp.add", &json!([1, 2]), &json!({"queue": "narrow"}));
     site.wait_for("dead", "messages_ready", 2);
-    for (id, reason) in [(&expired, "its time to live"), (&pushed_out, "the queue was full")] {
+    for (id, reason) in [
+        (&expired, "its time to live"),
+        (&pushed_out, "the queue was full"),
+    ] {
         let seen = site.trace(id, &["--peek"]);
         expect(&seen, "dead-lettered", 1);
         assert!(seen.stdout.contains(reason), "{seen:#?}");
@@ -182,7 +185,7 @@ fn a_worker_that_was_killed() {
     expect(&seen, "lost", 1);
     expect_finding(&seen, "vanished-while-running");
     // What was acknowledged late goes back to the queue, and nobody is left.
-    let late = site.send("labapp.sleep", &json!([600]), &json!({}));
+    let late = site.send("labapp.late", &json!([600]), &json!({}));
     second.wait_received(&late);
     second.kill();
     site.wait_for("celery", "consumers", 0);
