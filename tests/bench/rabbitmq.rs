@@ -1,6 +1,6 @@
 //! What a look into a long RabbitMQ queue costs, beside a consumer that does nothing else, in the same run.
 //!
-//! `cargo bench --bench rabbitmq`. It needs rabbitmq-server and a Python with Celery; `CELERY_DOCTOR_BENCH_MESSAGES` makes
+//! `cargo bench --bench rabbitmq`. It needs rabbitmq-server; `CELERY_DOCTOR_BENCH_MESSAGES` makes
 //! it smaller. It prints and judges nothing.
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails may panic")]
 #![allow(clippy::print_stdout, reason = "the table is for standard output")]
@@ -17,9 +17,9 @@ mod lab;
 use std::time::{Duration, Instant};
 
 use lab::{Lab, Outcome, RabbitNode, Vhost};
-use lapin::options::BasicConsumeOptions;
-use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 const QUEUE: &str = "celery";
@@ -32,7 +32,7 @@ fn main() {
         .map_or(100_000, |text| text.parse().expect("a number"));
     let lab = Lab::new();
     let vhost = RabbitNode::shared().vhost();
-    fill(&lab, &vhost, messages);
+    fill(&vhost, messages);
     println!("messages              {messages}");
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
@@ -81,23 +81,66 @@ fn main() {
     );
 }
 
-/// Publishes messages as Celery makes them.
-fn fill(lab: &Lab, vhost: &Vhost, messages: u64) {
+/// Publishes messages such as Celery makes.
+fn fill(vhost: &Vhost, messages: u64) {
     vhost.declare(QUEUE, &json!({"durable": true}));
-    let code = format!(
-        "import json, uuid, labapp\n\
-         body = json.dumps([[1, 2], {{}}, {{'callbacks': None, 'errbacks': None, 'chain': None, 'chord': None}}])\n\
-         with labapp.app.producer_pool.acquire() as producer:\n\
-         \x20   for n in range({messages}):\n\
-         \x20       id = str(uuid.UUID(int=n))\n\
-         \x20       headers = {{'lang': 'py', 'task': 'labapp.add', 'id': id, 'root_id': id, 'parent_id': None,\n\
-         \x20                  'group': None, 'eta': None, 'expires': None, 'retries': 0, 'timelimit': [None, None],\n\
-         \x20                  'origin': 'gen1@host', 'argsrepr': '(1, 2)', 'kwargsrepr': '{{}}', 'ignore_result': False}}\n\
-         \x20       producer.publish(body, routing_key='{QUEUE}', exchange='', headers=headers, correlation_id=id,\n\
-         \x20                        content_type='application/json', content_encoding='utf-8')"
-    );
-    lab.python(&json!({"broker_url": vhost.url()}), &code);
+    let body =
+        br#"[[1, 2], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
+    runtime().block_on(async {
+        let (connection, channel) = connect(vhost).await;
+        for number in 0..messages {
+            let id = format!("00000000-0000-4000-8000-{number:012x}");
+            let mut headers = FieldTable::default();
+            for (key, value) in [
+                ("lang", "py"),
+                ("task", "labapp.add"),
+                ("id", &id),
+                ("root_id", &id),
+                ("origin", "gen1@host"),
+                ("argsrepr", "(1, 2)"),
+                ("kwargsrepr", "{}"),
+            ] {
+                headers.insert(key.into(), AMQPValue::LongString(value.into()));
+            }
+            for key in [
+                "parent_id",
+                "group",
+                "eta",
+                "expires",
+                "shadow",
+                "timelimit",
+            ] {
+                headers.insert(key.into(), AMQPValue::Void);
+            }
+            let properties = BasicProperties::default()
+                .with_content_type("application/json".into())
+                .with_content_encoding("utf-8".into())
+                .with_correlation_id(id.as_str().into())
+                .with_delivery_mode(2)
+                .with_headers(headers);
+            let options = BasicPublishOptions::default();
+            channel
+                .basic_publish("".into(), QUEUE.into(), options, body, properties)
+                .await
+                .unwrap();
+        }
+        connection.close(200, "done".into()).await.unwrap();
+    });
     settle(vhost, messages);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+async fn connect(vhost: &Vhost) -> (Connection, Channel) {
+    let properties = ConnectionProperties::default();
+    let connection = Connection::connect(&vhost.url(), properties).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
 }
 
 /// Waits until all messages wait.
@@ -113,15 +156,9 @@ fn settle(vhost: &Vhost, messages: u64) {
 
 /// Seconds until all messages have come, and until the channel is closed.
 fn consume(vhost: &Vhost, messages: u64) -> (f64, f64) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let start = Instant::now();
-        let properties = ConnectionProperties::default();
-        let connection = Connection::connect(&vhost.url(), properties).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
+        let (connection, channel) = connect(vhost).await;
         let options = BasicConsumeOptions::default();
         let consumer =
             channel.basic_consume(QUEUE.into(), "".into(), options, FieldTable::default());

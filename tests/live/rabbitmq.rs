@@ -55,24 +55,25 @@ impl Site {
         self.lab.send(&self.config, task, arguments, options)
     }
 
-    fn arguments(&self) -> Vec<String> {
-        let management = self.vhost.node.management_url();
+    /// Where everything is, unless `more` says where else.
+    fn arguments(&self, more: &[&str]) -> Vec<String> {
         let all = [
-            "--broker",
-            &self.vhost.url(),
-            "--result-backend",
-            &self.redis.db(1),
-            "--management",
-            &management,
-            "--format",
-            "json",
+            ("--broker", self.vhost.url()),
+            ("--result-backend", self.redis.db(1)),
+            ("--management", self.vhost.node.management_url()),
+            ("--format", "json".to_owned()),
+            // It stops waiting when all have answered, and the machine may be busy.
+            ("--timeout", "20s".to_owned()),
         ];
-        all.map(str::to_owned).to_vec()
+        let left = all.into_iter().filter(|(flag, _)| !more.contains(flag));
+        let own = left.flat_map(|(flag, value)| [flag.to_owned(), value]);
+        own.chain(more.iter().map(|&word| word.to_owned()))
+            .collect()
     }
 
     fn trace(&self, id: &str, more: &[&str]) -> Outcome {
         let mut command = self.lab.doctor(&["trace", id]);
-        command.args(self.arguments()).args(more);
+        command.args(self.arguments(more));
         let done = self.lab.run(&mut command, Duration::from_mins(1));
         done.assert_decent(&["guest:guest"]);
         done

@@ -133,6 +133,11 @@ impl AmqpClient {
         &self.link.address
     }
 
+    /// The virtual host of the server that let us in.
+    pub(super) fn vhost(&self) -> &str {
+        &self.server.vhost
+    }
+
     /// The server blocks this connection, because it published under a memory or disk alarm.
     pub(super) fn blocked(&self) -> bool {
         self.link.connection.status().blocked()

@@ -158,6 +158,13 @@ pub(super) fn queue(value: &Value) -> Decoded<Queue> {
         }
         seen => seen,
     };
+    let ready = all.count("messages_ready");
+    let persistent = if ready.seen() == Some(&0) {
+        // It would say nothing of messages that came since.
+        Observed::not_asked("no message waited when they were counted")
+    } else {
+        all.count("messages_persistent")
+    };
     Ok(Queue {
         name: required(all, "name", "a queue")?,
         kind: kind.map_or_else(|| untold("type"), |kind| Observed::Seen(queue_type(&kind))),
@@ -167,10 +174,10 @@ pub(super) fn queue(value: &Value) -> Decoded<Queue> {
         // `null` says nothing: RabbitMQ 3.10 has it for a quorum queue that a policy applies to.
         policy: table(all, "effective_policy_definition"),
         arguments,
-        ready: all.count("messages_ready"),
+        ready,
         unacknowledged: all.count("messages_unacknowledged"),
         consumers: all.count("consumers"),
-        persistent: all.count("messages_persistent"),
+        persistent,
         delivered: stats.count("deliver_get"),
         redelivered: stats.count("redeliver"),
         acknowledged: stats.count("ack"),

@@ -17,7 +17,7 @@ use super::may_peek::goes_with_its_consumer;
 use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed, Unreadable};
 use crate::collect::broker::Wanted;
-use crate::evidence::rabbitmq::{Peeked, Queue};
+use crate::evidence::rabbitmq::{Peeked, Queue, QueueType};
 use crate::evidence::{Death, Observed, Reason, Why};
 
 pub(crate) use super::may_peek::may_peek;
@@ -30,6 +30,9 @@ const SHARE: u16 = 10_000;
 
 /// So long without a message, and the queue is asked whether there are more.
 const QUIET: Duration = Duration::from_millis(50);
+
+/// So often an empty queue is waited for whose messages may still be on their way.
+const LATE: u32 = 6;
 
 /// How often the queue is asked whether the messages are back, and for how long.
 const LOOK: Duration = Duration::from_millis(10);
@@ -91,6 +94,7 @@ impl AmqpClient {
             taken: 0,
             malformed: 0,
             emptied: false,
+            in_step: queue.kind.seen() == Some(&QueueType::Classic),
             left_out: false,
             found: Vec::new(),
         };
@@ -198,6 +202,7 @@ impl AmqpClient {
         look: &mut Look<'_>,
     ) -> Result<(), Why> {
         let queue = consumer.queue();
+        let mut empty = 0;
         while !look.over() && look.taken < all {
             let left = look.deadline.saturating_duration_since(Instant::now());
             match timeout(left.min(QUIET), next(consumer, self)).await {
@@ -209,7 +214,12 @@ impl AmqpClient {
                 Err(_) => {
                     // Workers may have taken the rest.
                     let (ready, _) = self.reading_on(self.there(queue.as_str())).await?;
-                    if ready == 0 {
+                    if ready == 0 && !look.in_step {
+                        empty += 1;
+                        if empty == LATE {
+                            return Ok(());
+                        }
+                    } else if ready == 0 {
                         // What was handed out before this answer stands before it.
                         let qos = channel.basic_qos(1, BasicQosOptions::default());
                         self.reading_on(self.ask("what was sent", qos)).await?;
@@ -298,6 +308,8 @@ struct Look<'w> {
     malformed: u64,
     /// Nothing was left in the queue while we held what we had taken.
     emptied: bool,
+    /// What the queue has handed out arrives before its later answers. A quorum queue's members send on their own.
+    in_step: bool,
     /// More were wanted than may be kept, or one could not be read.
     left_out: bool,
     found: Vec<Found>,

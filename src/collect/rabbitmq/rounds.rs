@@ -52,11 +52,20 @@ pub(crate) async fn collect(
 ) -> Evidence {
     let started = Instant::now();
     let servers: Vec<_> = target.servers.iter().cloned().collect();
-    let (mut results, client, (rabbit, managed)) = tokio::join!(
+    let (mut results, client) = tokio::join!(
         Results::connect(plan.result_backend.as_ref()),
         AmqpClient::connect(&servers, cleanup),
-        read_management(&target.management, &target.servers.first.vhost, started),
     );
+    // Each of several URLs has a virtual host of its own (kombu 5.7 connection.py, `switch`).
+    let vhost = client
+        .as_ref()
+        .map_or(target.servers.first.vhost.as_str(), AmqpClient::vhost);
+    let (mut rabbit, managed) = read_management(&target.management, vhost, started).await;
+    let all_queues = rabbit.overview.seen().is_some() && rabbit.queues.seen().is_some();
+    if let Some(why) = rabbit.queues.unseen() {
+        // Queues that are named and declared are not all of them: nobody can tell where an exchange leads.
+        rabbit.exchanges = Observed::Unseen(why.clone());
+    }
     let mut evidence = blank(plan, &results);
     evidence.rabbitmq = Some(rabbit);
     evidence.reads.push(managed);
@@ -80,6 +89,7 @@ pub(crate) async fn collect(
                 panel: None,
                 started,
                 looked_through: None,
+                all_queues,
             };
             reading.run(cleanup).await;
             looked_through = reading.looked_through;
@@ -157,6 +167,8 @@ struct Reading<'r> {
     started: Instant,
     /// How the look through the results ended, where there was one: how many there are.
     looked_through: Option<Result<u64, Why>>,
+    /// Whether the management API told all queues. Without it only those are known that somebody names.
+    all_queues: bool,
 }
 
 impl Reading<'_> {
@@ -404,8 +416,7 @@ impl Reading<'_> {
         let Some(rabbit) = &self.evidence.rabbitmq else {
             return;
         };
-        // Without the management API only the queues are known that somebody names.
-        let all_known = rabbit.overview.seen().is_some() && rabbit.queues.seen().is_some();
+        let all_known = self.all_queues;
         let (status, detail, reason) = coverage(rabbit, all_known);
         let mut read = line(Source::Queues, started, Ok((status, detail)));
         read.reason = reason;

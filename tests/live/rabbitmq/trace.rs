@@ -185,7 +185,7 @@ fn a_worker_that_was_killed() {
     expect(&seen, "lost", 1);
     expect_finding(&seen, "vanished-while-running");
     // What was acknowledged late goes back to the queue, and nobody is left.
-    let late = site.send("labapp.sleep", &json!([600]), &json!({}));
+    let late = site.send("labapp.late", &json!([600]), &json!({}));
     second.wait_received(&late);
     second.kill();
     site.wait_for("celery", "consumers", 0);

@@ -195,6 +195,9 @@ fn quirks_are_told_apart_from_zero() {
     assert_eq!(odd.members, Some((Vec::new(), Vec::new())));
     assert_eq!((odd.exclusive, odd.state), (Observed::Seen(true), None));
 
+    let none = queue(json!({"name": "q", "messages_ready": 0, "messages_persistent": 0}));
+    assert!(none.persistent.seen().is_none(), "of no messages none is");
+
     let consumer = |timeout: Value| {
         let value = json!({"queue": {"name": "q"}, "channel_details": [], "ack_required": true, "consumer_timeout": timeout});
         decode::consumer(&value).expect("a consumer").timeout_ms
