@@ -64,7 +64,8 @@ fn healthy_tasks_of_a_classic_queue() {
     expect(&site.trace(&done, &alone), "finished", 0);
     let seen = site.trace(&running, &alone);
     expect(&seen, "running", 0);
-    assert_eq!(super::findings(&seen), ["management-unavailable"]);
+    let all = super::findings(&seen);
+    assert_eq!(all, ["management-unavailable"], "{seen:#?}");
     expect(&site.trace(&later, &alone), "reserved", 0);
     expect(&site.trace(NOBODYS, &alone), "undetermined", 3);
     worker.freeze();

@@ -72,8 +72,11 @@ fn obstacle(evidence: &Evidence) -> Option<(Reason, &str)> {
         Source::Unacked,
         Source::Workers,
     ];
+    // Bindings of RabbitMQ are the management API's to tell, which has a finding of its own.
+    let elsewhere = |place: &Source| *place == Source::Bindings && evidence.rabbitmq.is_some();
     places
         .into_iter()
+        .filter(|place| !elsewhere(place))
         .filter_map(|place| evidence.read(place))
         .filter(|read| read.status == ReadStatus::Unavailable)
         .find_map(|read| match read.reason? {
@@ -87,7 +90,7 @@ fn obstacle(evidence: &Evidence) -> Option<(Reason, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::{Lab, names};
+    use crate::diagnose::testkit::{Lab, Rabbit, names};
     use crate::evidence::{Observed, Why};
 
     fn unseen(reason: Reason) -> Vec<Finding> {
@@ -116,6 +119,15 @@ mod tests {
         );
         let silent = Lab::new().silent("w1");
         assert!(silent.check(&BROKER_UNAVAILABLE, "").is_empty());
+    }
+
+    #[test]
+    fn a_management_api_that_is_down_is_no_broker_that_is() {
+        let redis = Lab::new().unread(Source::Bindings, Reason::Unreachable);
+        assert_eq!(redis.check(&BROKER_UNAVAILABLE, "").len(), 1);
+        let rabbit = Rabbit::new().lab();
+        let lab = rabbit.unread(Source::Bindings, Reason::Unreachable);
+        assert!(lab.check(&BROKER_UNAVAILABLE, "").is_empty());
     }
 
     #[test]
