@@ -51,7 +51,7 @@ pub enum BaselineError {
 }
 
 impl Baseline {
-    /// Reads what [`write`] wrote.
+    /// Reads what [`write()`] wrote.
     pub fn parse(text: &str) -> Result<Self, BaselineError> {
         let document: Document = serde_json::from_str(text)?;
         if document.schema != SCHEMA {
