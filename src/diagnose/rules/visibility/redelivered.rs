@@ -14,7 +14,8 @@ pub static REDELIVERED: Rule = Rule {
                   have begun to run, or have run, before.",
         cause: "kombu marks a message when it restores it: because the visibility timeout had passed, because a \
                 worker stopped and gave back what it held, because its connection broke, or because the task was \
-                rejected with requeue.",
+                rejected with requeue. RabbitMQ marks whatever it delivered before, to a worker or to somebody who \
+                looked into the queue, as --peek does.",
         read: "The header `redelivered` of the message, and what the worker that holds it says of its delivery. \
                kombu before 5.2.4 does not set the mark in the headers.",
         confirm: "Look in the workers' logs for `received` with this id, more than once.",
@@ -39,15 +40,18 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     if !copies.chain(claims).any(|redelivered| redelivered) {
         return Vec::new();
     }
+    let message = if case.evidence.rabbitmq.is_some() {
+        "it was delivered before, to a worker or to somebody who looked into its queue: where it was a worker, it may \
+         run, or have run, a second time"
+    } else {
+        "it was delivered before and put back at least once: it may run, or have run, a second time"
+    };
     vec![
-        Finding::of(
-            &REDELIVERED,
-            "it was delivered before and put back at least once: it may run, or have run, a second time",
-        )
-        .evidence("redelivered", true)
-        .remedy("none needed; see that the task may run twice")
-        .subject("task", case.name().unwrap_or("unknown"))
-        .task(case.id),
+        Finding::of(&REDELIVERED, message)
+            .evidence("redelivered", true)
+            .remedy("none needed; see that the task may run twice")
+            .subject("task", case.name().unwrap_or("unknown"))
+            .task(case.id),
     ]
 }
 
