@@ -106,6 +106,10 @@ pub(super) struct Walk<'a> {
     rest: &'a [u8],
 }
 
+#[expect(
+    clippy::inline_always,
+    reason = "releases are built small, and every message of a long queue passes here"
+)]
 impl<'a> Walk<'a> {
     /// A walk through a text.
     pub(super) fn new(text: &'a [u8]) -> Self {
@@ -174,6 +178,7 @@ impl<'a> Walk<'a> {
         }
     }
 
+    #[inline(always)]
     fn peek(&mut self) -> Option<u8> {
         while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
             self.rest = rest;
@@ -181,10 +186,12 @@ impl<'a> Walk<'a> {
         self.rest.first().copied()
     }
 
+    #[inline(always)]
     fn expect(&mut self, wanted: u8) -> Option<()> {
         (self.peek()? == wanted).then(|| self.rest = &self.rest[1..])
     }
 
+    #[inline(always)]
     fn key(&mut self) -> Option<&'a [u8]> {
         let key = self.string()?;
         self.expect(b':')?;
@@ -192,6 +199,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A string without escapes.
+    #[inline(always)]
     fn string(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
         let end = memchr2(b'"', b'\\', self.rest)?;
@@ -201,6 +209,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Any string.
+    #[inline(always)]
     fn skip_string(&mut self) -> Option<()> {
         self.expect(b'"')?;
         loop {
@@ -214,6 +223,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Any value. Brackets are counted, not matched: what is wrong in between is for [`parse`] to say.
+    #[inline(always)]
     pub(super) fn skip(&mut self) -> Option<()> {
         let mut depth = 0_usize;
         loop {

@@ -239,6 +239,11 @@ impl ListReader {
     }
 
     /// Where the next message of the reply stands, if the buffer has it whole: nearly always, and without waiting.
+    #[expect(
+        clippy::inline_always,
+        reason = "releases are built small, and every message of a long queue passes here"
+    )]
+    #[inline(always)]
     fn ready(&mut self) -> Option<(usize, usize)> {
         let seen = &self.buffer[self.start..self.end];
         let (length, after) = bulk_length(seen)?;
@@ -301,6 +306,11 @@ impl ListReader {
 }
 
 /// The length of a message whose head line stands whole in the buffer, and the length of that line.
+#[expect(
+    clippy::inline_always,
+    reason = "releases are built small, and every message of a long queue passes here"
+)]
+#[inline(always)]
 fn bulk_length(seen: &[u8]) -> Option<(usize, usize)> {
     let digits = seen.strip_prefix(b"$")?;
     let mut length = 0_usize;
