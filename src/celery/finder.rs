@@ -1,6 +1,7 @@
 //! Finding a few ids among millions of messages.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr2};
@@ -83,7 +84,7 @@ impl IdFinder {
 
 /// The id in the inside of a message's headers.
 fn id_and_task(headers: &[u8]) -> Option<&str> {
-    let mut walk = Walk { rest: headers };
+    let mut walk = Walk::new(headers);
     let (mut id, mut has_task) = (None, false);
     loop {
         match walk.key()? {
@@ -103,8 +104,12 @@ fn id_and_task(headers: &[u8]) -> Option<&str> {
 
 /// A reader of JSON without escapes in keys and ids; it gives up with `None` at whatever it does not expect.
 pub(super) struct Walk<'a> {
-    rest: &'a [u8],
+    text: &'a [u8],
+    at: usize,
 }
+
+/// Strings of so many words of eight bytes are read here: names and ids, where a call would cost more than the search.
+const WORDS: usize = 5;
 
 #[expect(
     clippy::inline_always,
@@ -113,7 +118,7 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// A walk through a text.
     pub(super) fn new(text: &'a [u8]) -> Self {
-        Self { rest: text }
+        Self { text, at: 0 }
     }
 
     /// Whether nothing but blanks is left.
@@ -122,25 +127,28 @@ impl<'a> Walk<'a> {
     }
 
     /// An object: shows each key, and expects that `see` walks over its value.
+    #[inline(always)]
     pub(super) fn object(
         &mut self,
         mut see: impl FnMut(&mut Self, &'a [u8]) -> Option<()>,
     ) -> Option<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
-            return self.expect(b'}');
+            self.at += 1;
+            return Some(());
         }
         loop {
             let key = self.key()?;
             see(self, key)?;
-            match self.peek()? {
-                b',' => self.expect(b',')?,
-                _ => return self.expect(b'}'),
+            if self.peek()? != b',' {
+                return self.expect(b'}');
             }
+            self.at += 1;
         }
     }
 
     /// A string that says something, into a place where none was yet; any other value leaves it empty.
+    #[inline(always)]
     pub(super) fn once(&mut self, into: &mut Option<&'a str>) -> Option<()> {
         if self.peek()? != b'"' {
             return self.skip();
@@ -149,16 +157,18 @@ impl<'a> Walk<'a> {
         if text.is_empty() {
             return Some(());
         }
-        into.replace(text).is_none().then_some(())
+        if into.is_some() {
+            return None;
+        }
+        *into = Some(text);
+        Some(())
     }
 
     /// A number that is not negative and has no fraction, into a place where none was yet; null leaves it empty, and other
     /// values are not understood.
     pub(super) fn number(&mut self, into: &mut Option<u64>) -> Option<()> {
-        self.peek()?;
-        let start = self.rest;
-        self.skip()?;
-        let text = &start[..start.len() - self.rest.len()];
+        let value = self.skipped()?;
+        let text = self.at(&value);
         if text == b"null" {
             return Some(());
         }
@@ -168,27 +178,94 @@ impl<'a> Walk<'a> {
 
     /// Whether a value is true; nothing for what is neither true nor false nor null.
     pub(super) fn flag(&mut self) -> Option<bool> {
-        self.peek()?;
-        let start = self.rest;
-        self.skip()?;
-        match &start[..start.len() - self.rest.len()] {
+        let value = self.skipped()?;
+        match self.at(&value) {
             b"true" => Some(true),
             b"false" | b"null" => Some(false),
             _ => None,
         }
     }
 
+    /// Passes any value, and tells where it stands.
+    pub(super) fn skipped(&mut self) -> Option<Range<usize>> {
+        self.peek()?;
+        let start = self.at;
+        self.skip()?;
+        Some(start..self.at)
+    }
+
+    /// What stands there.
+    pub(super) fn at(&self, place: &Range<usize>) -> &'a [u8] {
+        self.text.get(place.clone()).unwrap_or_default()
+    }
+
+    /// Passes this very text.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, text: &[u8]) -> Option<()> {
+        let rest = self.text.get(self.at..)?;
+        if !rest.starts_with(text) {
+            return None;
+        }
+        self.at += text.len();
+        Some(())
+    }
+
+    /// Passes the inside of a string up to its closing quote.
+    #[inline(always)]
+    pub(super) fn pass_text(&mut self) -> Option<()> {
+        loop {
+            let end = self.quote_or_escape()?;
+            if self.text[end] == b'"' {
+                self.at = end;
+                return Some(());
+            }
+            self.at = end + 2;
+        }
+    }
+
+    /// Passes digits.
+    pub(super) fn pass_number(&mut self) -> Option<()> {
+        let start = self.at;
+        while self.text.get(self.at).is_some_and(u8::is_ascii_digit) {
+            self.at += 1;
+        }
+        (self.at > start).then_some(())
+    }
+
+    /// Passes the inside of a string that says something and has no escapes, and tells where it stands.
+    #[inline(always)]
+    pub(super) fn own(&mut self) -> Option<Range<usize>> {
+        let start = self.at;
+        let end = self.quote_or_escape()?;
+        if self.text[end] != b'"' || end == start {
+            return None;
+        }
+        self.at = end;
+        Some(start..end)
+    }
+
     #[inline(always)]
     fn peek(&mut self) -> Option<u8> {
-        while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
-            self.rest = rest;
+        loop {
+            let byte = *self.text.get(self.at)?;
+            // Nothing that JSON is made of stands before the blank.
+            if byte > b' ' {
+                return Some(byte);
+            }
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return None;
+            }
+            self.at += 1;
         }
-        self.rest.first().copied()
     }
 
     #[inline(always)]
     fn expect(&mut self, wanted: u8) -> Option<()> {
-        (self.peek()? == wanted).then(|| self.rest = &self.rest[1..])
+        if self.peek()? != wanted {
+            return None;
+        }
+        self.at += 1;
+        Some(())
     }
 
     #[inline(always)]
@@ -202,24 +279,41 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn string(&mut self) -> Option<&'a [u8]> {
         self.expect(b'"')?;
-        let end = memchr2(b'"', b'\\', self.rest)?;
-        let (text, rest) = self.rest.split_at(end);
-        self.rest = rest.strip_prefix(b"\"")?;
-        Some(text)
+        let start = self.at;
+        let end = self.quote_or_escape()?;
+        if self.text[end] != b'"' {
+            return None;
+        }
+        self.at = end + 1;
+        self.text.get(start..end)
     }
 
     /// Any string.
     #[inline(always)]
     fn skip_string(&mut self) -> Option<()> {
         self.expect(b'"')?;
-        loop {
-            let end = memchr2(b'"', b'\\', self.rest)?;
-            let escaped = self.rest[end] == b'\\';
-            self.rest = self.rest.get(end + if escaped { 2 } else { 1 }..)?;
-            if !escaped {
-                return Some(());
+        self.pass_text()?;
+        self.at += 1;
+        Some(())
+    }
+
+    /// Where the next quote or backslash stands.
+    #[inline(always)]
+    fn quote_or_escape(&self) -> Option<usize> {
+        let mut at = self.at;
+        for _ in 0..WORDS {
+            let Some(word) = self.text.get(at..).and_then(<[u8]>::first_chunk) else {
+                break;
+            };
+            let word = u64::from_le_bytes(*word);
+            let hits = bytes_of(b'"', word) | bytes_of(b'\\', word);
+            if hits != 0 {
+                return Some(at + hits.trailing_zeros() as usize / 8);
             }
+            at += 8;
         }
+        let found = memchr2(b'"', b'\\', self.text.get(at..)?)?;
+        Some(at + found)
     }
 
     /// Any value. Brackets are counted, not matched: what is wrong in between is for [`parse`] to say.
@@ -231,17 +325,20 @@ impl<'a> Walk<'a> {
                 b'"' => self.skip_string()?,
                 b'{' | b'[' => {
                     depth += 1;
-                    self.rest = &self.rest[1..];
+                    self.at += 1;
                 }
                 b'}' | b']' => {
                     depth = depth.checked_sub(1)?;
-                    self.rest = &self.rest[1..];
+                    self.at += 1;
                 }
-                b',' | b':' if depth > 0 => self.rest = &self.rest[1..],
+                b',' | b':' if depth > 0 => self.at += 1,
+                b'n' if self.text[self.at..].starts_with(b"null") => self.at += 4,
                 b'-' | b'0'..=b'9' | b'a'..=b'z' | b'N' | b'I' => {
-                    let plain = |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z');
-                    let end = self.rest.iter().position(|byte| !plain(byte))?;
-                    self.rest = &self.rest[end..];
+                    while let b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' =
+                        *self.text.get(self.at)?
+                    {
+                        self.at += 1;
+                    }
                 }
                 _ => return None,
             }
@@ -250,6 +347,15 @@ impl<'a> Walk<'a> {
             }
         }
     }
+}
+
+/// The highest bit of each byte of `word` that equals `byte`, right up to the lowest of them and not beyond: a borrow can
+/// set a bit above it.
+#[inline]
+const fn bytes_of(byte: u8, word: u64) -> u64 {
+    const LOW: u64 = u64::from_le_bytes([1; 8]);
+    let zero = word ^ (LOW * byte as u64);
+    zero.wrapping_sub(LOW) & !zero & (LOW << 7)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use super::body::{self, Serializer};
 pub use super::body::{MAX_UNPACKED as BODY_MAX, Unreadable};
 pub use super::finder::{IdFinder, Match};
 use super::loose::{Owned, Scalar, loose_map, loose_seq, read_python_json};
-use super::skim::{Skim, skim};
+use super::mould::Moulds;
+use super::skim::Skim;
 use super::when::When;
 
 /// The two layouts of a task message.
@@ -253,13 +254,18 @@ enum Seen<'m> {
     Whole(Box<Envelope>),
 }
 
-/// Looks at a message as it stands in a queue. It fails where [`parse`] does, save for damage in parts that are not
-/// looked at.
-pub fn glance(message: &[u8]) -> Result<Glance<'_>, Malformed> {
-    if let Some(skim) = skim(message) {
-        return Ok(Glance(Seen::Skimmed(skim)));
+/// Looks at messages as they stand in queues. It learns from each what the next may have in common with it.
+#[derive(Debug, Default)]
+pub struct Glances(Moulds);
+
+impl Glances {
+    /// Looks at one. It fails where [`parse`] does, save for damage in parts that are not looked at.
+    pub fn at<'s>(&'s mut self, message: &'s [u8]) -> Result<Glance<'s>, Malformed> {
+        if let Some(skim) = self.0.skim(message) {
+            return Ok(Glance(Seen::Skimmed(skim)));
+        }
+        parse(message, Keep::Envelope).map(|envelope| Glance(Seen::Whole(Box::new(envelope))))
     }
-    parse(message, Keep::Envelope).map(|envelope| Glance(Seen::Whole(Box::new(envelope))))
 }
 
 impl Glance<'_> {

@@ -7,6 +7,7 @@ pub mod exchange;
 mod finder;
 mod loose;
 pub mod message;
+mod mould;
 mod pickle;
 pub mod result;
 pub mod routing;

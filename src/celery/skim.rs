@@ -82,13 +82,14 @@ pub(super) fn skim(message: &[u8]) -> Option<Skim<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::celery::message::{Keep, glance, parse};
+    use crate::celery::message::{Glances, Keep, parse};
     use crate::celery::samples::SAMPLES;
     use proptest::prelude::*;
 
     /// Skimmed or not, a glance says what the whole reading says.
     fn same(message: &[u8]) {
-        let (seen, read) = (glance(message), parse(message, Keep::Envelope));
+        let mut glances = Glances::default();
+        let (seen, read) = (glances.at(message), parse(message, Keep::Envelope));
         let (Ok(seen), Ok(read)) = (&seen, &read) else {
             // What is damaged where nobody looks may pass.
             assert!(read.is_err(), "{}", String::from_utf8_lossy(message));

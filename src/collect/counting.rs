@@ -1,11 +1,13 @@
 //! Messages in classes: counted as they stream by, in memory that does not grow with the backlog.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher as _, Hash, Hasher};
 
+use foldhash::fast::FixedState;
 use jiff::Timestamp;
 
-use crate::celery::message::{self, Envelope, Glance, Keep};
+use crate::celery::message::{self, Envelope, Glance, Glances, Keep};
 use crate::celery::when::When;
 use crate::evidence::{Class, Copy, List, NAMED_IDS, Observed, Place, TaskEvidence};
 
@@ -19,12 +21,15 @@ const LONG_ID: usize = 1024;
 const MOST_IDS: u64 = 3_600_000;
 /// So many ids that stand twice are looked at again.
 const MOST_TWICE: usize = 100;
+/// So many ids are looked up at once.
+const AT_ONCE: usize = 64;
+
+/// Millions of names are hashed. Who makes two ids that share a hash gets no more than a second look at both.
+const QUICK: FixedState = FixedState::with_seed(0x6365_6c65_7279);
 
 /// A name in 64 bits.
 pub(super) fn mark(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    QUICK.hash_one(text)
 }
 
 /// What is known before the messages are read, and tells their fates apart.
@@ -77,7 +82,6 @@ impl Known {
     /// What tells a message's fate: all that rules look at, as far as it stands in the message. `since` is when the wait
     /// for its ETA began, in Unix seconds, for one that was delivered; none for one that waits.
     pub(super) fn shape(&self, seen: &Glance<'_>, prefix: &str, since: Option<f64>) -> u64 {
-        let mut hasher = DefaultHasher::new();
         let (eta, expires) = (seen.eta(), seen.expires());
         let passed = |at: When| at.seconds_until(self.now) < 0.0;
         let beyond = |eta: When| {
@@ -85,22 +89,30 @@ impl Known {
             let timeout = self.timeouts.get(prefix).copied();
             timeout.is_some_and(|timeout| eta.seconds_until(self.now) + waited > timeout)
         };
-        (
+        let mut hasher = QUICK.build_hasher();
+        for text in [
             seen.task(),
             seen.content_type(),
             seen.exchange(),
             seen.routing_key(),
-            seen.redelivered(),
-            seen.retries().unwrap_or(0) > 0,
-        )
-            .hash(&mut hasher);
-        (
+        ] {
+            // No text ends with a byte that UTF-8 does not have.
+            hasher.write(text.unwrap_or_default().as_bytes());
+            hasher.write_u8(if text.is_some() { 0xff } else { 0xfe });
+        }
+        let times = (
             eta.map(|eta| (passed(eta), beyond(eta))),
             expires.map(passed),
             eta.zip(expires).map(|(eta, expires)| eta > expires),
-            self.revoked_set(seen.id()),
-        )
-            .hash(&mut hasher);
+        );
+        if times != (None, None, None) {
+            times.hash(&mut hasher);
+        }
+        let retried = seen.retries().unwrap_or(0) > 0;
+        hasher.write_u8(u8::from(seen.redelivered()) << 1 | u8::from(retried));
+        if let Some(set) = self.revoked_set(seen.id()) {
+            hasher.write_usize(set);
+        }
         hasher.finish()
     }
 }
@@ -120,23 +132,55 @@ pub(crate) struct Counter {
     known: Known,
     lists: Vec<String>,
     prefix: String,
-    classes: HashMap<(usize, u64), Counted>,
-    /// Messages beyond the classes.
-    unclassed: u64,
-    ids: HashMap<u64, Mark>,
-    not_compared: u64,
-    repeats: u64,
-    twice: BTreeMap<String, HashSet<usize>>,
+    glances: Glances,
+    classes: Classes,
+    ids: Ids,
     /// Ids that would be suspect were they in no queue.
     watched: HashSet<u64>,
 }
 
+/// What tells a class from others: the list, and the shape of its messages.
+type Key = (usize, u64);
+
+/// The classes in the making.
+#[derive(Default)]
+struct Classes {
+    told_apart: HashMap<Key, Counted, FixedState>,
+    /// Messages beyond the classes.
+    unclassed: u64,
+}
+
 /// What is remembered of a message beside its id.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Mark {
     tag: u32,
     list: u16,
     retries: u8,
+}
+
+/// Ids that were met, to see whether one stands twice.
+#[derive(Default)]
+struct Ids {
+    met: HashMap<u64, Mark, FixedState>,
+    /// The latest, which are looked up together: there are more than fit into any cache of the processor, which looks
+    /// for several at once if nothing stands between.
+    latest: Vec<Latest>,
+    not_compared: u64,
+    repeats: u64,
+    twice: BTreeMap<String, HashSet<usize>>,
+}
+
+/// A message whose id is not looked up yet.
+struct Latest {
+    id: u64,
+    /// As it stands there; empty where it is too long to be named.
+    text: String,
+    mark: Mark,
+    /// With a tag of its own it can be told whether this is the same message again.
+    has_tag: bool,
+    class: Key,
+    /// What was remembered of this id before.
+    first: Option<Mark>,
 }
 
 /// One class in the making.
@@ -172,12 +216,9 @@ impl Counter {
             known,
             lists: Vec::new(),
             prefix: String::new(),
-            classes: HashMap::new(),
-            unclassed: 0,
-            ids: HashMap::new(),
-            not_compared: 0,
-            repeats: 0,
-            twice: BTreeMap::new(),
+            glances: Glances::default(),
+            classes: Classes::default(),
+            ids: Ids::default(),
             watched,
         }
     }
@@ -185,7 +226,7 @@ impl Counter {
     /// Makes room for so many ids, so that none need be moved later.
     pub(super) fn expect(&mut self, messages: u64) {
         let room = usize::try_from(messages.min(MOST_IDS)).unwrap_or(0);
-        self.ids.reserve(room);
+        self.ids.met.reserve(room);
     }
 
     /// What is seen from now on stands in this list.
@@ -196,71 +237,38 @@ impl Counter {
 
     /// Counts a message; false where it is none of Celery's.
     pub(super) fn see(&mut self, index: u64, message: &[u8]) -> bool {
-        let Ok(seen) = message::glance(message) else {
+        let Ok(seen) = self.glances.at(message) else {
             return false;
         };
-        let list = self.lists.len().saturating_sub(1);
-        if !self.is_new(list, &seen) {
-            return true;
-        }
-        let shape = (list, self.known.shape(&seen, &self.prefix, None));
-        let room = self.classes.len() < MOST_CLASSES;
-        let class = match self.classes.entry(shape) {
-            std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
-            std::collections::hash_map::Entry::Vacant(_) if !room => {
-                self.unclassed += 1;
-                return true;
-            }
-            std::collections::hash_map::Entry::Vacant(free) => free.insert(Counted::default()),
-        };
-        class.add(index, message, &seen);
-        true
-    }
-
-    /// Notes an id; false where this very message was seen already, as in a list that grew while it was read.
-    fn is_new(&mut self, list: usize, seen: &Glance<'_>) -> bool {
         let id = mark(seen.id());
         if !self.watched.is_empty() {
             self.watched.remove(&id);
         }
-        let tag = mark(seen.delivery_tag().unwrap_or_default());
-        let here = Mark {
-            tag: u32::try_from(tag >> 32).unwrap_or(0),
-            list: u16::try_from(list).unwrap_or(u16::MAX),
-            retries: u8::try_from(seen.retries().unwrap_or(0)).unwrap_or(u8::MAX),
-        };
-        let room = (self.ids.len() as u64) < MOST_IDS;
-        match self.ids.entry(id) {
-            std::collections::hash_map::Entry::Vacant(_) if !room => self.not_compared += 1,
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(here);
-            }
-            std::collections::hash_map::Entry::Occupied(there) => {
-                let first = *there.get();
-                let same_message = first.tag == here.tag && seen.delivery_tag().is_some();
-                if same_message {
-                    return first.list != here.list;
-                }
-                // A task that ran meanwhile may have been sent again for a retry.
-                if first.retries == here.retries && seen.id().len() <= LONG_ID {
-                    self.repeats += 1;
-                    let room = self.twice.len() < MOST_TWICE;
-                    if room || self.twice.contains_key(seen.id()) {
-                        let lists = self.twice.entry(seen.id().to_owned()).or_default();
-                        lists.extend([usize::from(first.list), list]);
-                    }
-                }
-            }
+        let list = self.lists.len().saturating_sub(1);
+        let class = (list, self.known.shape(&seen, &self.prefix, None));
+        self.classes.add(class, index, message, &seen);
+        self.ids.note(id, list, class, &seen);
+        if self.ids.latest.len() == AT_ONCE {
+            self.ids.look_up(&mut self.classes);
         }
         true
     }
 
     /// The classes. `length` tells how many messages of a list were read.
-    pub(super) fn finish(self, length: impl Fn(&str) -> u64) -> Count {
-        let Self { known, lists, .. } = self;
-        let mut classes: Vec<(usize, Class)> = self
-            .classes
+    pub(super) fn finish(mut self, length: impl Fn(&str) -> u64) -> Count {
+        self.ids.look_up(&mut self.classes);
+        let Self {
+            known,
+            lists,
+            classes,
+            ids,
+            ..
+        } = self;
+        let unclassed = classes.unclassed;
+        let mut classes: Vec<(usize, Class)> = classes
+            .told_apart
             .into_iter()
+            .filter(|(_, counted)| counted.count > 0)
             .filter_map(|((list, _), counted)| {
                 let key = lists.get(list)?;
                 Some((list, counted.class(key, length(key), &known)?))
@@ -277,16 +285,94 @@ impl Counter {
         };
         Count {
             classes: classes.into_iter().map(|(_, class)| class).collect(),
-            unclassed: self.unclassed,
-            twice: self
+            unclassed,
+            twice: ids
                 .twice
                 .into_iter()
                 .map(|(id, of)| (id, named(of)))
                 .collect(),
-            repeats: self.repeats,
-            not_compared: self.not_compared,
+            repeats: ids.repeats,
+            not_compared: ids.not_compared,
             known,
             watched: self.watched,
+        }
+    }
+}
+
+impl Classes {
+    fn add(&mut self, class: Key, index: u64, message: &[u8], seen: &Glance<'_>) {
+        let room = self.told_apart.len() < MOST_CLASSES;
+        let counted = match self.told_apart.entry(class) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(_) if !room => {
+                self.unclassed += 1;
+                return;
+            }
+            Entry::Vacant(free) => free.insert(Counted::default()),
+        };
+        counted.add(index, message, seen);
+    }
+
+    /// A message of this class was counted twice.
+    fn take_back(&mut self, class: Key) {
+        match self.told_apart.get_mut(&class) {
+            Some(counted) => counted.count = counted.count.saturating_sub(1),
+            None => self.unclassed = self.unclassed.saturating_sub(1),
+        }
+    }
+}
+
+impl Ids {
+    fn note(&mut self, id: u64, list: usize, class: Key, seen: &Glance<'_>) {
+        let tag = seen.delivery_tag();
+        let named = seen.id().len() <= LONG_ID;
+        self.latest.push(Latest {
+            id,
+            text: String::from(if named { seen.id() } else { "" }),
+            mark: Mark {
+                tag: u32::try_from(mark(tag.unwrap_or_default()) >> 32).unwrap_or(0),
+                list: u16::try_from(list).unwrap_or(u16::MAX),
+                retries: u8::try_from(seen.retries().unwrap_or(0)).unwrap_or(u8::MAX),
+            },
+            has_tag: tag.is_some(),
+            class,
+            first: None,
+        });
+    }
+
+    /// Looks the latest up, and remembers them. The very same message may be seen twice, in a list that grew while it
+    /// was read: it is counted once.
+    fn look_up(&mut self, classes: &mut Classes) {
+        for latest in &mut self.latest {
+            latest.first = self.met.get(&latest.id).copied();
+        }
+        for latest in self.latest.drain(..) {
+            let here = latest.mark;
+            let room = (self.met.len() as u64) < MOST_IDS;
+            let first = latest.first.or_else(|| match self.met.entry(latest.id) {
+                Entry::Occupied(there) => Some(*there.get()),
+                Entry::Vacant(free) => {
+                    if room {
+                        free.insert(here);
+                    } else {
+                        self.not_compared += 1;
+                    }
+                    None
+                }
+            });
+            let Some(first) = first else { continue };
+            if first.tag == here.tag && latest.has_tag {
+                if first.list == here.list {
+                    classes.take_back(latest.class);
+                }
+            // A task that ran meanwhile may have been sent again for a retry.
+            } else if first.retries == here.retries && !latest.text.is_empty() {
+                self.repeats += 1;
+                if self.twice.len() < MOST_TWICE || self.twice.contains_key(&latest.text) {
+                    let lists = self.twice.entry(latest.text).or_default();
+                    lists.extend([usize::from(first.list), latest.class.0]);
+                }
+            }
         }
     }
 }
@@ -332,12 +418,13 @@ impl Counted {
         }
         let newest = self.next_id;
         let (before, after) = self.ids.split_at(newest.min(self.ids.len()));
-        let ids: Vec<String> = before
-            .iter()
-            .rev()
-            .chain(after.iter().rev())
-            .cloned()
-            .collect();
+        let mut ids: Vec<String> = Vec::new();
+        for id in before.iter().rev().chain(after.iter().rev()) {
+            // A message that was seen twice was named twice.
+            if !ids.contains(id) {
+                ids.push(id.clone());
+            }
+        }
         let id = envelope.id.clone();
         let revoked_by = known.revokers_of(&id);
         Some(Class {
