@@ -1,10 +1,10 @@
-//! What an audit costs: of a long queue, beside the bare transfer of the same bytes, and of many reservations and queues
-//! at three sizes.
+//! What an audit costs: of a long queue, beside the bare transfer of the same bytes, and of many reservations, queues and
+//! workers at three sizes.
 //!
 //! `cargo bench --bench audit`. It needs redis-server, and about 1.2 GB of memory for the million messages;
 //! `CELERY_DOCTOR_BENCH_MESSAGES` and `CELERY_DOCTOR_BENCH_ROUNDS` make it smaller. With `CELERY_DOCTOR_BENCH_SOAK=SECONDS`
-//! it audits once a minute for so long while messages come and go, and prints every finding that is not information. It
-//! prints and judges nothing.
+//! it audits in every other minute for so long while messages come and go, and prints every finding that is not
+//! information, and what the worker did in each minute. It prints and judges nothing.
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails may panic")]
 #![allow(clippy::print_stdout, reason = "the table is for standard output")]
 #![allow(unreachable_pub, reason = "the lab is shared with the tests")]
@@ -24,12 +24,14 @@ mod lab;
 mod wire;
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::{Lab, RedisServer, Running};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lab::{Lab, Outcome, RedisServer, Running};
 use redis::Commands as _;
 use wire::Wire;
 
@@ -60,10 +62,13 @@ fn main() {
     for size in [25_000_u64, 50_000, 100_000] {
         let server = lab.redis();
         reservations(&server, size);
+        let workers = size / 500;
+        let crowd = Crowd::gather(&server, workers, size);
         let (seconds, peak) = audit(&lab, &server);
         println!(
-            "{size:>7} unacknowledged  {seconds:.3} s, {peak:.1} MiB, {} queues",
-            size / 100
+            "{size:>7} unacknowledged  {seconds:.3} s, {peak:.1} MiB, {} queues, {workers} workers gave {} answers",
+            size / 100,
+            crowd.leave()
         );
     }
 }
@@ -110,54 +115,172 @@ fn message(n: u64, tag: &str) -> serde_json::Value {
     })
 }
 
-/// Audits once a minute while a worker takes what a sender sends.
+/// Workers as remote control sees them, played by one thread: real ones would need more memory than a machine has.
+struct Crowd {
+    over: Arc<AtomicBool>,
+    player: thread::JoinHandle<u64>,
+}
+
+impl Crowd {
+    /// So many workers, which hold twenty of the reservations each.
+    fn gather(server: &RedisServer, workers: u64, reservations: u64) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let client = redis::Client::open(server.db(0)).unwrap();
+        let (ready, all_ready) = mpsc::channel();
+        let player = thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                let connect = || client.get_connection().unwrap();
+                let mut mouth = connect();
+                let mut ears: Vec<redis::Connection> = (0..workers).map(|_| connect()).collect();
+                let mut ears: Vec<redis::PubSub<'_>> =
+                    ears.iter_mut().map(redis::Connection::as_pubsub).collect();
+                for ear in &mut ears {
+                    ear.subscribe("/0.celery.pidbox").unwrap();
+                }
+                ready.send(()).unwrap();
+                let ear = &mut ears[0];
+                ear.set_read_timeout(Some(Duration::from_millis(50)))
+                    .unwrap();
+                let mut answers = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let Ok(request) = ear.get_message() else {
+                        continue;
+                    };
+                    let mut pipe = redis::pipe();
+                    for worker in 0..workers {
+                        let (queue, reply) =
+                            answer(request.get_payload_bytes(), worker, workers, reservations);
+                        pipe.lpush(queue, reply).ignore();
+                        answers += 1;
+                    }
+                    pipe.exec(&mut mouth).unwrap();
+                }
+                answers
+            }
+        });
+        all_ready.recv().unwrap();
+        Self { over, player }
+    }
+
+    /// How many answers they gave.
+    fn leave(self) -> u64 {
+        self.over.store(true, Ordering::Relaxed);
+        self.player.join().unwrap()
+    }
+}
+
+/// What a worker answers to a request, and in which list.
+fn answer(request: &[u8], worker: u64, workers: u64, reservations: u64) -> (String, String) {
+    let request: serde_json::Value = serde_json::from_slice(request).unwrap();
+    let body = STANDARD.decode(request["body"].as_str().unwrap()).unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let node = format!("w{worker}@bench");
+    let held = |from: u64, count: u64| -> Vec<serde_json::Value> {
+        let share = reservations / workers;
+        let claim = |n| {
+            let n = worker * share + n;
+            serde_json::json!({"id": wire::id(n), "name": format!("shop.task{}", n % 20), "args": [], "kwargs": {}, "hostname": node,
+                               "time_start": if from == 0 { Some(1.0) } else { None }, "acknowledged": false,
+                               "delivery_info": {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": false}})
+        };
+        (from..from + count).map(claim).collect()
+    };
+    let captured: serde_json::Value =
+        serde_json::from_str(include_str!("../../fixtures/wire/celery-5.7.0.json")).unwrap();
+    let said = match body["method"].as_str().unwrap() {
+        "ping" => serde_json::json!({"ok": "pong"}),
+        "active" => held(0, 4).into(),
+        "reserved" => held(4, 16).into(),
+        "scheduled" | "revoked" => serde_json::json!([]),
+        "query_task" => serde_json::json!({}),
+        "registered" => (0..20).map(|n| format!("shop.task{n}")).collect(),
+        other => captured["answers"][other]["answer"].clone(),
+    };
+    let ticket = &body["ticket"];
+    let reply = serde_json::json!({
+        "body": STANDARD.encode(serde_json::json!({node: said}).to_string()),
+        "content-encoding": "utf-8", "content-type": "application/json", "headers": {"ticket": ticket, "clock": 41},
+        "properties": {"delivery_mode": 1, "delivery_info": {"exchange": "reply.celery.pidbox", "routing_key": ""},
+                       "priority": 0, "body_encoding": "base64", "delivery_tag": ticket}
+    });
+    let key = body["reply_to"]["routing_key"].as_str().unwrap();
+    (format!("{key}.reply.celery.pidbox"), reply.to_string())
+}
+
+/// Audits in every other minute while a worker takes what a sender sends, a thousand tasks a second.
 fn under_load(lab: &Lab, long: Duration) {
     let server = lab.redis_with(&["--save", "3600", "1"]);
     let config = serde_json::json!({"broker_url": server.db(0), "result_backend": server.db(1)});
     let _worker = lab.worker("w1", &config, &["-c", "2"]);
     let over = Arc::new(AtomicBool::new(false));
+    let sent = Arc::new(AtomicU64::new(0));
     let sender = thread::spawn({
-        let over = Arc::clone(&over);
-        let url = server.db(0);
+        let (over, sent) = (Arc::clone(&over), Arc::clone(&sent));
+        let client = redis::Client::open(server.db(0)).unwrap();
         move || {
-            let client = redis::Client::open(url).unwrap();
             let mut connection = client.get_connection().unwrap();
-            let mut sent = 0_u64;
-            while !over.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            for batch in 1.. {
                 let mut pipe = redis::pipe();
                 for _ in 0..100 {
-                    sent += 1;
-                    let mut message = message(sent, &wire::id(sent + (1 << 41)));
+                    let number = sent.fetch_add(1, Ordering::Relaxed);
+                    let mut message = message(number, &wire::id(number + (1 << 41)));
                     message["headers"]["task"] = "labapp.ignored".into();
                     pipe.lpush(QUEUE, message.to_string()).ignore();
                 }
                 pipe.exec(&mut connection).unwrap();
-                thread::sleep(Duration::from_millis(100));
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let next = start + Duration::from_millis(100) * batch;
+                thread::sleep(next.saturating_duration_since(Instant::now()));
             }
-            sent
         }
     });
+    let mut connection = server.connect();
+    let mut done = || {
+        let waiting: u64 = connection.llen(QUEUE).unwrap();
+        let held: u64 = connection.hlen("unacked").unwrap();
+        sent.load(Ordering::Relaxed).saturating_sub(waiting + held)
+    };
+    thread::sleep(Duration::from_secs(20));
     let end = Instant::now() + long;
-    let minute = Duration::from_mins(1).min(long);
+    let (mut with, mut without) = (Vec::new(), Vec::new());
     while Instant::now() < end {
-        let start = Instant::now();
-        let done = command(lab, &server).wait(Duration::from_mins(5));
-        let report = done.json();
-        let findings = report["findings"].as_array().unwrap();
-        let loud: Vec<String> = findings
-            .iter()
-            .filter(|finding| finding["severity"] != "info")
-            .map(|finding| finding["message"].to_string())
-            .collect();
-        println!(
-            "audit in {:.3} s, exit {:?}: {loud:?}",
-            done.elapsed.as_secs_f64(),
-            done.code
-        );
-        thread::sleep(minute.saturating_sub(start.elapsed()));
+        let (start, before) = (Instant::now(), done());
+        let audited = with.len() == without.len();
+        if audited {
+            println!(
+                "{}",
+                loud(&command(lab, &server).wait(Duration::from_mins(5)))
+            );
+        }
+        thread::sleep(Duration::from_mins(1).saturating_sub(start.elapsed()));
+        let rate = (done() - before) as f64 / start.elapsed().as_secs_f64();
+        println!("{rate:.1} tasks a second, audited: {audited}");
+        if audited { &mut with } else { &mut without }.push(rate);
     }
     over.store(true, Ordering::Relaxed);
-    println!("{} tasks sent", sender.join().unwrap());
+    sender.join().unwrap();
+    println!(
+        "median with an audit a minute {:.1}, without {:.1}",
+        median(with),
+        median(without)
+    );
+}
+
+/// What an audit found that is not information.
+fn loud(done: &Outcome) -> String {
+    let report = done.json();
+    let findings = report["findings"].as_array().unwrap();
+    let loud: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding["severity"] != "info")
+        .map(|finding| finding["message"].to_string())
+        .collect();
+    let seconds = done.elapsed.as_secs_f64();
+    format!("audit in {seconds:.3} s, exit {:?}: {loud:?}", done.code)
 }
 
 fn command(lab: &Lab, server: &RedisServer) -> Running {

@@ -3,18 +3,17 @@
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo,
-    RedisError, ServerErrorKind, Value,
+    RedisError, ServerErrorKind, Value, cmd,
 };
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::collect::SERVER_TIMEOUT;
 use crate::collect::connect::{self, Stream};
 use crate::config::url::{RedisServer, Secret};
 use crate::evidence::{Reason, Why};
 
-/// AUTH and SELECT, in place of a command's name.
-const LOGIN: &str = "the login";
+/// What a login consists of.
+const LOGIN: [&str; 2] = ["AUTH", "SELECT"];
 
 /// A connection for ordinary commands. It is closed when dropped.
 pub(crate) struct Client {
@@ -48,32 +47,46 @@ impl Client {
         username: Option<&str>,
         password: Option<&Secret>,
     ) -> Result<Self, Why> {
-        let mut login = RedisConnectionInfo::default()
-            .set_db(i64::from(database))
-            // CLIENT SETINFO is no read, and strict ACLs refuse it.
-            .set_skip_set_lib_name();
-        if let Some(username) = username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = password {
-            login = login.set_password(password.expose());
-        }
         // redis-rs's own default of 500 ms takes a busy broker for a dead one.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(SERVER_TIMEOUT))
             .set_response_timeout(Some(SERVER_TIMEOUT));
-        let greeting = MultiplexedConnection::new_with_config(&login, stream, config);
-        let greeted = timeout(SERVER_TIMEOUT, greeting).await.map_err(|_| {
-            Why::new(
-                Reason::TimedOut,
-                "the server accepted the connection and says nothing",
-            )
-        })?;
-        let (connection, driver) = greeted.map_err(|error| why(&error, LOGIN))?;
-        Ok(Self {
+        // Left to redis-rs, a login that fails does not say why, and CLIENT SETINFO is no read, and refused by strict
+        // ACLs.
+        let no_login = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&no_login, stream, config)
+                .await
+                .map_err(|error| why(&error, LOGIN[0]))?;
+        let client = Self {
             connection,
             driver: tokio::spawn(driver),
-        })
+        };
+        if let Some(password) = password {
+            client.log_in(username, password).await?;
+        }
+        if database != 0 {
+            let selected = client.ask(cmd("SELECT").arg(database)).await?;
+            done(&selected)?;
+        }
+        Ok(client)
+    }
+
+    /// Before Redis 6 there were no users. There the password alone is sent, as redis-py does.
+    async fn log_in(&self, username: Option<&str>, password: &Secret) -> Result<(), Why> {
+        let mut auth = cmd("AUTH");
+        if let Some(username) = username {
+            auth.arg(username);
+        }
+        auth.arg(password.expose());
+        let mut connection = self.connection.clone();
+        let answer = match auth.query_async(&mut connection).await {
+            Err(error) if username.is_some() && knows_no_users(&error) => {
+                self.ask(cmd("AUTH").arg(password.expose())).await?
+            }
+            answer => answer.map_err(|error| why(&error, LOGIN[0]))?,
+        };
+        done(&answer)
     }
 
     /// Sends a command and decodes its reply.
@@ -109,6 +122,29 @@ impl Client {
     }
 }
 
+fn done(answer: &Value) -> Result<(), Why> {
+    match answer {
+        Value::Okay => Ok(()),
+        _ => Err(no_redis()),
+    }
+}
+
+fn no_redis() -> Why {
+    Why::new(
+        Reason::Unreachable,
+        "what answers there is no Redis server".to_owned(),
+    )
+}
+
+fn knows_no_users(error: &RedisError) -> bool {
+    says(error, "wrong number of arguments")
+}
+
+/// Whether these words are in what the server says. They are compared and go nowhere.
+fn says(error: &RedisError, words: &str) -> bool {
+    error.detail().is_some_and(|detail| detail.contains(words))
+}
+
 /// Decodes one reply of [`Client::ask_all`].
 pub(crate) fn decode<T: FromRedisValue>(value: Value, command: &str) -> Result<T, Why> {
     redis::from_redis_value(value).map_err(|_| {
@@ -139,7 +175,19 @@ fn why(error: &RedisError, command: &str) -> Why {
             Reason::Unreachable,
             "the server asks for a password, and the URL has none".to_owned(),
         ),
-        (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS") => (
+        (_, "DENIED") => (
+            Reason::Unreachable,
+            "the server is in protected mode, and takes clients from its own host only".to_owned(),
+        ),
+        (_, "ERR") if says(error, "max number of clients") => (
+            Reason::Unreachable,
+            "the server has as many clients as it takes (maxclients)".to_owned(),
+        ),
+        (_, "ERR") if says(error, "without any password") || says(error, "no password is set") => (
+            Reason::Refused,
+            "the URL has a password, and the server asks for none".to_owned(),
+        ),
+        (_, "WRONGPASS") => (
             Reason::Refused,
             "the server refused the user or the password".to_owned(),
         ),
@@ -186,8 +234,11 @@ fn why(error: &RedisError, command: &str) -> Why {
             Reason::Unreachable,
             format!("the connection was lost at {command}"),
         ),
-        // All else that a login consists of is AUTH, whose errors have codes of their own.
-        (ErrorKind::Server(_), _) if command == LOGIN => (
+        (ErrorKind::Server(_), _) if command == "AUTH" => (
+            Reason::Refused,
+            "the server refused the user or the password".to_owned(),
+        ),
+        (ErrorKind::Server(_), _) if command == "SELECT" => (
             Reason::Refused,
             "the server refused to select the database: it has none of this number, or this user may not run SELECT"
                 .to_owned(),
@@ -197,10 +248,7 @@ fn why(error: &RedisError, command: &str) -> Why {
             format!("the server does not take {command} as it is sent"),
         ),
         // Nothing at all can be read then either.
-        _ if command == LOGIN => (
-            Reason::Unreachable,
-            "what answers there is no Redis server".to_owned(),
-        ),
+        _ if LOGIN.contains(&command) => return no_redis(),
         _ => (
             Reason::Malformed,
             format!("{command} answered something unexpected"),
@@ -216,7 +264,7 @@ mod tests {
     #[test]
     fn who_answers_a_login_with_something_else_is_no_redis_server() {
         let error = RedisError::from((ErrorKind::UnexpectedReturnType, "not a reply"));
-        assert_eq!(why(&error, LOGIN).reason, Reason::Unreachable);
+        assert_eq!(why(&error, LOGIN[0]).reason, Reason::Unreachable);
         assert_eq!(why(&error, "GET").reason, Reason::Malformed);
     }
 }

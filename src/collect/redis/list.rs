@@ -66,11 +66,7 @@ impl ListReader {
         };
         if let Some(password) = &server.password {
             let password = password.expose().as_bytes();
-            match &server.username {
-                Some(user) => reader.send(&[b"AUTH", user.as_bytes(), password]).await?,
-                None => reader.send(&[b"AUTH", password]).await?,
-            }
-            reader.status("AUTH").await?;
+            reader.log_in(server.username.as_deref(), password).await?;
         }
         if database != 0 {
             reader
@@ -199,11 +195,28 @@ impl ListReader {
         }
     }
 
+    /// As [`Client::connect`](super::client::Client::connect) does, which came first: an error here is a change since.
+    async fn log_in(&mut self, username: Option<&str>, password: &[u8]) -> Result<(), Why> {
+        if let Some(username) = username {
+            self.send(&[b"AUTH", username.as_bytes(), password]).await?;
+            let (kind, text) = self.line().await?;
+            if kind != b'-' || !text.contains("wrong number of arguments") {
+                return Self::judge(kind, &text, "AUTH");
+            }
+        }
+        self.send(&[b"AUTH", password]).await?;
+        self.status("AUTH").await
+    }
+
     async fn status(&mut self, command: &str) -> Result<(), Why> {
         let (kind, text) = self.line().await?;
+        Self::judge(kind, &text, command)
+    }
+
+    fn judge(kind: u8, text: &str, command: &str) -> Result<(), Why> {
         match kind {
             b'+' => Ok(()),
-            b'-' => Err(refused(&text, command)),
+            b'-' => Err(refused(text, command)),
             _ => Err(unexpected(command)),
         }
     }
@@ -405,6 +418,10 @@ fn refused(text: &str, command: &str) -> Why {
             format!("this user may not run {command} here"),
         ),
         "LOADING" => Why::new(Reason::Unreachable, "the server is still loading its data"),
+        "ERR" if text.contains("max number of clients") => Why::new(
+            Reason::Unreachable,
+            "the server has as many clients as it takes (maxclients)",
+        ),
         "NOAUTH" | "WRONGPASS" => Why::new(
             Reason::Refused,
             "the server refused the user or the password",

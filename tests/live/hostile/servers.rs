@@ -64,6 +64,59 @@ fn a_password_is_asked_for() {
 }
 
 #[test]
+fn a_login_that_fails_for_another_reason_does_not_blame_the_password() {
+    let lab = Lab::new();
+    let full = b"-ERR max number of clients reached\r\n";
+    let guarded = b"-DENIED Redis is running in protected mode because it is enabled.\r\n";
+    let loading = b"-LOADING Redis is loading the dataset in memory\r\n";
+    let open = b"-ERR AUTH <password> called without any password configured for the default user. Are you sure?\r\n";
+    let wrong = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+    let old = b"-ERR invalid password\r\n";
+    for (answer, credentials, told) in [
+        (full.as_slice(), "", "as many clients as it takes"),
+        (full.as_slice(), ":hunter2@", "as many clients as it takes"),
+        (guarded.as_slice(), ":hunter2@", "protected mode"),
+        (loading.as_slice(), ":hunter2@", "still loading"),
+        (open.as_slice(), ":hunter2@", "asks for none"),
+        (
+            wrong.as_slice(),
+            ":hunter2@",
+            "refused the user or the password",
+        ),
+        (
+            old.as_slice(),
+            ":hunter2@",
+            "refused the user or the password",
+        ),
+    ] {
+        let server = DeafServer::answering(answer);
+        let url = server
+            .url()
+            .replace("redis://", &format!("redis://{credentials}"));
+        let done = trace(&lab, ABSENT, &["--broker", &url, "--timeout", "1s"]);
+        assert_incomplete(&done);
+        assert!(done.stdout.contains(told), "{told}: {}", done.stdout);
+    }
+}
+
+#[test]
+fn a_server_with_no_room_for_another_client_is_told_from_one_that_refuses() {
+    let lab = Lab::new();
+    let server = lab.redis_with(&["--maxclients", "2", "--requirepass", "hunter2"]);
+    let client =
+        redis::Client::open(format!("redis://:hunter2@127.0.0.1:{}/0", server.port)).unwrap();
+    let _all: Vec<redis::Connection> = (0..2).map(|_| client.get_connection().unwrap()).collect();
+    let url = format!("redis://:hunter2@127.0.0.1:{}/0", server.port);
+    let done = trace(&lab, ABSENT, &["--broker", &url]);
+    assert_incomplete(&done);
+    assert!(
+        done.stdout.contains("as many clients as it takes"),
+        "{}",
+        done.stdout
+    );
+}
+
+#[test]
 fn a_user_who_may_not_do_something_is_told_what() {
     let lab = Lab::new();
     let server = lab.redis();
