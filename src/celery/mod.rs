@@ -5,6 +5,7 @@ mod body;
 pub mod control;
 pub mod exchange;
 mod finder;
+pub mod glance;
 mod loose;
 pub mod message;
 mod mould;

@@ -82,7 +82,8 @@ pub(super) fn skim(message: &[u8]) -> Option<Skim<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::celery::message::{Glances, Keep, parse};
+    use crate::celery::glance::Glances;
+    use crate::celery::message::{Keep, parse};
     use crate::celery::samples::SAMPLES;
     use proptest::prelude::*;
 

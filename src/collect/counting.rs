@@ -7,7 +7,8 @@ use std::hash::{BuildHasher as _, Hash, Hasher};
 use foldhash::fast::FixedState;
 use jiff::Timestamp;
 
-use crate::celery::message::{self, Envelope, Glance, Glances, Keep};
+use crate::celery::glance::{Glance, Glances};
+use crate::celery::message::{self, Envelope, Keep};
 use crate::celery::when::When;
 use crate::evidence::{Class, Copy, List, NAMED_IDS, Observed, Place, TaskEvidence};
 

@@ -19,7 +19,8 @@ use super::results::ById;
 use super::rounds::{PAUSE, Reading};
 use super::suspects::Suspects;
 use crate::celery::control::{Claim, ClaimState};
-use crate::celery::message::{Glance, Keep};
+use crate::celery::glance::Glance;
+use crate::celery::message::Keep;
 use crate::celery::unacked::{Reservation, parse_unacked};
 use crate::celery::when::When;
 use crate::evidence::{
