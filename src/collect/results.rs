@@ -25,6 +25,8 @@ pub(crate) struct Results {
     prefix: String,
     /// Why a result that is not under the prefix may be under another.
     unsure: Option<Why>,
+    /// Results that stand elsewhere, in queues.
+    replies: BTreeMap<String, StoredResult>,
 }
 
 /// Results by id.
@@ -37,7 +39,7 @@ impl Results {
             Some(ResultBackend::Redis(server)) => Client::connect(server, server.db).await,
             Some(ResultBackend::Rpc) => Err(Why::new(
                 Reason::Unsupported,
-                "results of the backend rpc are messages to their sender, and are not read yet",
+                "results of rpc:// are messages to their senders",
             )),
             Some(ResultBackend::Unsupported { kind }) => Err(Why::new(
                 Reason::Unsupported,
@@ -56,6 +58,7 @@ impl Results {
             client,
             prefix: String::new(),
             unsure: None,
+            replies: BTreeMap::new(),
         }
     }
 
@@ -65,6 +68,7 @@ impl Results {
             client: Err(why),
             prefix: String::new(),
             unsure: None,
+            replies: BTreeMap::new(),
         }
     }
 
@@ -73,6 +77,12 @@ impl Results {
         if self.client.is_ok() {
             self.client = Err(why.clone());
         }
+    }
+
+    /// Takes over results that stand in queues, and why there are no others.
+    pub(crate) fn take_replies(&mut self, replies: BTreeMap<String, StoredResult>, otherwise: Why) {
+        self.replies = replies;
+        self.client = Err(otherwise);
     }
 
     /// Sets the `global_keyprefix` of the result keys.
@@ -141,6 +151,11 @@ impl Results {
                     // A connection that is lost stays lost; a further try would only wait again.
                     self.client = Err(why);
                 }
+            }
+        }
+        for id in ids {
+            if let Some(result) = self.replies.get(id) {
+                found.insert(id.clone(), Observed::Seen(Some(result.clone())));
             }
         }
         found

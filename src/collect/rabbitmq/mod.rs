@@ -13,6 +13,7 @@ mod message;
 pub(crate) mod peek;
 mod policies;
 mod queues;
+mod replies;
 pub(crate) mod rounds;
 mod wire;
 

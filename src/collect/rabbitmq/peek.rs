@@ -76,6 +76,31 @@ impl AmqpClient {
         wanted: &mut Wanted,
         keep: Keep,
     ) -> Result<Peek, Why> {
+        let mut sieve = Sieve {
+            wanted,
+            keep,
+            malformed: 0,
+            left_out: false,
+            found: Vec::new(),
+        };
+        let held = self
+            .hold(queue, limit, budget, |delivery| sieve.at(delivery))
+            .await?;
+        Ok(sieve.done(&held))
+    }
+
+    /// Takes the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`, shows each, and
+    /// gives them back.
+    ///
+    /// # Errors
+    /// As [`AmqpClient::peek`].
+    pub(super) async fn hold(
+        &self,
+        queue: &Queue,
+        limit: u64,
+        budget: Duration,
+        see: impl FnMut(&Delivery),
+    ) -> Result<Held, Why> {
         let (ready, consumers) = self.there(&queue.name).await?;
         // Statistics are seconds old; how full it is matters now.
         let queue = &Queue {
@@ -89,17 +114,20 @@ impl AmqpClient {
         let mut look = Look {
             limit,
             deadline: Instant::now() + budget,
-            wanted,
-            keep,
+            see,
             taken: 0,
-            malformed: 0,
             emptied: false,
             in_step: queue.kind.seen() == Some(&QueueType::Classic),
-            left_out: false,
-            found: Vec::new(),
+        };
+        let mut held = Held {
+            ready,
+            messages: 0,
+            emptied: false,
+            time: Duration::ZERO,
+            given_back: true,
         };
         if limit == 0 {
-            return Ok(look.done(ready, Duration::ZERO, true));
+            return Ok(held);
         }
         let channel = self.channel().await?;
         let since = Instant::now();
@@ -114,10 +142,11 @@ impl AmqpClient {
         self.valve().open();
         // Also after an error.
         self.leave(channel).await;
-        let held = since.elapsed();
+        held.time = since.elapsed();
         taken?;
-        let given_back = self.wait_for(&queue.name, ready, consumers).await?;
-        Ok(look.done(ready, held, given_back))
+        (held.messages, held.emptied) = (look.taken, look.emptied);
+        held.given_back = self.wait_for(&queue.name, ready, consumers).await?;
+        Ok(held)
     }
 
     async fn there(&self, queue: &str) -> Result<(u64, u64), Why> {
@@ -140,7 +169,7 @@ impl AmqpClient {
         &self,
         channel: &Channel,
         queue: &ShortString,
-        look: &mut Look<'_>,
+        look: &mut Look<impl FnMut(&Delivery)>,
     ) -> Result<(), Why> {
         let what = format!("messages of queue {queue}");
         let mut consumers = Vec::new();
@@ -199,7 +228,7 @@ impl AmqpClient {
         channel: &Channel,
         consumer: &mut Consumer,
         all: u64,
-        look: &mut Look<'_>,
+        look: &mut Look<impl FnMut(&Delivery)>,
     ) -> Result<(), Why> {
         let queue = consumer.queue();
         let mut empty = 0;
@@ -242,7 +271,7 @@ impl AmqpClient {
         &self,
         channel: &Channel,
         queue: &ShortString,
-        look: &mut Look<'_>,
+        look: &mut Look<impl FnMut(&Delivery)>,
     ) -> Result<(), Why> {
         let what = format!("a message of queue {queue}");
         while !look.over() {
@@ -298,35 +327,69 @@ async fn next(consumer: &mut Consumer, client: &AmqpClient) -> Option<lapin::Res
     .await
 }
 
+/// What was held, and given back.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// How many messages waited before.
+    pub(super) ready: u64,
+    /// How many were looked at.
+    pub(super) messages: u64,
+    /// Nothing was left in the queue while we held what we had taken.
+    pub(super) emptied: bool,
+    time: Duration,
+    given_back: bool,
+}
+
+impl Held {
+    /// Whether these were all that waited.
+    pub(super) fn whole(&self) -> bool {
+        self.messages >= self.ready || self.emptied
+    }
+}
+
 /// A look that is under way.
-struct Look<'w> {
+struct Look<S> {
     limit: u64,
     deadline: Instant,
-    wanted: &'w mut Wanted,
-    keep: Keep,
+    see: S,
     taken: u64,
-    malformed: u64,
-    /// Nothing was left in the queue while we held what we had taken.
     emptied: bool,
     /// What the queue has handed out arrives before its later answers. A quorum queue's members send on their own.
     in_step: bool,
-    /// More were wanted than may be kept, or one could not be read.
-    left_out: bool,
-    found: Vec<Found>,
 }
 
-impl Look<'_> {
+impl<S: FnMut(&Delivery)> Look<S> {
     fn over(&self) -> bool {
         self.taken >= self.limit || Instant::now() >= self.deadline
     }
 
     fn at(&mut self, delivery: &Delivery) {
         self.taken += 1;
-        let content_type = delivery.properties.content_type();
-        if content_type
-            .as_ref()
-            .is_some_and(|kind| kind.as_str() == UNREAD)
-        {
+        (self.see)(delivery);
+    }
+}
+
+/// Whether a message's own properties were larger than a frame may be, so that nothing of it was handed on.
+pub(super) fn is_unread(delivery: &Delivery) -> bool {
+    let content_type = delivery.properties.content_type();
+    content_type
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == UNREAD)
+}
+
+/// Finds the wanted tasks among messages.
+struct Sieve<'w> {
+    wanted: &'w mut Wanted,
+    keep: Keep,
+    malformed: u64,
+    /// More were wanted than may be kept, or one could not be read.
+    left_out: bool,
+    found: Vec<Found>,
+}
+
+impl Sieve<'_> {
+    fn at(&mut self, delivery: &Delivery) {
+        if is_unread(delivery) {
             self.left_out = true;
             return;
         }
@@ -360,23 +423,23 @@ impl Look<'_> {
         }
     }
 
-    fn done(mut self, ready: u64, held: Duration, given_back: bool) -> Peek {
+    fn done(mut self, held: &Held) -> Peek {
         self.found.sort_by_key(|found| found.position);
         Peek {
             facts: Peeked {
-                messages: self.taken,
-                whole: (self.taken >= ready || self.emptied) && !self.left_out,
+                messages: held.messages,
+                whole: held.whole() && !self.left_out,
                 malformed: self.malformed,
-                gone: if self.emptied {
-                    ready.saturating_sub(self.taken)
+                gone: if held.emptied {
+                    held.ready.saturating_sub(held.messages)
                 } else {
                     0
                 },
-                held_ms: u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
-                given_back,
+                held_ms: u64::try_from(held.time.as_millis()).unwrap_or(u64::MAX),
+                given_back: held.given_back,
             },
             found: self.found,
-            ready,
+            ready: held.ready,
         }
     }
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::amqp::{AmqpClient, Depth};
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, to_declare};
-use super::{census, looks};
+use super::{census, looks, replies};
 use crate::celery::control::{self, ClaimState};
 use crate::collect::broker::{Wanted, by_id};
 use crate::collect::cleanup::Cleanup;
@@ -22,6 +22,7 @@ use crate::collect::results::Results;
 use crate::collect::suspects::{self, MOST_SUSPECTS};
 use crate::collect::workers::{Claims, Expected, Panel};
 use crate::collect::{Everything, Plan, Progress, Question, RabbitTarget};
+use crate::config::url::ResultBackend;
 use crate::config::url::amqp::ManagementServer;
 use crate::evidence::rabbitmq::Role;
 use crate::evidence::{
@@ -242,6 +243,7 @@ impl Reading<'_> {
         let ids: BTreeSet<String> = ids.into_iter().collect();
         // Whom a worker has needs no look into queues.
         self.ask_for(&ids).await?;
+        self.look_for_replies(&ids).await?;
         if self.look_into_queues(&ids).await? {
             self.ask_for(&ids).await?;
         }
@@ -505,6 +507,27 @@ impl Reading<'_> {
         }
         self.note_queues();
         Ok(true)
+    }
+
+    /// Results of `rpc://` wait in queues too. There too a look marks what it sees, and is taken only where it was asked for.
+    async fn look_for_replies(&mut self, ids: &BTreeSet<String>) -> Result<(), Why> {
+        let (Some(ResultBackend::Rpc), Some(rabbit)) =
+            (&self.plan.result_backend, &self.evidence.rabbitmq)
+        else {
+            return Ok(());
+        };
+        let open = self.open(ids);
+        let looked = match self.target.peek {
+            Some(limit) if !open.is_empty() => {
+                Some(replies::look(&self.client, rabbit, limit, &open).await?)
+            }
+            _ => None,
+        };
+        let otherwise = replies::unread(rabbit, looked.as_ref());
+        let found = looked.map(|looked| looked.found).unwrap_or_default();
+        self.results.take_replies(found, otherwise);
+        self.read_results(ids).await;
+        Ok(())
     }
 
     async fn read_results(&mut self, ids: &BTreeSet<String>) {

@@ -229,3 +229,42 @@ fn results_that_go_back_to_the_sender() {
     let other = &report["traces"][1]["verdict"];
     assert!(other == "undetermined" || other == "unknown", "{seen:#?}");
 }
+
+#[test]
+fn results_that_their_sender_never_took() {
+    let site = Site::with(&json!({"result_backend": "rpc://"}));
+    let _worker = site.lab.worker("w1", &site.config, &[]);
+    // The sender has ended, and its reply queue stays.
+    let done = site.send("labapp.add", &json!([1, 2]), &json!({}));
+    let failed = site.send("labapp.fail", &json!([]), &json!({}));
+    let trace = |more: &[&str]| {
+        let mut command = site.lab.doctor(&["trace", &done, &failed, NOBODYS]);
+        let (broker, management) = (site.vhost.url(), site.vhost.node.management_url());
+        command.args(["--broker", &broker, "--management", &management]);
+        command.args(["--result-backend", "rpc://", "--format", "json"]);
+        let seen = site.lab.run(command.args(more), Duration::from_mins(1));
+        seen.assert_decent(&[]);
+        seen.json()
+    };
+    let results = |report: &Value| -> String {
+        let reads = report["evidence"].as_array().expect("reads").iter();
+        let mut results = reads.filter(|read| read["source"] == "results");
+        results.next().expect("results")["detail"].to_string()
+    };
+    // Each sent that it began, and how it ended. The management API's numbers are seconds old.
+    let told: Value = wait_until("the replies are told", Duration::from_secs(20), || {
+        let report = trace(&[]);
+        results(&report)
+            .contains("4 wait in 2 reply queues")
+            .then_some(report)
+    });
+    assert_eq!(told["traces"][0]["verdict"], "undetermined", "{told:#}");
+    for _ in 0..2 {
+        let report = trace(&["--peek"]);
+        assert_eq!(report["traces"][0]["verdict"], "finished", "{report:#}");
+        assert_eq!(report["traces"][0]["result"]["state"], "SUCCESS");
+        assert_eq!(report["traces"][1]["result"]["state"], "FAILURE");
+        assert_eq!(report["traces"][2]["verdict"], "undetermined", "{report:#}");
+        assert!(results(&report).contains("4 in 2 of them were looked at"));
+    }
+}
