@@ -121,6 +121,16 @@ impl<'a> Walk<'a> {
         Self { text, at: 0 }
     }
 
+    /// A walk through the rest of a text.
+    pub(super) fn from(text: &'a [u8], at: usize) -> Self {
+        Self { text, at }
+    }
+
+    /// How far it has come.
+    pub(super) fn here(&self) -> usize {
+        self.at
+    }
+
     /// Whether nothing but blanks is left.
     pub(super) fn is_at_end(&mut self) -> bool {
         self.peek().is_none()

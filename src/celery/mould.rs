@@ -7,13 +7,19 @@ use super::finder::Walk;
 use super::skim::{Skim, skim};
 
 /// So many kinds of messages are remembered; a message that is of none of them costs a comparison with each.
-const MOST: usize = 8;
+const MOST: usize = 64;
+/// Of more kinds only one message in so many takes the place of another: to learn costs more than to walk.
+const LEARNED: u64 = 16;
 /// Longer messages are not remembered.
 const LONG: usize = 4 * 1024;
 
-/// The kinds of messages that were met, the latest first.
+/// The kinds of messages that were met, the frequent ones first.
 #[derive(Debug, Default)]
-pub(super) struct Moulds(Vec<Mould>);
+pub(super) struct Moulds {
+    known: Vec<Mould>,
+    /// Messages that were of no kind.
+    strange: u64,
+}
 
 /// One kind.
 #[derive(Debug)]
@@ -58,20 +64,49 @@ impl Moulds {
     /// As [`skim`]: the same for every message.
     pub(super) fn skim<'s>(&'s mut self, message: &'s [u8]) -> Option<Skim<'s>> {
         let text = std::str::from_utf8(message).ok()?;
-        let fits = |(at, mould): (usize, &Mould)| Some((at, mould.own(text)?));
-        let Some((at, own)) = self.0.iter().enumerate().find_map(fits) else {
+        let Some((at, own)) = find(&self.known, text) else {
             let skim = skim(message)?;
-            if let Some(mould) = Mould::of(text, &skim) {
-                self.0.truncate(MOST - 1);
-                self.0.insert(0, mould);
-            }
+            self.learn(text, &skim);
             return Some(skim);
         };
-        if at > 0 {
-            self.0[..=at].rotate_right(1);
-        }
-        Some(self.0.first()?.with(&own))
+        // What is met often comes to the front.
+        let ahead = at / 2;
+        self.known.swap(at, ahead);
+        Some(self.known.get(ahead)?.with(&own))
     }
+
+    fn learn(&mut self, text: &str, skim: &Skim<'_>) {
+        let full = self.known.len() >= MOST;
+        self.strange += 1;
+        if full && !self.strange.is_multiple_of(LEARNED) {
+            return;
+        }
+        if let Some(mould) = Mould::of(text, skim) {
+            self.known.truncate(MOST - 1);
+            self.known.push(mould);
+        }
+    }
+}
+
+/// The kind of a message, and its own strings.
+fn find<'m>(known: &[Mould], text: &'m str) -> Option<(usize, Own<'m>)> {
+    // Kinds differ behind the body, the first string of all, which is passed once.
+    let mut start = (&[][..], Some(0));
+    for (at, mould) in known.iter().enumerate() {
+        let Some(opening) = mould.opening() else {
+            continue;
+        };
+        if start.0 != opening {
+            let mut walk = Walk::new(text.as_bytes());
+            let passed = walk.pass(opening).and_then(|()| walk.pass_text());
+            start = (opening, passed.map(|()| walk.here()));
+        }
+        let own = start.1.and_then(|start| mould.own(text, start));
+        if let Some(own) = own {
+            return Some((at, own));
+        }
+    }
+    None
 }
 
 impl Mould {
@@ -98,15 +133,23 @@ impl Mould {
             retries: skim.retries,
             redelivered: skim.redelivered,
         };
-        let itself = mould.own(text).map(|own| mould.with(&own));
-        (itself.as_ref() == Some(skim)).then_some(mould)
+        let (_, itself) = find(std::slice::from_ref(&mould), text)?;
+        (mould.with(&itself) == *skim).then_some(mould)
     }
 
-    /// The own strings of a message of this kind.
-    fn own<'m>(&self, text: &'m str) -> Option<Own<'m>> {
+    /// What comes before the body, where the body comes first, as kombu has it.
+    fn opening(&self) -> Option<&[u8]> {
+        let (opening, Slot::Text) = self.parts.first()? else {
+            return None;
+        };
+        self.text.as_bytes().get(opening.clone())
+    }
+
+    /// The own strings of a message of this kind, whose body ends at `start`.
+    fn own<'m>(&self, text: &'m str, start: usize) -> Option<Own<'m>> {
         let mut own = Own::default();
-        let mut walk = Walk::new(text.as_bytes());
-        for (common, slot) in &self.parts {
+        let mut walk = Walk::from(text.as_bytes(), start);
+        for (common, slot) in self.parts.iter().skip(1) {
             walk.pass(self.text.as_bytes().get(common.clone())?)?;
             match slot {
                 Slot::Text => walk.pass_text()?,
@@ -211,8 +254,8 @@ mod tests {
         for (id, tag, body) in [("a", "1", "W10="), ("b", "2", "W1tdXQ=="), ("c", "33", "")] {
             let text = message(id, tag, "", body);
             assert_eq!(moulds.skim(text.as_bytes()), skim(text.as_bytes()));
-            assert_eq!(moulds.0.len(), 1);
-            assert!(moulds.0[0].own(&text).is_some_and(|own| own.id == id));
+            assert_eq!(moulds.known.len(), 1);
+            assert!(find(&moulds.known, &text).is_some_and(|(_, own)| own.id == id));
         }
     }
 
@@ -224,7 +267,7 @@ mod tests {
             let text = message("a", "1", &more, "W10=");
             let seen = moulds.skim(text.as_bytes()).expect("a message");
             assert_eq!(seen.eta, Some(eta));
-            assert_eq!(moulds.0.len(), 1);
+            assert_eq!(moulds.known.len(), 1);
         }
     }
 
@@ -261,16 +304,17 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_kinds_are_remembered() {
+    fn of_many_kinds_the_frequent_ones_are_remembered() {
         let mut moulds = Moulds::default();
-        for n in 0..2 * MOST {
-            let text = message("a", "1", &format!(r#", "kind{n}": 0"#), "");
-            assert!(moulds.skim(text.as_bytes()).is_some());
+        let kind = |n: usize| message("a", "1", &format!(r#", "kind": {n}"#), "");
+        let often = kind(0);
+        for n in 0..100 * MOST {
+            for text in [kind(n), often.clone()] {
+                assert_eq!(moulds.skim(text.as_bytes()), skim(text.as_bytes()));
+            }
         }
-        assert_eq!(moulds.0.len(), MOST);
-        let text = message("b", "2", &format!(r#", "kind{MOST}": 0"#), "");
-        assert!(moulds.skim(text.as_bytes()).is_some());
-        assert!(moulds.0[0].text.contains(&format!("kind{MOST}")));
+        assert_eq!(moulds.known.len(), MOST);
+        assert_eq!(find(&moulds.known, &often).map(|(at, _)| at), Some(0));
     }
 
     #[test]
@@ -281,7 +325,7 @@ mod tests {
                 assert_eq!(moulds.skim(&text), skim(&text));
             }
         }
-        assert!(!moulds.0.is_empty());
+        assert!(!moulds.known.is_empty());
     }
 
     proptest! {
