@@ -420,17 +420,17 @@ impl Reading<'_> {
         let (status, detail, reason) = coverage(rabbit, all_known);
         let mut read = line(Source::Queues, started, Ok((status, detail)));
         read.reason = reason;
-        let unacked: u64 = rabbit
-            .queues_of(Role::Tasks)
-            .filter_map(|queue| queue.unacknowledged.seen())
-            .sum();
-        let held = if all_known {
-            let detail = format!("{unacked} unacknowledged, by the statistics");
-            line(Source::Unacked, started, Ok((ReadStatus::Complete, detail)))
+        let counted = if all_known {
+            unacknowledged(rabbit)
         } else {
             let why = Why::new(Reason::NotAsked, "only the management API counts them");
-            line(Source::Unacked, started, Err(&why))
+            Err(why)
         };
+        let counted = counted.as_ref().map(|unacked| {
+            let detail = format!("{unacked} unacknowledged, by the statistics");
+            (ReadStatus::Complete, detail)
+        });
+        let held = line(Source::Unacked, started, counted);
         self.evidence.lists = Observed::Seen(lists(rabbit));
         replace_read(self.evidence, read);
         replace_read(self.evidence, held);
@@ -576,6 +576,19 @@ impl Reading<'_> {
     fn task(&mut self, id: &str) -> &mut TaskEvidence {
         task(self.evidence, id)
     }
+}
+
+/// How many messages the queues of tasks count as delivered and not acknowledged. Where statistics are switched off they
+/// count none, whatever there is.
+fn unacknowledged(rabbit: &RabbitMq) -> Result<u64, Why> {
+    let mut all = 0_u64;
+    for queue in rabbit.queues_of(Role::Tasks) {
+        match &queue.unacknowledged {
+            Observed::Seen(count) => all = all.saturating_add(*count),
+            Observed::Unseen(why) => return Err(why.clone()),
+        }
+    }
+    Ok(all)
 }
 
 /// The nodes whose mailboxes are bound: these workers should answer. Bindings are told as they are now, while consumers

@@ -49,6 +49,12 @@ impl Evidence {
         {
             places.push(format!("queues ({})", read.detail));
         }
+        // Who holds something and is no worker is known by its number alone.
+        if let Some(read) = self.read(Source::Unacked)
+            && read.status != ReadStatus::Complete
+        {
+            places.push(format!("{} ({})", Source::Unacked.name(), read.detail));
+        }
         if unread(&Source::Workers) {
             places.push(Source::Workers.name().to_owned());
         }

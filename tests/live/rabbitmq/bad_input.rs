@@ -270,4 +270,7 @@ fn statistics_that_are_switched_off() {
         "{seen:#?}"
     );
     assert!(seen.elapsed < Duration::from_secs(20));
+    // What another program might hold is counted nowhere.
+    let nobodys = "0a0a0a0a-0000-4000-8000-000000000000";
+    expect(&site.trace(nobodys, &["--peek"]), "undetermined", 3);
 }
