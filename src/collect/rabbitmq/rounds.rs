@@ -578,13 +578,14 @@ impl Reading<'_> {
     }
 }
 
-/// How many messages the queues of tasks count as delivered and not acknowledged. Where statistics are switched off they
-/// count none, whatever there is.
+/// How many messages the queues of tasks count as delivered and not acknowledged. A new queue counts nothing for some
+/// seconds, and then its channels do; where statistics are switched off nobody does, whatever there is.
 fn unacknowledged(rabbit: &RabbitMq) -> Result<u64, Why> {
     let mut all = 0_u64;
     for queue in rabbit.queues_of(Role::Tasks) {
         match &queue.unacknowledged {
             Observed::Seen(count) => all = all.saturating_add(*count),
+            Observed::Unseen(_) if rabbit.channels.seen().is_some() => {}
             Observed::Unseen(why) => return Err(why.clone()),
         }
     }
