@@ -105,7 +105,8 @@ fn healthy_tasks_of_a_quorum_queue() {
 /// that can't raise it.
 #[test]
 fn a_worker_that_is_full_of_tasks_until_their_eta() {
-    let site = Site::with(&json!({"task_default_queue_type": "quorum", "worker_prefetch_multiplier": 2}));
+    let site =
+        Site::with(&json!({"task_default_queue_type": "quorum", "worker_prefetch_multiplier": 2}));
     let worker = site.lab.worker("w1", &site.config, &[]);
     let later: Vec<String> = (0..2)
         .map(|_| site.send("labapp.add", &json!([1, 2]), &json!({"countdown": 900})))

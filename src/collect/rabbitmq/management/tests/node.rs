@@ -254,6 +254,9 @@ fn a_thousand_queues_are_read_in_pages_and_more_in_one_answer() {
         let queues = queues.expect("connected");
         let queues = queues.seen().expect("seen");
         let names: BTreeSet<_> = queues.iter().map(|queue| &queue.name).collect();
-        assert_eq!((names.len(), queues.len()), (300 * (chunk + 1), names.len()));
+        assert_eq!(
+            (names.len(), queues.len()),
+            (300 * (chunk + 1), names.len())
+        );
     }
 }
