@@ -124,6 +124,25 @@ fn a_worker_that_is_full_of_tasks_until_their_eta() {
     drop(worker);
 }
 
+/// What waits for its rate limit is in no reply of the worker; RabbitMQ counts it, and shows no ids.
+#[test]
+fn a_task_that_waits_for_its_rate_limit() {
+    let limits = json!({"labapp.add": {"rate_limit": "1/h"}});
+    let site = Site::with(&json!({"task_annotations": limits, "worker_prefetch_multiplier": 4}));
+    let worker = site.lab.worker("w1", &site.config, &[]);
+    let ids: Vec<String> = (0..3)
+        .map(|_| site.send("labapp.add", &json!([1, 2]), &json!({})))
+        .collect();
+    for id in &ids {
+        worker.wait_received(id);
+    }
+    site.wait_for("celery", "messages_unacknowledged", 2);
+    let seen = site.trace(&ids[2], &[]);
+    expect(&seen, "undetermined", 3);
+    assert!(seen.stdout.contains("\"rate-limited\""), "{seen:#?}");
+    expect_silence(&seen);
+}
+
 #[test]
 fn a_queue_that_nobody_consumes() {
     let site = Site::new();
