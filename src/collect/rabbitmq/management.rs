@@ -26,9 +26,9 @@ const PAGE: usize = 500;
 /// More entries of a kind are not kept.
 const MAX_ENTRIES: usize = 100_000;
 
-/// A list of more pages is read in one answer. For each page the server lists and sorts all there is: 10,000 queues took
-/// RabbitMQ 3.10 more than twice as long in twenty pages as in one answer.
-const MOST_PAGES: u64 = 2;
+/// A list of more pages is read in one answer. For each page the server lists and sorts all there is: of 10,000 queues a
+/// page took RabbitMQ 3.10 some 0.4 s, and all in one answer 3.6 s.
+const MOST_PAGES: u64 = 8;
 
 /// How often a list is read in pages before it is read in one: what comes or goes in between shifts the pages.
 const TRIES: usize = 2;

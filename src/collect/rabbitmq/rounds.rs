@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::amqp::{AmqpClient, Depth};
 use super::management::{ManagementReader, leave_unseen};
-use super::queues::{coverage, lists, note_depth, to_declare};
+use super::queues::{coverage, lists, note_depth, to_declare, unacknowledged};
 use super::{census, looks};
 use crate::celery::control::{self, ClaimState};
 use crate::collect::broker::{Wanted, by_id};
@@ -23,7 +23,6 @@ use crate::collect::suspects::{self, MOST_SUSPECTS};
 use crate::collect::workers::{Claims, Expected, Panel};
 use crate::collect::{Everything, Plan, Progress, Question, RabbitTarget};
 use crate::config::url::amqp::ManagementServer;
-use crate::evidence::rabbitmq::Role;
 use crate::evidence::{
     Census, Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
 };
@@ -576,20 +575,6 @@ impl Reading<'_> {
     fn task(&mut self, id: &str) -> &mut TaskEvidence {
         task(self.evidence, id)
     }
-}
-
-/// How many messages the queues of tasks count as delivered and not acknowledged. A new queue counts nothing for some
-/// seconds, and then its channels do; where statistics are switched off nobody does, whatever there is.
-fn unacknowledged(rabbit: &RabbitMq) -> Result<u64, Why> {
-    let mut all = 0_u64;
-    for queue in rabbit.queues_of(Role::Tasks) {
-        match &queue.unacknowledged {
-            Observed::Seen(count) => all = all.saturating_add(*count),
-            Observed::Unseen(_) if rabbit.channels.seen().is_some() => {}
-            Observed::Unseen(why) => return Err(why.clone()),
-        }
-    }
-    Ok(all)
 }
 
 /// The nodes whose mailboxes are bound: these workers should answer. Bindings are told as they are now, while consumers

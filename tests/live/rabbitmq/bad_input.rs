@@ -128,7 +128,7 @@ fn whoever_is_refused_is_told() {
     );
     let seen = site.trace(ID, &["--broker", &both]);
     expect(&seen, "undetermined", 3);
-    assert!(seen.stdout.contains("1 messages in 1 queues"), "{seen:#?}");
+    assert!(seen.stdout.contains("1 message in 1 queue"), "{seen:#?}");
 }
 
 /// Answers every request with the same bytes.

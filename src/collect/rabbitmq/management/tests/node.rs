@@ -234,7 +234,7 @@ fn a_wrong_password_and_a_missing_virtual_host_are_named() {
 }
 
 #[test]
-fn a_thousand_queues_are_read_in_pages_and_more_in_one_answer() {
+fn a_thousand_queues_are_read_in_pages() {
     let vhost = vhost();
     let empty = everything(&vhost.node.management_url(), &vhost.name);
     assert_eq!(empty.queues, Observed::Seen(Vec::new()));
