@@ -216,6 +216,10 @@ pub struct Consumer {
     pub ack_required: bool,
     /// Whether messages are sent to it now; none before RabbitMQ 3.8.
     pub active: Option<bool>,
+    /// How many messages it may hold unacknowledged, by its own prefetch count; 0 is no limit. RabbitMQ 3 keeps what
+    /// Celery asks for classic queues with the channel, and has 0 here.
+    #[serde(default)]
+    pub prefetch: Option<u64>,
     /// `consumer_timeout` in milliseconds that is in force for it, none where it is switched off; unseen before
     /// RabbitMQ 4.0, whose management API does not tell.
     pub timeout_ms: Observed<Option<u64>>,

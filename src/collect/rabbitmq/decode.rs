@@ -21,7 +21,7 @@ pub(super) const EXCHANGE_COLUMNS: &str =
 pub(super) const BINDING_COLUMNS: &str =
     "source,destination,destination_type,routing_key,arguments";
 pub(super) const CONSUMER_COLUMNS: &str =
-    "queue.name,channel_details,ack_required,active,consumer_timeout";
+    "queue.name,channel_details,ack_required,active,prefetch_count,consumer_timeout";
 pub(super) const CHANNEL_COLUMNS: &str = "name,connection_details,messages_unacknowledged,prefetch_count,\
     global_prefetch_count,confirm,consumer_count,message_stats,idle_since";
 pub(super) const CONNECTION_COLUMNS: &str =
@@ -280,6 +280,7 @@ pub(super) fn consumer(value: &Value) -> Decoded<Consumer> {
         channel: channel_name.unwrap_or_default(),
         ack_required: flag(all, "ack_required", "a consumer")?,
         active: all.truth("active").seen().copied(),
+        prefetch: all.count("prefetch_count").seen().copied(),
         timeout_ms: match all.get("consumer_timeout") {
             Some(Value::String(off)) if off == "undefined" || off == "infinity" => {
                 Observed::Seen(None)

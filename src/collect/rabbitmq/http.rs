@@ -21,8 +21,11 @@ use crate::collect::connect::open_tcp;
 use crate::config::url::ManagementServer;
 use crate::evidence::{Reason, Why};
 
-/// How long one answer may take: a busy broker counts thousands of queues for a page of them.
+/// How long one answer may take: a busy broker counts a thousand queues for a page of them.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one that lists thousands may take. After a minute RabbitMQ itself hangs up.
+const LONG: u32 = 5;
 
 /// No answer that is asked for comes near it, and memory is bounded by it.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -92,10 +95,19 @@ impl Http {
 
     /// Gets `path`, which begins with `/api` and is percent-encoded, below the server's prefix.
     pub(super) async fn get(&self, path: &str) -> Result<Answer, Why> {
-        timeout(self.patience, self.get_patiently(path))
+        self.get_within(path, self.patience).await
+    }
+
+    /// As [`Http::get`], for a list of thousands.
+    pub(super) async fn get_long(&self, path: &str) -> Result<Answer, Why> {
+        self.get_within(path, self.patience * LONG).await
+    }
+
+    async fn get_within(&self, path: &str, patience: Duration) -> Result<Answer, Why> {
+        timeout(patience, self.get_patiently(path))
             .await
             .unwrap_or_else(|_| {
-                let seconds = self.patience.as_secs_f32();
+                let seconds = patience.as_secs_f32();
                 Err(Why::new(
                     Reason::TimedOut,
                     format!("{} did not answer within {seconds} s", self.server),

@@ -26,6 +26,10 @@ const PAGE: usize = 500;
 /// More entries of a kind are not kept.
 const MAX_ENTRIES: usize = 100_000;
 
+/// A list of more pages is read in one answer. For each page the server lists and sorts all there is: of 10,000 queues a
+/// page took RabbitMQ 3.10 some 0.4 s, and all in one answer 3.6 s.
+const MOST_PAGES: u64 = 8;
+
 /// How often a list is read in pages before it is read in one: what comes or goes in between shifts the pages.
 const TRIES: usize = 2;
 
@@ -246,13 +250,13 @@ impl ManagementReader {
         vhost: Option<&str>,
         decode: impl Fn(&Value) -> Decoded<T>,
     ) -> Result<Vec<T>, Why> {
-        let answer = self.http.get(path).await?;
+        let answer = self.http.get_long(path).await?;
         refused(&self.http, &answer, vhost)?;
         entries(&self.http, &answer, &decode)
     }
 
-    /// A list that comes in pages of names in order. Where it changes while it is read, an entry may have moved to a page
-    /// that is read already: then it is read again, and at last in one answer.
+    /// A list that is read in pages, which come in the order of the names, while it is short. Where it changes meanwhile,
+    /// an entry may have moved to a page that is read already: then it is read again, and at last in one answer.
     async fn paged<T>(
         &self,
         path: &str,
@@ -261,32 +265,38 @@ impl ManagementReader {
         decode: impl Fn(&Value) -> Decoded<T>,
     ) -> Result<Vec<T>, Why> {
         for _ in 0..TRIES {
-            if let Some(all) = self.pages(path, columns, vhost, &decode).await? {
-                return Ok(all);
+            match self.pages(path, columns, vhost, &decode).await? {
+                Pages::All(all) => return Ok(all),
+                Pages::Shifted => {}
+                Pages::InOne => break,
             }
         }
         let path = format!("{path}?columns={columns}");
         self.try_list(&path, Some(vhost), decode).await
     }
 
-    /// All pages; `None` where the list has changed meanwhile.
     async fn pages<T>(
         &self,
         path: &str,
         columns: &str,
         vhost: &str,
         decode: &impl Fn(&Value) -> Decoded<T>,
-    ) -> Result<Option<Vec<T>>, Why> {
+    ) -> Result<Pages<T>, Why> {
         let mut all = Vec::new();
         let mut names = BTreeSet::new();
         let mut total = None;
-        for page in 1_u64.. {
-            let query = format!("page={page}&page_size={PAGE}&sort=name&columns={columns}");
+        for page in 1..=MOST_PAGES {
+            // Pages are in order of names without being told; where they are told so (`sort=name`), RabbitMQ 3.10
+            // gathers the statistics of all queues for each.
+            let query = format!("page={page}&page_size={PAGE}&columns={columns}");
             let answer = self.http.get(&format!("{path}?{query}")).await?;
-            // Some servers know no pages, and the last one may be gone by now.
-            let is_list = first_byte(&answer) == Some(b'[');
-            if is_list || answer.status == StatusCode::BAD_REQUEST {
-                return Ok(None);
+            // Some servers know no pages.
+            if first_byte(&answer) == Some(b'[') {
+                return Ok(Pages::InOne);
+            }
+            // The last one may be gone by now.
+            if answer.status == StatusCode::BAD_REQUEST {
+                return Ok(Pages::Shifted);
             }
             refused(&self.http, &answer, Some(vhost))?;
             let value = parsed(&self.http, &answer)?;
@@ -297,26 +307,40 @@ impl ManagementReader {
             let (Some(page_count), Some(total_now)) = (of("page_count"), of("total_count")) else {
                 return Err(malformed("a page does not say how many there are"));
             };
+            if page_count > MOST_PAGES {
+                return Ok(Pages::InOne);
+            }
             if *total.get_or_insert(total_now) != total_now {
-                return Ok(None);
+                return Ok(Pages::Shifted);
             }
             for item in items {
                 all.push(decode(item)?);
                 let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
                 if !names.insert(name.to_owned()) {
-                    return Ok(None);
+                    return Ok(Pages::Shifted);
                 }
-            }
-            if all.len() > MAX_ENTRIES {
-                return Err(too_many());
             }
             if page >= page_count {
                 let complete = u64::try_from(all.len()).is_ok_and(|read| read == total_now);
-                return Ok(complete.then_some(all));
+                return Ok(if complete {
+                    Pages::All(all)
+                } else {
+                    Pages::Shifted
+                });
             }
         }
-        Ok(None)
+        Ok(Pages::InOne)
     }
+}
+
+/// What came of reading a list in pages.
+enum Pages<T> {
+    /// All of it.
+    All(Vec<T>),
+    /// It has changed meanwhile.
+    Shifted,
+    /// It is to be read in one answer: it is long, or the server knows no pages.
+    InOne,
 }
 
 async fn overview(http: &Http, tags: &[String]) -> Result<ServerSays, Why> {

@@ -93,7 +93,7 @@ fn deliveries(quorum: bool, limits: &Limits<'_>, version: Option<&str>) -> Resul
     if !quorum {
         // RabbitMQ's classic queues have none, LavinMQ's do.
         return match limit {
-            Some(limit) => Err(delivery_limit(limit)),
+            Some(limit) => Err(delivery_limit(limit, "")),
             None => Ok(()),
         };
     }
@@ -113,18 +113,15 @@ fn deliveries(quorum: bool, limits: &Limits<'_>, version: Option<&str>) -> Resul
             "its delivery limit is -1, and what is given back without a limit may lose its place in the order"
                 .to_owned(),
         ),
-        (Some(limit), _) => Err(delivery_limit(limit)),
-        (None, Some(4..)) => Err(format!(
-            "{} (the default since RabbitMQ 4.0)",
-            delivery_limit(20)
-        )),
+        (Some(limit), _) => Err(delivery_limit(limit, "")),
+        (None, Some(4..)) => Err(delivery_limit(20, ", the default since RabbitMQ 4.0")),
         (None, Some(_)) => Ok(()),
     }
 }
 
-fn delivery_limit(limit: i64) -> String {
+fn delivery_limit(limit: i64, origin: &str) -> String {
     format!(
-        "its delivery limit is {limit}, a look counts as a delivery, and a message that was delivered {limit} times before would be dropped or dead-lettered; how often each was delivered can't be known beforehand"
+        "its delivery limit is {limit}{origin}; a look counts as a delivery, and a message that was delivered {limit} times before would be dropped or dead-lettered; how often each was delivered can't be known beforehand"
     )
 }
 

@@ -85,6 +85,20 @@ fn read_whole(queue: &Queue) -> Observed<()> {
     }
 }
 
+/// How many messages the queues of tasks count as delivered and not acknowledged. A new queue counts nothing for some
+/// seconds, and then its channels do; where statistics are switched off nobody does, whatever there is.
+pub(super) fn unacknowledged(rabbit: &RabbitMq) -> Result<u64, Why> {
+    let mut all = 0_u64;
+    for queue in rabbit.queues_of(Role::Tasks) {
+        match &queue.unacknowledged {
+            Observed::Seen(count) => all = all.saturating_add(*count),
+            Observed::Unseen(_) if rabbit.channels.seen().is_some() => {}
+            Observed::Unseen(why) => return Err(why.clone()),
+        }
+    }
+    Ok(all)
+}
+
 /// How far the places in the broker in which a task can wait were read, in a line.
 pub(super) fn coverage(
     rabbit: &RabbitMq,
@@ -96,7 +110,13 @@ pub(super) fn coverage(
         .flat_map(|role| rabbit.queues_of(role))
         .collect();
     let messages: u64 = queues.iter().filter_map(|queue| queue.ready.seen()).sum();
-    let mut detail = format!("{messages} messages in {} queues", queues.len());
+    let many = |number: u64| if number == 1 { "" } else { "s" };
+    let mut detail = format!(
+        "{messages} message{} in {} queue{}",
+        many(messages),
+        queues.len(),
+        many(queues.len() as u64)
+    );
     let unread: Vec<(&Queue, Why)> = queues
         .iter()
         .filter_map(|queue| Some((*queue, read_whole(queue).unseen()?.clone())))
@@ -175,6 +195,21 @@ mod tests {
 
     fn facts(rabbit: Rabbit) -> RabbitMq {
         rabbit.lab().evidence.rabbitmq.expect("a RabbitMQ")
+    }
+
+    #[test]
+    fn without_statistics_nothing_is_counted_as_unacknowledged() {
+        let mut rabbit = facts(
+            Rabbit::new()
+                .queue("celery", 0, 1)
+                .with(|queue| queue.unacknowledged = Observed::Seen(3))
+                .queue("new", 0, 1)
+                .with(|queue| queue.unacknowledged = Observed::not_asked("a test")),
+        );
+        // A new queue has none yet, and its channels have.
+        assert_eq!(unacknowledged(&rabbit), Ok(3));
+        rabbit.channels = Observed::not_asked("a test");
+        assert!(unacknowledged(&rabbit).is_err());
     }
 
     #[test]

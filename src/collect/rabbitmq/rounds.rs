@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::amqp::{AmqpClient, Depth};
 use super::management::{ManagementReader, leave_unseen};
-use super::queues::{coverage, lists, note_depth, to_declare};
+use super::queues::{coverage, lists, note_depth, to_declare, unacknowledged};
 use super::{census, looks, replies};
 use crate::celery::control::{self, ClaimState};
 use crate::collect::broker::{Wanted, by_id};
@@ -24,7 +24,6 @@ use crate::collect::workers::{Claims, Expected, Panel};
 use crate::collect::{Everything, Plan, Progress, Question, RabbitTarget};
 use crate::config::url::ResultBackend;
 use crate::config::url::amqp::ManagementServer;
-use crate::evidence::rabbitmq::Role;
 use crate::evidence::{
     Census, Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
 };
@@ -422,17 +421,17 @@ impl Reading<'_> {
         let (status, detail, reason) = coverage(rabbit, all_known);
         let mut read = line(Source::Queues, started, Ok((status, detail)));
         read.reason = reason;
-        let unacked: u64 = rabbit
-            .queues_of(Role::Tasks)
-            .filter_map(|queue| queue.unacknowledged.seen())
-            .sum();
-        let held = if all_known {
-            let detail = format!("{unacked} unacknowledged, by the statistics");
-            line(Source::Unacked, started, Ok((ReadStatus::Complete, detail)))
+        let counted = if all_known {
+            unacknowledged(rabbit)
         } else {
             let why = Why::new(Reason::NotAsked, "only the management API counts them");
-            line(Source::Unacked, started, Err(&why))
+            Err(why)
         };
+        let counted = counted.as_ref().map(|unacked| {
+            let detail = format!("{unacked} unacknowledged, by the statistics");
+            (ReadStatus::Complete, detail)
+        });
+        let held = line(Source::Unacked, started, counted);
         self.evidence.lists = Observed::Seen(lists(rabbit));
         replace_read(self.evidence, read);
         replace_read(self.evidence, held);

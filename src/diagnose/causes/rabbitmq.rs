@@ -62,7 +62,8 @@ fn expired(rabbit: &RabbitMq) -> Option<Cause> {
     (gone > 0).then(|| Cause {
         name: "expired-in-queue",
         text: format!(
-            "its expires had passed, and RabbitMQ dropped it in place of delivering it: {} counted in the queues were              not delivered to this look",
+            "its expires had passed, and RabbitMQ dropped it in place of delivering it: {} counted in the queues \
+             did not come to this look",
             plain::count(gone, "message")
         ),
         confirm: "look whether it was sent with `expires`".to_owned(),

@@ -117,6 +117,7 @@ impl Rabbit {
             channel: format!("connection {n} (1)"),
             ack_required: true,
             active: Some(true),
+            prefetch: Some(0),
             timeout_ms: Observed::not_asked("RabbitMQ 3 does not tell"),
         });
         self.facts

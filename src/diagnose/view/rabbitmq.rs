@@ -49,6 +49,12 @@ impl Evidence {
         {
             places.push(format!("queues ({})", read.detail));
         }
+        // Who holds something and is no worker is known by its number alone.
+        if let Some(read) = self.read(Source::Unacked)
+            && read.status != ReadStatus::Complete
+        {
+            places.push(format!("{} ({})", Source::Unacked.name(), read.detail));
+        }
         if unread(&Source::Workers) {
             places.push(Source::Workers.name().to_owned());
         }
@@ -80,25 +86,23 @@ impl Evidence {
                 "{what} unacknowledged on connections of no worker that answered"
             ));
         }
-        let limited = |worker: &Worker| {
-            let tasks = worker.registered.seen().into_iter().flatten();
-            tasks
-                .into_iter()
-                .any(|(_, traits)| traits.rate_limit.is_some())
-        };
-        // A task that waits for its rate limit is in no reply (Celery 5.7 worker/consumer/consumer.py, `_limit_task`).
+        let beyond = self.in_buckets(rabbit)?;
+        let what = plain::count(beyond, "message");
+        Some(format!(
+            "{what} unacknowledged beyond what the workers tell, some of whose tasks are rate limited"
+        ))
+    }
+
+    /// How many messages are unacknowledged beyond what the workers tell, where some of their tasks are rate limited:
+    /// one that waits for its limit is in no reply (Celery 5.7 worker/consumer/consumer.py, `_limit_task`).
+    pub(in crate::diagnose) fn in_buckets(&self, rabbit: &RabbitMq) -> Option<u64> {
         let unacked: u64 = rabbit
             .queues_of(Role::Tasks)
             .filter_map(|queue| queue.unacknowledged.seen())
             .sum();
         let claimed: u64 = self.answered().iter().map(claimed_by).sum();
-        if unacked > claimed && self.answered().iter().any(limited) {
-            let what = plain::count(unacked - claimed, "message");
-            return Some(format!(
-                "{what} unacknowledged beyond what the workers tell, some of whose tasks are rate limited"
-            ));
-        }
-        None
+        let limited = |worker: &Worker| !worker.rate_limits().is_empty();
+        (unacked > claimed && self.answered().iter().any(limited)).then(|| unacked - claimed)
     }
 
     /// The node of each connection whose worker answered: it is the one that consumes the worker's mailbox.

@@ -100,6 +100,14 @@ impl Worker {
         traits.rate_limit.as_deref()
     }
 
+    /// The tasks that are rate limited on this worker, with their limits.
+    pub fn rate_limits(&self) -> Vec<(&str, &str)> {
+        let tasks = self.registered.seen().into_iter().flatten();
+        tasks
+            .filter_map(|(name, traits)| Some((name.as_str(), traits.rate_limit.as_deref()?)))
+            .collect()
+    }
+
     /// How many of its slots are free; none where it did not say.
     pub fn free_slots(&self) -> Option<u64> {
         let slots = self.stats.seen()?.concurrency?;

@@ -128,7 +128,7 @@ fn whoever_is_refused_is_told() {
     );
     let seen = site.trace(ID, &["--broker", &both]);
     expect(&seen, "undetermined", 3);
-    assert!(seen.stdout.contains("1 messages in 1 queues"), "{seen:#?}");
+    assert!(seen.stdout.contains("1 message in 1 queue"), "{seen:#?}");
 }
 
 /// Answers every request with the same bytes.
@@ -270,4 +270,7 @@ fn statistics_that_are_switched_off() {
         "{seen:#?}"
     );
     assert!(seen.elapsed < Duration::from_secs(20));
+    // What another program might hold is counted nowhere.
+    let nobodys = "0a0a0a0a-0000-4000-8000-000000000000";
+    expect(&site.trace(nobodys, &["--peek"]), "undetermined", 3);
 }

@@ -101,6 +101,48 @@ fn healthy_tasks_of_a_quorum_queue() {
     drop(worker);
 }
 
+/// Without native delayed delivery, which needs a topic exchange, tasks with an ETA fill the prefetch count of a consumer
+/// that can't raise it.
+#[test]
+fn a_worker_that_is_full_of_tasks_until_their_eta() {
+    let site =
+        Site::with(&json!({"task_default_queue_type": "quorum", "worker_prefetch_multiplier": 2}));
+    let worker = site.lab.worker("w1", &site.config, &[]);
+    let later: Vec<String> = (0..2)
+        .map(|_| site.send("labapp.add", &json!([1, 2]), &json!({"countdown": 900})))
+        .collect();
+    for id in &later {
+        worker.wait_received(id);
+    }
+    let blocked = site.send("labapp.add", &json!([1, 2]), &json!({}));
+    site.wait_for("celery", "messages_ready", 1);
+    let seen = site.trace(&blocked, &["--peek"]);
+    expect(&seen, "queued", 0);
+    expect_finding(&seen, "eta-flood");
+    let seen = site.trace(&later[0], &[]);
+    expect(&seen, "reserved", 0);
+    drop(worker);
+}
+
+/// What waits for its rate limit is in no reply of the worker; RabbitMQ counts it, and shows no ids.
+#[test]
+fn a_task_that_waits_for_its_rate_limit() {
+    let limits = json!({"labapp.add": {"rate_limit": "1/h"}});
+    let site = Site::with(&json!({"task_annotations": limits, "worker_prefetch_multiplier": 4}));
+    let worker = site.lab.worker("w1", &site.config, &[]);
+    let ids: Vec<String> = (0..3)
+        .map(|_| site.send("labapp.add", &json!([1, 2]), &json!({})))
+        .collect();
+    for id in &ids {
+        worker.wait_received(id);
+    }
+    site.wait_for("celery", "messages_unacknowledged", 2);
+    let seen = site.trace(&ids[2], &[]);
+    expect(&seen, "undetermined", 3);
+    assert!(seen.stdout.contains("\"rate-limited\""), "{seen:#?}");
+    expect_silence(&seen);
+}
+
 #[test]
 fn a_queue_that_nobody_consumes() {
     let site = Site::new();

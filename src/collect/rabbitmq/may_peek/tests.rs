@@ -63,13 +63,13 @@ fn a_quorum_queue_with_a_limit_never() {
     assert!(refusal(&none, None).contains("version is not known"));
     assert!(refusal(&none, Some("odd")).contains("version is not known"));
     let two = quorum(json!({"x-delivery-limit": 2}), json!({}));
-    assert!(refusal(&two, Some("3.10.8")).contains("limit is 2,"));
-    assert!(refusal(&two, Some("4.0.5")).contains("limit is 2,"));
+    assert!(refusal(&two, Some("3.10.8")).contains("limit is 2;"));
+    assert!(refusal(&two, Some("4.0.5")).contains("limit is 2;"));
     let policy = quorum(
         json!({"x-delivery-limit": 50}),
         json!({"delivery-limit": 7}),
     );
-    assert!(refusal(&policy, Some("3.12.1")).contains("limit is 7,"));
+    assert!(refusal(&policy, Some("3.12.1")).contains("limit is 7;"));
     let unlimited = quorum(json!({"x-delivery-limit": -1}), json!({}));
     assert!(refusal(&unlimited, Some("3.10.8")).contains("first return"));
     assert!(refusal(&unlimited, Some("4.0.5")).contains("order"));
@@ -82,7 +82,7 @@ fn a_delivery_limit_on_a_classic_queue() {
         &json!({"x-delivery-limit": 5}),
         &json!({}),
     );
-    assert!(refusal(&queue, Some("2.0.0")).contains("limit is 5,"));
+    assert!(refusal(&queue, Some("2.0.0")).contains("limit is 5;"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! CD107: RabbitMQ counts publishes that it dropped, because no queue was bound for them.
 
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Exchange};
+use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Exchange, Role};
 use crate::evidence::{Evidence, RabbitMq, Source};
 
 /// The rule.
@@ -51,9 +51,21 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let exchanges = rabbit.exchanges.seen().into_iter().flatten();
     exchanges
         .filter(|exchange| !is_own(&exchange.name) || exchange.name == DELAYED_EXCHANGE)
+        .filter(|exchange| !exchange.name.is_empty() || !has_replies(evidence, rabbit))
         .filter_map(|exchange| Some((exchange, swallowed(rabbit, exchange)?)))
         .map(|(exchange, count)| finding(evidence, rabbit, exchange, count))
         .collect()
+}
+
+/// Whether workers send results through the default exchange, to queues of senders who may have gone (Celery 5.7
+/// backends/rpc.py). These are dropped by the nature of that backend, and look like dropped tasks.
+fn has_replies(evidence: &Evidence, rabbit: &RabbitMq) -> bool {
+    let told = evidence.answered().iter().any(|worker| {
+        let conf = worker.conf.seen();
+        conf.and_then(|conf| conf.result_backend.as_deref()) == Some("rpc")
+    });
+    told || evidence.result_backend.kind == "rpc"
+        || rabbit.queues_of(Role::Replies).next().is_some()
 }
 
 /// How many messages came into an exchange of which none went out: the statistics leave the second number out while it is
@@ -122,6 +134,18 @@ mod tests {
         let found = lab.check(&UNROUTABLE_PUBLISHES, "");
         assert_eq!(names(&found), ["unroutable-publishes"]);
         assert_eq!(found[0].count, 5);
+    }
+
+    #[test]
+    fn results_to_senders_who_have_gone_are_clear() {
+        let rabbit = Rabbit::new().exchange("", "direct", 5, 0).dropped(6);
+        let mut lab = rabbit.lab();
+        assert_eq!(
+            names(&lab.check(&UNROUTABLE_PUBLISHES, "")),
+            ["unroutable-publishes"]
+        );
+        lab.evidence.result_backend.kind = "rpc".to_owned();
+        assert!(lab.check(&UNROUTABLE_PUBLISHES, "").is_empty());
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn obstacle(evidence: &Evidence) -> Option<(Reason, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::unsupported::UNSUPPORTED;
     use super::*;
     use crate::diagnose::testkit::{Lab, Rabbit, names};
     use crate::evidence::{Observed, Why};
@@ -128,6 +129,19 @@ mod tests {
         let rabbit = Rabbit::new().lab();
         let lab = rabbit.unread(Source::Bindings, Reason::Unreachable);
         assert!(lab.check(&BROKER_UNAVAILABLE, "").is_empty());
+    }
+
+    #[test]
+    fn a_port_where_nobody_speaks_amqp_is_said_once() {
+        let mut lab = Rabbit::new().lab();
+        for source in [Source::Server, Source::Queues, Source::Workers] {
+            lab = lab.unread(source, Reason::Unsupported);
+        }
+        let why = Why::new(Reason::Unsupported, "it does not speak AMQP 0-9-1");
+        lab.evidence.broker.server = Observed::Unseen(why);
+        let found = lab.check(&BROKER_UNAVAILABLE, "");
+        assert_eq!(names(&found), ["broker-unavailable"]);
+        assert!(lab.check(&UNSUPPORTED, "").is_empty());
     }
 
     #[test]

@@ -12,11 +12,15 @@ use crate::evidence::{Evidence, Reason, Source};
 
 /// Whether the broker could not be reached at all, so that one finding says it for every place in it.
 fn broker_is_away(evidence: &Evidence) -> bool {
-    let why = evidence.broker.server.unseen().map(|why| why.reason);
-    matches!(
-        why,
-        Some(Reason::Unreachable | Reason::TimedOut | Reason::Refused)
-    )
+    let Some(why) = evidence.broker.server.unseen() else {
+        return false;
+    };
+    match why.reason {
+        Reason::Unreachable | Reason::TimedOut | Reason::Refused => true,
+        // Once in, RabbitMQ is not asked for what Redis tells of itself; before that, something else answered.
+        Reason::Unsupported | Reason::Malformed => evidence.rabbitmq.is_some(),
+        Reason::NotAsked | Reason::TakesNoWrites | Reason::Truncated => false,
+    }
 }
 
 /// What a place would have told.

@@ -1,6 +1,6 @@
 //! CD807: something in use that this tool does not read.
 
-use super::tells;
+use super::{broker_is_away, tells};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, Reason, Source};
 
@@ -55,6 +55,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             .reads
             .iter()
             .filter(|read| read.reason == Some(Reason::Unsupported))
+            // Where something else than a broker answered, CD801 says it once for all.
+            .filter(|read| !broker_is_away(evidence) || read.source == Source::Results)
             .filter(|read| unread_backend.is_none() || read.source != Source::Results)
             .map(|read| {
                 let source = read.source.name();

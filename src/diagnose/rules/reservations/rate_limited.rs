@@ -1,8 +1,10 @@
 //! CD407: a task that most likely waits for its rate limit, where no reply shows it.
 
+use std::collections::BTreeSet;
+
 use crate::diagnose::view::Holder;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::Source;
+use crate::evidence::{RabbitMq, Source, Worker};
 
 /// The rule.
 pub static RATE_LIMITED: Rule = Rule {
@@ -36,6 +38,9 @@ pub static RATE_LIMITED: Rule = Rule {
 fn check(case: &Case<'_>) -> Vec<Finding> {
     if case.final_result().is_some() {
         return Vec::new();
+    }
+    if let Some(rabbit) = &case.evidence.rabbitmq {
+        return among_others(case, rabbit).into_iter().collect();
     }
     case.held()
         .iter()
@@ -71,12 +76,53 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// It was not found, and as many messages as RabbitMQ counts beyond the workers' word may wait in a bucket.
+fn among_others(case: &Case<'_>, rabbit: &RabbitMq) -> Option<Finding> {
+    let evidence = case.evidence;
+    let told = |worker: &Worker| {
+        let counts = worker.reserved.seen().zip(worker.scheduled.seen());
+        worker.active.seen().is_some() && counts.is_some()
+    };
+    let all_told = evidence.all_workers_answered() && evidence.answered().iter().all(told);
+    let found = !case.task.copies.is_empty() || !case.task.claims.is_empty();
+    if found || !all_told || evidence.unheard_consumers() > 0 {
+        return None;
+    }
+    let beyond = evidence.in_buckets(rabbit)?;
+    let limits: Vec<(&str, &str, &str)> = (evidence.answered().iter())
+        .flat_map(|worker| {
+            let node = worker.node.as_str();
+            let limits = worker.rate_limits().into_iter();
+            limits.map(move |(task, limit)| (node, task, limit))
+        })
+        .collect();
+    let (node, task, limit) = *limits.first()?;
+    let count = plain::count(beyond, "message");
+    let verb = if beyond == 1 { "is" } else { "are" };
+    let message = format!(
+        "{count} {verb} unacknowledged beyond what the workers tell, and {task} is rate limited ({limit}) on {node}: it \
+         may be one that waits there for its turn"
+    );
+    let names: BTreeSet<&str> = limits.iter().map(|(_, task, _)| *task).collect();
+    Some(
+        Finding::of(&RATE_LIMITED, message)
+            .evidence("messages", beyond)
+            .evidence("rate_limited", names.into_iter().collect::<Vec<_>>())
+            .confirm("celery -A APP inspect --timeout 3 registered rate_limit")
+            .remedy(format!(
+                "wait; or lift the limit: `celery -A APP control rate_limit {task} 0`"
+            ))
+            .task(case.id),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::celery::control::{ClaimState, TaskTraits};
     use crate::celery::result::ResultDoc;
-    use crate::diagnose::testkit::{Lab, TASK, doc_of_state, names};
+    use crate::diagnose::testkit::{Lab, Rabbit, TASK, doc_of_state, names};
+    use crate::evidence::Observed;
 
     fn limited() -> Lab {
         let traits = TaskTraits {
@@ -98,6 +144,33 @@ mod tests {
                 .message
                 .ends_with("most likely waits for its rate limit (10/m) on w1")
         );
+    }
+
+    #[test]
+    fn on_rabbitmq_more_unacknowledged_than_told_is_found() {
+        let lab = |unacked: u64| {
+            let mut lab = Rabbit::new()
+                .queue("celery", 0, 1)
+                .with(|queue| queue.unacknowledged = Observed::Seen(unacked))
+                .lab();
+            lab.evidence.workers = limited().evidence.workers;
+            lab.with_worker(|worker| {
+                worker.reserved = Observed::Seen(1);
+                worker.scheduled = Observed::Seen(0);
+            })
+            .absent("t1")
+        };
+        let found = lab(3).check(&RATE_LIMITED, "t1");
+        assert_eq!(
+            found[0].message,
+            format!(
+                "2 messages are unacknowledged beyond what the workers tell, and {TASK} is rate limited (10/m) on w1: \
+                 it may be one that waits there for its turn"
+            )
+        );
+        assert!(lab(1).check(&RATE_LIMITED, "t1").is_empty());
+        let held = lab(3).claimed("t2", "w1", ClaimState::Reserved);
+        assert!(held.check(&RATE_LIMITED, "t2").is_empty());
     }
 
     #[test]

@@ -247,17 +247,16 @@ fn a_thousand_queues_are_read_in_pages() {
             &vhost.path("definitions", ""),
             &json!({"queues": queues}),
         );
+        let queues = run(async {
+            let reader = ManagementReader::connect(&server(&vhost.node.management_url())).await?;
+            Ok::<_, Why>(reader.queues(&vhost.name).await)
+        });
+        let queues = queues.expect("connected");
+        let queues = queues.seen().expect("seen");
+        let names: BTreeSet<_> = queues.iter().map(|queue| &queue.name).collect();
+        assert_eq!(
+            (names.len(), queues.len()),
+            (300 * (chunk + 1), names.len())
+        );
     }
-    let queues = run(async {
-        let reader = ManagementReader::connect(&server(&vhost.node.management_url())).await?;
-        Ok::<_, Why>(reader.queues(&vhost.name).await)
-    });
-    let queues = queues.expect("connected");
-    let names: BTreeSet<_> = queues
-        .seen()
-        .expect("seen")
-        .iter()
-        .map(|queue| &queue.name)
-        .collect();
-    assert_eq!(names.len(), 1200);
 }
