@@ -1,5 +1,7 @@
 //! Ordinary commands, one connection, with every failure told apart.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo,
@@ -20,6 +22,7 @@ const LOGIN: &str = "the login";
 pub(crate) struct Client {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
+    patience: Duration,
 }
 
 impl Drop for Client {
@@ -31,12 +34,22 @@ impl Drop for Client {
 impl Client {
     /// Connects to a database of a server and logs in.
     pub(crate) async fn connect(server: &RedisServer, database: u32) -> Result<Self, Why> {
-        let stream = connect::open(server).await?;
+        Self::connect_within(server, database, SERVER_TIMEOUT).await
+    }
+
+    /// As [`Client::connect`], and waits no longer than this for any answer.
+    pub(crate) async fn connect_within(
+        server: &RedisServer,
+        database: u32,
+        patience: Duration,
+    ) -> Result<Self, Why> {
+        let stream = connect::open(server, patience).await?;
         Self::over(
             stream,
             database,
             server.username.as_deref(),
             server.password.as_ref(),
+            patience,
         )
         .await
     }
@@ -47,6 +60,7 @@ impl Client {
         database: u32,
         username: Option<&str>,
         password: Option<&Secret>,
+        patience: Duration,
     ) -> Result<Self, Why> {
         let mut login = RedisConnectionInfo::default()
             .set_db(i64::from(database))
@@ -60,19 +74,20 @@ impl Client {
         }
         // redis-rs's own default of 500 ms takes a busy broker for a dead one.
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(SERVER_TIMEOUT))
-            .set_response_timeout(Some(SERVER_TIMEOUT));
+            .set_connection_timeout(Some(patience))
+            .set_response_timeout(Some(patience));
         let greeting = MultiplexedConnection::new_with_config(&login, stream, config);
-        let greeted = timeout(SERVER_TIMEOUT, greeting).await.map_err(|_| {
+        let greeted = timeout(patience, greeting).await.map_err(|_| {
             Why::new(
                 Reason::TimedOut,
                 "the server accepted the connection and says nothing",
             )
         })?;
-        let (connection, driver) = greeted.map_err(|error| why(&error, LOGIN))?;
+        let (connection, driver) = greeted.map_err(|error| why(&error, LOGIN, patience))?;
         Ok(Self {
             connection,
             driver: tokio::spawn(driver),
+            patience,
         })
     }
 
@@ -83,7 +98,7 @@ impl Client {
         command
             .query_async(&mut connection)
             .await
-            .map_err(|error| why(&error, &name))
+            .map_err(|error| why(&error, &name, self.patience))
     }
 
     /// Sends commands in one go; each has its own outcome.
@@ -100,9 +115,11 @@ impl Client {
         let answers: Vec<Value> = pipeline
             .query_async(&mut connection)
             .await
-            .map_err(|error| why(&error, &command_name(first)))?;
+            .map_err(|error| why(&error, &command_name(first), self.patience))?;
         let outcome = |(command, answer): (&Cmd, Value)| match answer {
-            Value::ServerError(error) => Err(why(&error.into(), &command_name(command))),
+            Value::ServerError(error) => {
+                Err(why(&error.into(), &command_name(command), self.patience))
+            }
             answer => Ok(answer),
         };
         Ok(commands.iter().zip(answers).map(outcome).collect())
@@ -127,7 +144,7 @@ fn command_name(command: &Cmd) -> String {
 }
 
 /// What a failure means, without a word that the server could have put a secret into.
-fn why(error: &RedisError, command: &str) -> Why {
+fn why(error: &RedisError, command: &str, patience: Duration) -> Why {
     let code = error.code().unwrap_or_default();
     let (reason, detail) = match (error.kind(), code) {
         (_, "NOPERM") => (
@@ -179,7 +196,7 @@ fn why(error: &RedisError, command: &str) -> Why {
             Reason::TimedOut,
             format!(
                 "no answer to {command} within {} s",
-                SERVER_TIMEOUT.as_secs()
+                patience.as_secs_f64()
             ),
         ),
         _ if error.is_io_error() || error.is_connection_dropped() => (
@@ -216,7 +233,10 @@ mod tests {
     #[test]
     fn who_answers_a_login_with_something_else_is_no_redis_server() {
         let error = RedisError::from((ErrorKind::UnexpectedReturnType, "not a reply"));
-        assert_eq!(why(&error, LOGIN).reason, Reason::Unreachable);
-        assert_eq!(why(&error, "GET").reason, Reason::Malformed);
+        assert_eq!(
+            why(&error, LOGIN, SERVER_TIMEOUT).reason,
+            Reason::Unreachable
+        );
+        assert_eq!(why(&error, "GET", SERVER_TIMEOUT).reason, Reason::Malformed);
     }
 }

@@ -36,7 +36,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let Some(workers) = evidence.workers.seen() else {
         return Vec::new();
     };
-    if !workers.answered.is_empty() || workers.silent > 0 {
+    // One that came or left meanwhile is there, or about to come back.
+    if !workers.answered.is_empty() || workers.silent > 0 || !workers.unsettled.is_empty() {
         return Vec::new();
     }
     let place = evidence.place();
@@ -117,6 +118,13 @@ mod tests {
                 .is_empty()
         );
         assert!(Lab::new().silent("w1").check(&NO_WORKERS, "").is_empty());
+    }
+
+    #[test]
+    fn one_that_restarts_is_as_good_as_there() {
+        let mut lab = Lab::new();
+        lab.workers_mut().unsettled.push("w1".to_owned());
+        assert!(lab.check(&NO_WORKERS, "").is_empty());
     }
 
     #[test]
