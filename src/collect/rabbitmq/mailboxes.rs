@@ -11,12 +11,13 @@ use crate::evidence::{RabbitMq, Why, Workers};
 pub(super) const MAILBOX: &str = ".celery.pidbox";
 
 /// A worker that is gone, since the management API was read or since an earlier question, is no silent one: its mailbox
-/// is gone too. One without a reader is of a worker that only just starts.
+/// is gone too. One that nobody reads is left over from a worker under `control_queue_durable`.
 pub(super) async fn forget_the_dead(client: &AmqpClient, workers: &mut Workers) -> Result<(), Why> {
     let mut living = Vec::new();
     for node in workers.unanswered_names.clone() {
         match client.depth(&format!("{node}{MAILBOX}")).await? {
-            Depth::Missing | Depth::There { consumers: 0, .. } => {
+            Depth::There { consumers: 0, .. } => {}
+            Depth::Missing => {
                 if !workers.unsettled.contains(&node) {
                     workers.unsettled.push(node);
                 }

@@ -353,6 +353,22 @@ def send(a, b):
     return a + b
 ";
 
+/// A durable mailbox stays where its worker is gone for good.
+#[test]
+fn a_mailbox_that_is_left_over() {
+    let site = Site::new();
+    let _one = site.lab.worker("w1", &site.config, &[]);
+    let mailbox = "old@lab.celery.pidbox";
+    site.vhost.declare(mailbox, &json!({"durable": true}));
+    let path = format!("e/celery.pidbox/q/{mailbox}");
+    let binding = json!({"routing_key": ""});
+    let node = &site.vhost.node;
+    node.api("POST", &site.vhost.path("bindings", &path), &binding);
+    let done = site.audit(&["--timeout", "1s"]);
+    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.code, Some(0), "{done:#?}");
+}
+
 /// Celery's own defaults, early acknowledgement and prefetching among them.
 #[test]
 fn defaults() {

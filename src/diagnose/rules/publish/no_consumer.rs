@@ -15,9 +15,9 @@ pub static NO_CONSUMER: Rule = Rule {
                 task_create_missing_queues is on by default. Or no worker was started with -Q and this queue, or the \
                 one that was has died.",
         read: "The queue's messages, and the word of every live worker about the queues that it consumes. Nothing is \
-               said while a worker that could consume the queue stays silent. RabbitMQ itself tells how many \
-               consumers a queue has; queues that need none are left out: dead-letter queues, those of native \
-               delayed delivery, replies and events.",
+               said while a worker that could consume the queue stays silent, or came or left in the middle. \
+               RabbitMQ itself tells how many consumers a queue has; queues that need none are left out: dead-letter \
+               queues, those of native delayed delivery, replies and events.",
         confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE`, or \
                   `rabbitmqctl list_queues name messages_ready consumers`, twice: the number does not fall.",
         mend: "Start a worker with `-Q QUEUE`, or tell a running one: `celery -A APP control add_consumer QUEUE`. If \

@@ -16,9 +16,9 @@ pub static NO_WORKERS: Rule = Rule {
                 or with another global_keyprefix. Workers with worker_enable_remote_control off are not subscribed \
                 either, and can't be seen this way.",
         read: "On Redis PUBLISH on the pidbox channel returned 0 receivers; on RabbitMQ nobody answered and no queue \
-               of tasks has a consumer. Where CLIENT LIST was read, connections that wait \
-               in BRPOP on this database are counted: they may be workers without remote control, and then this is \
-               no error.",
+               of tasks has a consumer. Nothing is said where a worker came or left in the middle. Where CLIENT \
+               LIST was read, connections that wait in BRPOP on this database are counted: they may be workers \
+               without remote control, and then this is no error.",
         confirm: "Run `celery -A APP status`. Run `redis-cli PUBSUB NUMPAT` and `redis-cli CLIENT LIST`, and look for \
                   connections with cmd=brpop; or `rabbitmqctl list_consumers`.",
         mend: "Start the workers: `celery -A APP worker`. If they run, compare their broker URL, as `celery -A APP \
