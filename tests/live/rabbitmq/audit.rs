@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Site;
-use crate::lab::{DeafServer, Fault, Outcome, Proxy, START, Worker, wait_until};
+use crate::lab::{DeafServer, Fault, Outcome, Proxy, SOON, START, Worker, wait_until};
 
 /// A worker that answers remote control and is a consumer for the broker, and does nothing with what it is sent.
 const DEAF: &str = "from celery.worker.consumer import Consumer\n\
@@ -33,7 +33,7 @@ impl Site {
     /// Nobody's reply queue is left.
     pub(super) fn assert_no_reply_queue(&self) {
         let node = &self.vhost.node;
-        let left = crate::lab::wait_until("the reply queue is gone", crate::lab::SOON, || {
+        let left = wait_until("the reply queue is gone", SOON, || {
             let queues = node.api("GET", &self.vhost.path("queues", ""), &json!(null));
             let names: Vec<String> = (queues.as_array().into_iter().flatten())
                 .map(|queue| queue["name"].as_str().unwrap_or_default().to_owned())
