@@ -1,7 +1,7 @@
 //! From settings to evidence: one reading of a live deployment, which leaves nothing behind on any way out.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +20,8 @@ use crate::evidence::Evidence;
 
 /// How long the removal of a reply address may take at most.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// And so long in any case, however near the deadline is.
+const LEAST_CLEANUP: Duration = Duration::from_secs(1);
 
 /// The user ended the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +80,10 @@ pub(super) fn read(settings: &Settings, question: Question) -> anyhow::Result<Ev
         .enable_all()
         .build()
         .context("the runtime can't be started")?;
-    runtime.block_on(read_and_clean_up(&plan))
+    let read = runtime.block_on(read_and_clean_up(&plan));
+    // A name that is still looked up would be waited for.
+    runtime.shutdown_background();
+    read
 }
 
 fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
@@ -123,6 +128,7 @@ fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
 async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
     let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be received")?;
     let mut terminate = signal(SignalKind::terminate()).context("signals can't be received")?;
+    let started = Instant::now();
     let cleanup = Cleanup::default();
     let bar = Bar::default();
     let progress = |what: &str, done: u64, of: u64| bar.show(what, done, of);
@@ -136,7 +142,11 @@ async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
     let late = read
         .as_ref()
         .map_or(true, |evidence| !evidence.all_workers_answered());
-    let leftover = match tokio::time::timeout(CLEANUP_TIMEOUT, cleanup.run(late)).await {
+    let patience = plan.deadline().map_or(CLEANUP_TIMEOUT, |all| {
+        let left = all.saturating_sub(started.elapsed());
+        left.clamp(LEAST_CLEANUP, CLEANUP_TIMEOUT)
+    });
+    let leftover = match tokio::time::timeout(patience, cleanup.run(late)).await {
         Ok(Ok(())) => None,
         Ok(Err(leftover)) => Some(leftover.to_string()),
         Err(_) => Some("the reply address could not be removed: the broker fell silent".to_owned()),

@@ -16,13 +16,12 @@ use super::suspects::{self, MOST_SUSPECTS, Suspects};
 use crate::evidence::{Census, Copy, Observed, ReadStatus, Reason, Source, Why};
 
 /// Of the time until the deadline this part goes to the queues; what comes after them is quick.
-const FOR_QUEUES: f64 = 0.6;
+const FOR_QUEUES: f64 = 0.7;
+
 impl Reading<'_> {
     /// Reads everything. What was found by the time of an error stays in the evidence.
     pub(super) async fn read_everything(&mut self, wanted: &Everything) -> Result<(), Why> {
-        let limit = wanted
-            .deadline
-            .map(|all| self.started + all.mul_f64(FOR_QUEUES));
+        let limit = self.deadline.at(FOR_QUEUES);
         self.broker.stop_at(limit);
         self.census();
         let (mut suspects, looked) =

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -28,16 +29,16 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Bytes for S {}
 /// A byte stream to a server.
 pub(crate) type Stream = Box<dyn Bytes>;
 
-/// Connects to the server, by way of its sentinels where it has some.
-pub(crate) async fn open(server: &RedisServer) -> Result<Stream, Why> {
-    let connected = timeout(SERVER_TIMEOUT, connect(server)).await;
+/// Connects to the server, by way of its sentinels where it has some. No longer than `patience` is waited.
+pub(crate) async fn open(server: &RedisServer, patience: Duration) -> Result<Stream, Why> {
+    let connected = timeout(patience, connect(server)).await;
     connected.unwrap_or_else(|_| {
         Err(Why::new(
             Reason::TimedOut,
             format!(
                 "{} did not answer within {} s",
                 name(&server.endpoint),
-                SERVER_TIMEOUT.as_secs()
+                patience.as_secs_f64()
             ),
         ))
     })
@@ -154,7 +155,7 @@ async fn master_address(nodes: &[(String, u16)], master: &str) -> Result<(String
 
 async fn ask_sentinel(host: &str, port: u16, master: &str) -> Result<Option<(String, u16)>, Why> {
     let stream = tcp(host, port, None).await?;
-    let client = Client::over(stream, 0, None, None).await?;
+    let client = Client::over(stream, 0, None, None, SERVER_TIMEOUT).await?;
     let mut command = ::redis::cmd("SENTINEL");
     command.arg("get-master-addr-by-name").arg(master);
     let answer: Option<(String, u16)> = client.ask(&command).await?;

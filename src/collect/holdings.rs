@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::{Value, json};
 
 use super::counting::{Known, mark};
-use super::workers::{GRACE, Panel};
+use super::mailbox::Voices;
+use super::workers::{GRACE, Panel, drop_unheard, note_departed, unheard};
 use crate::celery::control::{self, Claim, ClaimState};
-use crate::evidence::{Observed, Reason, Software, Why, Workers};
+use crate::evidence::{Observed, Reason, Software, Why};
 
 /// More ids that several workers hold are not looked at again.
 const MOST_SEVERAL: usize = 100;
@@ -73,6 +74,8 @@ struct Word {
     active: Option<Result<Vec<Claim>, Why>>,
     reserved: Option<Result<u64, Why>>,
     scheduled: Option<Result<u64, Why>>,
+    /// How often each question was answered.
+    answers: BTreeMap<&'static str, u64>,
 }
 
 impl Panel {
@@ -87,14 +90,17 @@ impl Panel {
         let mut holdings = Holdings::default();
         for index in 0..self.mailboxes.len() {
             let prefix = self.mailboxes[index].0.clone();
-            let known = self.answering.get(&prefix).copied().unwrap_or_default();
-            if known == 0 {
+            let Some(known) = self
+                .answering
+                .get(&prefix)
+                .filter(|known| !known.is_empty())
+            else {
                 continue;
-            }
+            };
             let mut words: BTreeMap<String, Word> = BTreeMap::new();
             let patience = self.timeout.max(GRACE);
             let (_, mailbox) = &self.mailboxes[index];
-            mailbox
+            let receivers = mailbox
                 .ask_each(&requests, patience, known, |method, node, answer| {
                     let at = holdings.nodes.iter().position(|known| *known == node);
                     let at = at.unwrap_or_else(|| {
@@ -106,59 +112,55 @@ impl Panel {
                     word.add(method, &node, &answer, |claim| holdings.hold(at, claim));
                 })
                 .await?;
+            let voices: Voices = words
+                .iter()
+                .map(|(node, word)| (node.clone(), word.voices()))
+                .collect();
+            let receivers = receivers.into_values().max();
+            let unheard = unheard(mailbox, receivers, &voices);
+            drop_unheard(&mut self.workers, &prefix, &voices, unheard);
+            note_departed(&mut self.workers, mailbox);
+            self.answering.insert(prefix.clone(), voices);
             self.note_words(&prefix, words);
         }
         Ok(holdings)
     }
 
     fn note_words(&mut self, prefix: &str, mut words: BTreeMap<String, Word>) {
-        let Workers {
-            answered,
-            silent,
-            unanswered_names,
-            ..
-        } = &mut self.workers;
-        answered.retain_mut(|worker| {
+        for worker in &mut self.workers.answered {
             if worker.prefix != prefix {
-                return true;
+                continue;
             }
             let Some(word) = words.remove(&worker.node) else {
-                *silent += 1;
-                unanswered_names.push(worker.node.clone());
-                if let Some(known) = self.answering.get_mut(prefix) {
-                    *known = known.saturating_sub(1);
-                }
-                return false;
+                continue;
             };
             let node = worker.node.clone();
             worker.active = observed(word.active, "active", &node);
             worker.reserved = observed(word.reserved, "reserved", &node);
             worker.scheduled = observed(word.scheduled, "scheduled", &node);
-            true
-        });
+        }
     }
 
     /// Asks which ids each worker has revoked, and which software it runs.
     pub(super) async fn asides(
         &mut self,
-        known: &mut Known,
+        facts: &mut Known,
     ) -> Result<BTreeMap<String, Software>, Why> {
         let requests = [("revoked", json!({})), ("report", json!({}))];
         let mut software = BTreeMap::new();
         for (prefix, mailbox) in &self.mailboxes {
-            let enough = self.answering.get(prefix).copied().unwrap_or_default();
-            if enough == 0 {
+            let Some(known) = self.answering.get(prefix).filter(|known| !known.is_empty()) else {
                 continue;
-            }
+            };
             let patience = self.timeout.max(GRACE);
             mailbox
                 .ask_each(
                     &requests,
                     patience,
-                    enough,
+                    known,
                     |method, node, answer| match method {
                         _ if control::is_error(&answer) => {}
-                        "revoked" => known.revoke(&node, &control::decode_revoked(&answer)),
+                        "revoked" => facts.revoke(&node, &control::decode_revoked(&answer)),
                         _ => {
                             let (celery, kombu) = control::decode_report(&answer);
                             software.insert(node, Software { celery, kombu });
@@ -183,8 +185,20 @@ fn observed<T>(said: Option<Result<T, Why>>, method: &str, node: &str) -> Observ
 }
 
 impl Word {
+    /// How many workers of this name answered.
+    fn voices(&self) -> u64 {
+        self.answers.values().copied().max().unwrap_or_default()
+    }
+
     /// Takes an answer in. A second one, of a worker of the same name, is added to the first.
-    fn add(&mut self, method: &str, node: &str, answer: &Value, mut hold: impl FnMut(&Claim)) {
+    fn add(
+        &mut self,
+        method: &'static str,
+        node: &str,
+        answer: &Value,
+        mut hold: impl FnMut(&Claim),
+    ) {
+        *self.answers.entry(method).or_default() += 1;
         let failed = || {
             let what = format!("{node} failed to answer {method}");
             Why::new(Reason::Refused, what)
@@ -227,7 +241,7 @@ impl Word {
 mod tests {
     use super::*;
 
-    fn add(word: &mut Word, holdings: &mut Holdings, method: &str, answer: &Value) {
+    fn add(word: &mut Word, holdings: &mut Holdings, method: &'static str, answer: &Value) {
         word.add(method, "w1", answer, |claim| holdings.hold(0, claim));
     }
 

@@ -1,6 +1,6 @@
 //! Remote control, whatever carries it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,13 +22,16 @@ pub(crate) struct Answers {
     pub(crate) by_node: BTreeMap<String, Vec<Value>>,
 }
 
+/// How often each node answers: once, but where workers share its name.
+pub(crate) type Voices = BTreeMap<String, u64>;
+
 /// When the answers are all there.
 #[derive(Clone, Copy)]
 pub(crate) enum Until<'a> {
     /// When everyone who received the request has answered, as far as the broker tells.
     Everyone,
-    /// When so many have answered.
-    Count(u64),
+    /// When these nodes have answered, whoever else does.
+    Nodes(&'a Voices),
     /// When the answers explain what was seen otherwise.
     Explained(&'a (dyn Fn(&Replies) -> bool + Sync)),
 }
@@ -51,36 +54,41 @@ impl Mailbox {
     ) -> Result<Replies, Why> {
         match self {
             Self::Redis(mailbox) => {
-                let enough = match until {
-                    Until::Count(enough) => Some(enough),
+                let known = match until {
+                    Until::Nodes(known) => Some(known),
                     Until::Everyone | Until::Explained(_) => None,
                 };
-                mailbox.ask(requests, patience, enough).await
+                mailbox.ask(requests, patience, known).await
             }
             Self::Amqp(mailbox) => mailbox.ask(requests, patience, until).await,
         }
     }
 
-    /// Asks until so many have answered, and shows each answer as it comes where the transport allows it, so that they
+    /// The nodes that were seen to go while an answer was waited for.
+    pub(crate) fn departed(&self) -> BTreeSet<String> {
+        match self {
+            Self::Redis(_) => BTreeSet::new(),
+            Self::Amqp(mailbox) => mailbox.departed(),
+        }
+    }
+
+    /// Asks until these have answered, and shows each answer as it comes where the transport allows it, so that they
     /// need not all be in memory at once. Returns how many workers received each request.
     pub(crate) async fn ask_each(
         &self,
         requests: &[(&'static str, Value)],
         patience: Duration,
-        enough: u64,
+        known: &Voices,
         mut see: impl FnMut(&'static str, String, Value),
     ) -> Result<BTreeMap<&'static str, u64>, Why> {
         let mailbox = match self {
             Self::Redis(mailbox) => {
-                return mailbox
-                    .ask_each(requests, patience, Some(enough), see)
-                    .await;
+                return mailbox.ask_each(requests, patience, Some(known), see).await;
             }
             Self::Amqp(mailbox) => mailbox,
         };
-        let replies = mailbox
-            .ask(requests, patience, Until::Count(enough))
-            .await?;
+        let until = Until::Nodes(known);
+        let replies = mailbox.ask(requests, patience, until).await?;
         let mut receivers = BTreeMap::new();
         for (method, answers) in replies {
             receivers.insert(method, answers.receivers);

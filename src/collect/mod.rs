@@ -5,6 +5,7 @@ mod census;
 pub(crate) mod cleanup;
 mod connect;
 mod counting;
+mod deadline;
 mod holdings;
 mod mailbox;
 mod movement;

@@ -91,6 +91,7 @@ impl Watch {
                     before: first.length,
                     after,
                     same_next: next.is_some() && next == first.next,
+                    taken: None,
                 });
             }
         }
@@ -99,12 +100,13 @@ impl Watch {
             seconds: self.begun.elapsed().as_secs_f64(),
             lists,
             idle_throughout: self.idle.intersection(&still).cloned().collect(),
+            began_none: BTreeSet::new(),
         })
     }
 }
 
 /// Workers with a free slot and nothing reserved or scheduled.
-fn idle(evidence: &Evidence) -> BTreeSet<String> {
+pub(super) fn idle(evidence: &Evidence) -> BTreeSet<String> {
     let workers = evidence.answered().iter().filter(|worker| {
         let slots = worker.stats.seen().and_then(|stats| stats.concurrency);
         let busy = worker.active.seen().map(|active| active.len() as u64);

@@ -102,8 +102,16 @@ pub(super) fn note_results(
     started: Instant,
     looked_through: Option<Result<u64, Why>>,
 ) {
+    // An audit that ended before it came to the results has read none of them.
+    let looked_through = looked_through.or_else(|| {
+        let unread = "the results were not looked through: the reading ended before";
+        (!evidence.is_of_ids()).then(|| Err(Why::new(Reason::Truncated, unread)))
+    });
+    // Of a task that is accounted for without its result nobody asks for it in an audit.
     let unread = |task: &TaskEvidence| task.result.unseen().cloned();
-    let gaps: Vec<Why> = evidence.tasks.values().filter_map(unread).collect();
+    let gaps: Vec<Why> = (evidence.tasks.values().filter_map(unread))
+        .filter(|why| why.reason != Reason::NotAsked || evidence.is_of_ids())
+        .collect();
     let all = evidence.tasks.len();
     let read = match (&evidence.result_backend.readable, gaps.first()) {
         (Observed::Unseen(why), _) => line(Source::Results, started, Err(why)),
@@ -142,7 +150,11 @@ fn answered(workers: &Workers) -> (ReadStatus, String) {
     } else {
         format!("{there} of {all} answered")
     };
-    let status = if workers.silent == 0 {
+    let detail = match workers.unsettled.as_slice() {
+        [] => detail,
+        nodes => format!("{detail}; {} came or left meanwhile", nodes.join(", ")),
+    };
+    let status = if workers.silent == 0 && workers.unsettled.is_empty() {
         ReadStatus::Complete
     } else {
         ReadStatus::Partial
@@ -169,7 +181,12 @@ pub(super) fn note_workers(evidence: &mut Evidence, started: Instant) {
     };
     let mut read = line(Source::Workers, started, outcome);
     if read.status == ReadStatus::Partial {
-        read.reason = Some(Reason::TimedOut);
+        let silent = evidence.workers.seen().is_some_and(|w| w.silent > 0);
+        read.reason = Some(if silent {
+            Reason::TimedOut
+        } else {
+            Reason::Unreachable
+        });
     }
     replace_read(evidence, read);
 }

@@ -24,8 +24,8 @@ use crate::celery::message::Keep;
 use crate::celery::unacked::{Reservation, parse_unacked};
 use crate::celery::when::When;
 use crate::evidence::{
-    Ages, Class, Copy, Evidence, NAMED_IDS, Observed, Place, ReadStatus, Reason, Reservations,
-    Source, TaskEvidence, Why, WorkerClaim,
+    Ages, Class, Copy, Evidence, NAMED_IDS, Observed, Place, Read, ReadStatus, Reason,
+    Reservations, Source, TaskEvidence, Why, WorkerClaim,
 };
 
 /// More reservations are not told apart; half a million take about 60 MB.
@@ -34,6 +34,8 @@ const MOST_RECORDS: usize = 500_000;
 const MOST_RESULTS: usize = 1_000;
 /// Commands in one go.
 const PAGE: usize = 1_000;
+/// Of the time until a deadline so much may have gone by when the second of two readings begins.
+const FOR_SAMPLE: f64 = 0.8;
 /// So many of a class are tried for one that still stands.
 const TRIED: usize = 3;
 
@@ -92,7 +94,7 @@ impl Reading<'_> {
         wanted: &Everything,
         suspects: &mut Suspects,
     ) -> Result<Holdings, Why> {
-        let mut records = self.read_reservations(known).await?;
+        let (mut records, read) = self.read_reservations(known).await?;
         let mut holdings = match &mut self.panel {
             Some(panel) => panel.holdings().await?,
             None => Holdings::default(),
@@ -109,7 +111,10 @@ impl Reading<'_> {
         };
         let look_again = records.iter().any(open);
         match wanted.sample {
-            Some(sample) => tokio::time::sleep(sample).await,
+            // A shorter time tells less, and a report that comes too late tells nothing.
+            Some(sample) => {
+                tokio::time::sleep(self.deadline.as_far_as(FOR_SAMPLE, sample)).await;
+            }
             None if look_again => tokio::time::sleep(PAUSE).await,
             None => {}
         }
@@ -132,6 +137,8 @@ impl Reading<'_> {
         suspects.retain(|id, _| !marks.contains(&mark(id)));
         self.note_ages(known, &records);
         self.classify(known, records, &holdings, &results).await?;
+        // Only now its rules have what they judge by.
+        self.replace_read(read);
         self.classify_claims(&marks);
         Ok(holdings)
     }
@@ -143,7 +150,7 @@ impl Reading<'_> {
     }
 
     /// Every reservation with its score.
-    async fn read_reservations(&mut self, known: &Known) -> Result<Vec<Record>, Why> {
+    async fn read_reservations(&mut self, known: &Known) -> Result<(Vec<Record>, Read), Why> {
         let started = Instant::now();
         let mut records = Vec::new();
         let mut all = Vec::new();
@@ -155,9 +162,9 @@ impl Reading<'_> {
                     return Err(why);
                 }
                 Err(why) => {
-                    self.replace_read(line(Source::Unacked, started, Err(&why)));
+                    let read = line(Source::Unacked, started, Err(&why));
                     self.evidence.reservations = Observed::Unseen(why);
-                    return Ok(Vec::new());
+                    return Ok((Vec::new(), read));
                 }
             }
         }
@@ -169,9 +176,8 @@ impl Reading<'_> {
             read.detail = format!("{}, of which {MOST_RECORDS} were looked at", read.detail);
             read.reason = Some(Reason::Truncated);
         }
-        self.replace_read(read);
         self.evidence.reservations = Observed::Seen(all);
-        Ok(records)
+        Ok((records, read))
     }
 
     async fn read_under(

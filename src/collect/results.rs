@@ -3,6 +3,7 @@
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
 
@@ -33,10 +34,12 @@ pub(crate) struct Results {
 pub(crate) type ById = BTreeMap<String, Observed<Option<StoredResult>>>;
 
 impl Results {
-    /// Connects to the result backend.
-    pub(crate) async fn connect(backend: Option<&ResultBackend>) -> Self {
+    /// Connects to the result backend, which may take no longer than `patience` for any answer.
+    pub(crate) async fn connect(backend: Option<&ResultBackend>, patience: Duration) -> Self {
         let client = match backend {
-            Some(ResultBackend::Redis(server)) => Client::connect(server, server.db).await,
+            Some(ResultBackend::Redis(server)) => {
+                Client::connect_within(server, server.db, patience).await
+            }
             Some(ResultBackend::Rpc) => Err(Why::new(
                 Reason::Unsupported,
                 "results of rpc:// are messages to their senders",
@@ -56,16 +59,6 @@ impl Results {
         };
         Self {
             client,
-            prefix: String::new(),
-            unsure: None,
-            replies: BTreeMap::new(),
-        }
-    }
-
-    /// No way, for this reason.
-    pub(crate) fn unreachable(why: Why) -> Self {
-        Self {
-            client: Err(why),
             prefix: String::new(),
             unsure: None,
             replies: BTreeMap::new(),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::broker::{BrokerReader, QueuePass, Wanted, by_id};
 use super::cleanup::Cleanup;
+use super::deadline::Deadline;
 use super::notes::{blank, line, note_results, note_workers, nothing, replace_read, task, traced};
 use super::redis::keys::Names;
 use super::redis::server;
@@ -13,7 +14,7 @@ use super::redis::unacked::Keys;
 use super::related;
 use super::results::Results;
 use super::workers::{Claims, Panel};
-use super::{Plan, Progress, Question, Target, rabbitmq};
+use super::{Plan, Progress, Question, SERVER_TIMEOUT, Target, rabbitmq};
 use crate::celery::control::TransportOptions;
 use crate::config::url::RedisServer;
 use crate::evidence::{
@@ -24,8 +25,10 @@ use crate::evidence::{
 /// Between BRPOP and the write to `unacked` a message is in no key at all; a second look comes this much later.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
-/// Of a deadline so much is left for taking away the reply address and for writing the report.
-const FOR_THE_REPORT: Duration = Duration::from_millis(500);
+/// Of the time until a deadline so much may have gone by when the workers have answered their first questions, and the
+/// keys of the results are known.
+const FOR_WORKERS: f64 = 0.4;
+const FOR_KEYS: f64 = 0.5;
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
@@ -41,21 +44,14 @@ async fn collect_redis(
     cleanup: &Cleanup,
     progress: Progress<'_>,
 ) -> Evidence {
-    let started = Instant::now();
-    let deadline = match plan.question {
-        Question::Everything(wanted) => wanted.deadline,
-        Question::Ids(_) => None,
-    };
-    let connecting = async {
-        tokio::join!(
-            Results::connect(plan.result_backend.as_ref()),
-            BrokerReader::connect(plan, server),
-        )
-    };
-    let (mut results, broker) = match within(deadline, started, connecting).await {
-        Ok(connected) => connected,
-        Err(why) => (Results::unreachable(why.clone()), Err(why)),
-    };
+    let deadline = Deadline::starting(plan);
+    let started = deadline.started();
+    let patience = deadline.patience(SERVER_TIMEOUT);
+    let (mut results, broker) = tokio::join!(
+        Results::connect(plan.result_backend.as_ref(), patience),
+        deadline.within(BrokerReader::connect(plan, server)),
+    );
+    let broker = broker.flatten();
     let mut evidence = blank(plan, &results);
     let mut looked_through = None;
     match broker {
@@ -63,7 +59,7 @@ async fn collect_redis(
             let mut reading = Reading {
                 plan,
                 server,
-                started,
+                deadline,
                 progress,
                 evidence: &mut evidence,
                 broker,
@@ -74,7 +70,7 @@ async fn collect_redis(
                 queues: QueuePass::default(),
                 looked_through: None,
             };
-            let outcome = within(deadline, started, reading.run(cleanup)).await;
+            let outcome = deadline.within(Box::pin(reading.run(cleanup))).await;
             looked_through = reading.looked_through.take();
             if let Err(why) = outcome {
                 without_rest(&mut evidence, plan, &why, started);
@@ -94,24 +90,6 @@ async fn collect_redis(
     evidence.result_backend.readable = results.readable();
     note_results(&mut evidence, started, looked_through);
     evidence
-}
-
-/// Does something no longer than the deadline allows, if there is one.
-async fn within<T>(
-    deadline: Option<Duration>,
-    started: Instant,
-    work: impl Future<Output = T>,
-) -> Result<T, Why> {
-    let Some(all) = deadline else {
-        return Ok(work.await);
-    };
-    let left = all
-        .saturating_sub(FOR_THE_REPORT)
-        .saturating_sub(started.elapsed());
-    tokio::time::timeout(left, work).await.map_err(|_| {
-        let what = format!("the deadline of {} s came first", all.as_secs_f64());
-        Why::new(Reason::Truncated, what)
-    })
 }
 
 fn without_broker(evidence: &mut Evidence, why: &Why, started: Instant) {
@@ -164,7 +142,7 @@ fn without_rest(evidence: &mut Evidence, plan: &Plan, why: &Why, started: Instan
 /// A reading under way.
 pub(super) struct Reading<'r> {
     plan: &'r Plan,
-    pub(super) started: Instant,
+    pub(super) deadline: Deadline,
     server: &'r RedisServer,
     pub(super) progress: Progress<'r>,
     pub(super) evidence: &'r mut Evidence,
@@ -308,7 +286,9 @@ impl Reading<'_> {
         cleanup: &Cleanup,
     ) -> Result<(), Why> {
         self.evidence.workers = if self.plan.ask_workers {
-            match Panel::open(self.plan, self.server, tables, &self.names, cleanup).await {
+            let opened = Panel::open(self.plan, self.server, tables, &self.names, cleanup);
+            let opened = self.deadline.within_part(FOR_WORKERS, opened).await;
+            match opened.flatten() {
                 Ok(panel) => {
                     let workers = panel.workers.clone();
                     self.panel = Some(panel);
@@ -338,7 +318,10 @@ impl Reading<'_> {
         }
         let keys = |prefix: &String| Keys::of(prefix, options.get(prefix));
         self.keys = self.names.prefixes.iter().map(keys).collect();
-        related::settle_prefix(self.plan, self.evidence, self.results).await;
+        let settled = related::settle_prefix(self.plan, self.evidence, self.results);
+        if let Err(why) = self.deadline.within_part(FOR_KEYS, settled).await {
+            self.results.give_up(&why);
+        }
         Ok(())
     }
 

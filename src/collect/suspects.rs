@@ -23,7 +23,12 @@ pub(super) async fn look_through(
 ) -> (Suspects, Result<u64, Why>) {
     let scan = match results.scan(wanted.result_keys, limit).await {
         Ok(scan) => scan,
-        Err(why) => return (Suspects::new(), Err(why)),
+        Err(why) => {
+            if matches!(why.reason, Reason::TimedOut | Reason::Unreachable) {
+                results.give_up(&why);
+            }
+            return (Suspects::new(), Err(why));
+        }
     };
     let looked_through = if scan.cut {
         let what = "more results draw attention than are kept, or the deadline came first";

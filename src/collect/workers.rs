@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Plan;
 use super::cleanup::Cleanup;
-use super::mailbox::{Mailbox, Replies, Until};
+use super::mailbox::{Mailbox, Replies, Until, Voices};
 use super::rabbitmq::amqp::AmqpClient;
 use super::rabbitmq::control::Mailbox as AmqpMailbox;
 use super::redis::control::Mailbox as RedisMailbox;
@@ -27,8 +27,8 @@ pub(crate) struct Panel {
     pub(super) mailboxes: Vec<(String, Mailbox)>,
     /// What the workers said.
     pub(crate) workers: Workers,
-    /// How many answered the first questions, by prefix.
-    pub(super) answering: HashMap<String, u64>,
+    /// Who answered the last questions, by prefix.
+    pub(super) answering: HashMap<String, Voices>,
     pub(super) timeout: Duration,
 }
 
@@ -41,6 +41,9 @@ pub(crate) enum Expected<'a> {
     /// patience is waited for.
     Unknown(&'a (dyn Fn(&Replies) -> bool + Sync)),
 }
+
+/// A worker's process, and how many tasks it has begun since it started; none where it has one at work.
+pub(crate) type Begun = Option<(i64, u64)>;
 
 /// What workers say about tasks.
 #[derive(Debug, Default)]
@@ -90,11 +93,12 @@ impl Panel {
         cleanup: &Cleanup,
     ) -> Result<Self, Why> {
         let mut panel = Self::empty(timeout);
+        let voices: Voices;
         let (declared, until) = match expected {
-            Expected::Nodes(nodes) => (
-                nodes.iter().cloned().collect(),
-                Until::Count(nodes.len() as u64),
-            ),
+            Expected::Nodes(nodes) => {
+                voices = nodes.iter().map(|node| (node.clone(), 1)).collect();
+                (nodes.iter().cloned().collect(), Until::Nodes(&voices))
+            }
             Expected::Unknown(explained) => (Vec::new(), Until::Explained(explained)),
         };
         let Some(mailbox) = AmqpMailbox::open(client, cleanup).await? else {
@@ -104,6 +108,7 @@ impl Panel {
         };
         let mailbox = Mailbox::Amqp(Box::new(mailbox));
         panel.introduce("", &mailbox, declared, until).await?;
+        note_departed(&mut panel.workers, &mailbox);
         // Every node has a queue of its own, so that the names say how many are silent.
         panel.workers.silent = panel.workers.unanswered_names.len() as u64;
         panel.mailboxes.push((String::new(), mailbox));
@@ -117,6 +122,7 @@ impl Panel {
                 answered: Vec::new(),
                 silent: 0,
                 unanswered_names: Vec::new(),
+                unsettled: Vec::new(),
                 timeout_seconds: timeout.as_secs_f64(),
             },
             answering: HashMap::new(),
@@ -146,7 +152,7 @@ impl Panel {
             .map(|a| a.receivers)
             .max()
             .unwrap_or_default();
-        self.answering.insert(prefix.to_owned(), answering);
+        self.answering.insert(prefix.to_owned(), nodes.clone());
         self.workers.silent += receivers.saturating_sub(answering);
         let silent_names = declared
             .into_iter()
@@ -161,6 +167,31 @@ impl Panel {
             .answered
             .sort_by(|a, b| (&a.prefix, &a.node).cmp(&(&b.prefix, &b.node)));
         Ok(())
+    }
+
+    /// Asks the workers that are known how many tasks they have begun.
+    pub(crate) async fn begun(&self) -> Result<BTreeMap<String, Begun>, Why> {
+        let mut begun = BTreeMap::new();
+        for (prefix, mailbox) in &self.mailboxes {
+            let Some(known) = self.answering.get(prefix).filter(|known| !known.is_empty()) else {
+                continue;
+            };
+            let answers = mailbox
+                .ask(&[("stats", json!({}))], self.timeout, Until::Nodes(known))
+                .await?;
+            for worker in self.workers.answered.iter().filter(|w| w.prefix == *prefix) {
+                let said = said(&answers, "stats", &worker.node);
+                let Some(stats) = said.seen().and_then(|given| given.first()) else {
+                    continue;
+                };
+                let stats = control::decode_stats(stats);
+                let at_rest = worker.active.seen().is_some_and(Vec::is_empty);
+                let pid = stats.pid.filter(|_| at_rest);
+                let count = pid.map(|pid| (pid, stats.total.values().sum()));
+                begun.insert(worker.node.clone(), count);
+            }
+        }
+        Ok(begun)
     }
 
     /// Asks who holds these tasks: all where no ids are given. `scheduled` is asked only where wanted, because it
@@ -183,10 +214,9 @@ impl Panel {
         }
         let mut claims = Claims::default();
         for (prefix, mailbox) in &self.mailboxes {
-            let known = self.answering.get(prefix).copied().unwrap_or_default();
-            if known == 0 {
+            let Some(known) = self.answering.get(prefix).filter(|known| !known.is_empty()) else {
                 continue;
-            }
+            };
             let all_there = self.workers.silent == 0;
             let patience = if all_there {
                 self.timeout
@@ -194,25 +224,14 @@ impl Panel {
                 self.timeout.max(GRACE)
             };
             let answers = mailbox
-                .ask(&requests, patience, Until::Count(known))
+                .ask(&requests, patience, Until::Nodes(known))
                 .await?;
             let nodes = nodes(&answers);
-            let gone: Vec<String> = self
-                .workers
-                .answered
-                .iter()
-                .filter(|w| w.prefix == *prefix && !nodes.contains_key(&w.node))
-                .map(|w| w.node.clone())
-                .collect();
-            for node in gone {
-                // It fell silent between two questions.
-                self.workers
-                    .answered
-                    .retain(|w| w.prefix != *prefix || w.node != node);
-                self.workers.silent += 1;
-                self.workers.unanswered_names.push(node);
-            }
-            self.answering.insert(prefix.clone(), nodes.values().sum());
+            let receivers = answers.values().map(|answers| answers.receivers).max();
+            let unheard = unheard(mailbox, receivers, &nodes);
+            drop_unheard(&mut self.workers, prefix, &nodes, unheard);
+            note_departed(&mut self.workers, mailbox);
+            self.answering.insert(prefix.clone(), nodes);
             for worker in self
                 .workers
                 .answered
@@ -226,9 +245,76 @@ impl Panel {
     }
 }
 
+/// How many received a question and answered nothing; none where the broker does not tell.
+pub(super) fn unheard(mailbox: &Mailbox, receivers: Option<u64>, nodes: &Voices) -> Option<u64> {
+    let answered: u64 = nodes.values().sum();
+    match mailbox {
+        Mailbox::Redis(_) => receivers.map(|receivers| receivers.saturating_sub(answered)),
+        Mailbox::Amqp(_) => None,
+    }
+}
+
+/// Takes out the workers that answered before and do not any more: those that received the question fell silent, the
+/// others left meanwhile. Where nobody tells who received it, they count as silent until their mailboxes are looked at.
+/// Notes who came meanwhile, too.
+pub(super) fn drop_unheard(
+    workers: &mut Workers,
+    prefix: &str,
+    nodes: &Voices,
+    unheard: Option<u64>,
+) {
+    let mut gone = Vec::new();
+    workers.answered.retain(|worker| {
+        let here = worker.prefix != prefix || nodes.contains_key(&worker.node);
+        if !here {
+            gone.push(worker.node.clone());
+        }
+        here
+    });
+    let all = gone.len() as u64;
+    let silent = unheard.map_or(all, |unheard| {
+        unheard.saturating_sub(workers.silent).min(all)
+    });
+    let mut unsettled: Vec<String> = nodes
+        .keys()
+        .filter(|node| !is_known(workers, prefix, node))
+        .cloned()
+        .collect();
+    if silent < all {
+        unsettled.extend(gone.iter().cloned());
+    }
+    unsettled.retain(|node| !workers.unsettled.contains(node));
+    workers.unsettled.extend(unsettled);
+    if silent > 0 {
+        workers.silent += silent;
+        workers.unanswered_names.extend(gone);
+    }
+}
+
+/// Those that were seen to go are not silent, though one of the same name may be there by now.
+pub(super) fn note_departed(workers: &mut Workers, mailbox: &Mailbox) {
+    let departed = mailbox.departed();
+    let before = workers.unanswered_names.len();
+    (workers.unanswered_names).retain(|node| !departed.contains(node));
+    let gone = (before - workers.unanswered_names.len()) as u64;
+    workers.silent = workers.silent.saturating_sub(gone);
+    let new = departed
+        .into_iter()
+        .filter(|node| !workers.unsettled.contains(node));
+    let new: Vec<String> = new.collect();
+    workers.unsettled.extend(new);
+}
+
+/// Whether a node answered at first, or was waited for in vain.
+fn is_known(workers: &Workers, prefix: &str, node: &str) -> bool {
+    let mut answered = workers.answered.iter();
+    answered.any(|worker| worker.prefix == prefix && worker.node == node)
+        || workers.unanswered_names.iter().any(|name| name == node)
+}
+
 /// The nodes that answered anything, and with how many voices each.
-fn nodes(answers: &Replies) -> BTreeMap<String, u64> {
-    let mut nodes = BTreeMap::new();
+fn nodes(answers: &Replies) -> Voices {
+    let mut nodes = Voices::new();
     for answers in answers.values() {
         for (node, given) in &answers.by_node {
             let voices = nodes.entry(node.clone()).or_insert(0);
@@ -336,5 +422,47 @@ fn hold(claims: &mut Claims, node: &str, claim: &Claim) {
     known.claim.eta = known.claim.eta.or(claim.eta);
     if known.claim.state == ClaimState::Ready {
         known.claim.state = claim.state;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::Lab;
+
+    /// Names that answered, that are silent and how many, and that came or left, where these two answered before.
+    fn after(nodes: &[&str], unheard: Option<u64>) -> (usize, Vec<String>, u64, Vec<String>) {
+        let mut lab = Lab::new()
+            .worker("w1", &["celery"])
+            .worker("w2", &["celery"]);
+        let nodes = nodes.iter().map(|node| ((*node).to_owned(), 1)).collect();
+        let workers = lab.workers_mut();
+        drop_unheard(workers, "", &nodes, unheard);
+        (
+            workers.answered.len(),
+            workers.unanswered_names.clone(),
+            workers.silent,
+            workers.unsettled.clone(),
+        )
+    }
+
+    #[test]
+    fn who_received_a_question_and_answered_nothing_is_silent() {
+        let silent = (1, vec!["w2".to_owned()], 1, Vec::new());
+        assert_eq!(after(&["w1"], Some(1)), silent);
+        // RabbitMQ does not tell who received it: the mailboxes will.
+        assert_eq!(after(&["w1"], None), silent);
+        assert_eq!(
+            after(&["w1", "w2"], Some(0)),
+            (2, Vec::new(), 0, Vec::new())
+        );
+    }
+
+    #[test]
+    fn who_did_not_receive_it_has_left_and_others_have_come() {
+        let left = (1, Vec::new(), 0, vec!["w2".to_owned()]);
+        assert_eq!(after(&["w1"], Some(0)), left);
+        let came = (2, Vec::new(), 0, vec!["w3".to_owned()]);
+        assert_eq!(after(&["w1", "w2", "w3"], Some(0)), came);
     }
 }

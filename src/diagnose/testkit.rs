@@ -159,6 +159,7 @@ impl Lab {
                     answered: Vec::new(),
                     silent: 0,
                     unanswered_names: Vec::new(),
+                    unsettled: Vec::new(),
                     timeout_seconds: 2.0,
                 }),
                 tasks: BTreeMap::new(),

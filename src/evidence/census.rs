@@ -80,6 +80,9 @@ pub struct Movement {
     pub lists: Vec<ListMovement>,
     /// Workers that had a free slot and nothing reserved or scheduled at both.
     pub idle_throughout: BTreeSet<String>,
+    /// Workers that ran nothing at both and began nothing between, by their own count. Asked on RabbitMQ only.
+    #[serde(default)]
+    pub began_none: BTreeSet<String>,
 }
 
 /// What became of one list.
@@ -91,8 +94,12 @@ pub struct ListMovement {
     pub before: u64,
     /// Its length at the second.
     pub after: u64,
-    /// Whether the same message was next at both.
+    /// Whether the same message was next at both; never so on RabbitMQ, which shows none.
     pub same_next: bool,
+    /// Whether messages were seen to be taken: the list was shorter at one of many looks than at the one before, or the
+    /// statistics counted on. None on Redis.
+    #[serde(default)]
+    pub taken: Option<bool>,
 }
 
 /// The versions that a worker runs, by its own word.

@@ -207,11 +207,11 @@ impl Evidence {
             .map_or(&[], |workers| workers.answered.as_slice())
     }
 
-    /// Whether the workers were asked and every one that is subscribed answered.
+    /// Whether the workers were asked and every one that is subscribed answered, from the beginning to the end.
     pub fn all_workers_answered(&self) -> bool {
         self.workers
             .seen()
-            .is_some_and(|workers| workers.silent == 0)
+            .is_some_and(|workers| workers.silent == 0 && workers.unsettled.is_empty())
     }
 
     /// Whether only some ids were looked for.

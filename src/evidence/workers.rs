@@ -17,6 +17,9 @@ pub struct Workers {
     /// Nodes that declared a mailbox and did not answer. Among them are the silent ones; dead ones stay in the table
     /// for a while, so that there can be more names than silent workers.
     pub unanswered_names: Vec<String>,
+    /// Nodes that came or left while the reading went on: they were not asked everything.
+    #[serde(default)]
+    pub unsettled: Vec<String>,
     /// How long they were given, in seconds.
     #[serde(serialize_with = "super::file::finite::number")]
     pub timeout_seconds: f64,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::Commands as _;
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, Outcome, RedisServer, SOON, wait_until};
+use crate::lab::{DeafServer, Fault, Lab, Outcome, Proxy, RedisServer, SOON, wait_until};
 
 const PIDBOX: &str = "/0.celery.pidbox";
 
@@ -204,4 +204,108 @@ fn a_deadline_ends_in_a_partial_report() {
         done.stdout.contains("the deadline of 2 s came first"),
         "{done:#?}"
     );
+}
+
+/// Findings that speak of the deployment, and not of what could not be read.
+fn alarms(done: &Outcome) -> Vec<String> {
+    let report = done.json();
+    let all = report["findings"].as_array().expect("findings").iter();
+    let loud = all.filter(|finding| finding["severity"] != "info");
+    loud.filter(|finding| {
+        !finding["code"]
+            .as_str()
+            .unwrap_or_default()
+            .starts_with("CD8")
+    })
+    .map(ToString::to_string)
+    .collect()
+}
+
+/// Ends with a partial report, about in time, blames nobody, and leaves no reply address.
+fn assert_cut_short(lab: &Lab, server: &RedisServer, more: &[&str]) -> Outcome {
+    let mut command = lab.doctor(&["audit", "--deadline", "2s", "--format", "json"]);
+    if !more.contains(&"--broker") {
+        command.args(["--broker", &server.db(0)]);
+    }
+    if !more.contains(&"--result-backend") {
+        command.args(["--result-backend", &server.db(1)]);
+    }
+    let done = lab.run(command.args(more), Duration::from_mins(1));
+    done.assert_decent(&[]);
+    assert_eq!(done.code, Some(3), "{done:#?}");
+    assert!(done.elapsed < Duration::from_secs(5), "{done:#?}");
+    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    done
+}
+
+fn assert_no_reply_address(server: &RedisServer) {
+    let key = "_kombu.binding.reply.celery.pidbox";
+    let left: Vec<String> = server.connect().smembers(key).expect("alive");
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+fn a_deadline_ends_it_whoever_falls_silent() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let config = config(&server);
+    let worker = lab.worker("w1", &config, &[]);
+    let running = lab.send(&config, "labapp.sleep", &json!([600]), &json!({}));
+    worker.wait_received(&running);
+    server.wait_for_workers(PIDBOX, 1);
+    let whole = Proxy::to(server.port);
+    let url = whole.instead_of(server.port, &server.db(0));
+    let mut command = lab.doctor(&["audit", "--broker", &url, "--result-backend", &server.db(1)]);
+    assert_eq!(lab.run(&mut command, SOON).code, Some(0));
+    let bytes = i64::try_from(whole.passed()).expect("not many");
+    for tenths in [1, 3, 6, 9] {
+        let stalls = Proxy::failing(server.port, bytes * tenths / 10, Fault::Stall);
+        let url = stalls.instead_of(server.port, &server.db(0));
+        let done = assert_cut_short(&lab, &server, &["--broker", &url]);
+        assert!(done.stdout.contains("deadline"), "{tenths}: {done:#?}");
+    }
+    // The reply addresses of those could not be taken away.
+    let _: () = server
+        .connect()
+        .del("_kombu.binding.reply.celery.pidbox")
+        .expect("alive");
+    // The results hang, and the broker is read all the same.
+    let deaf = DeafServer::silent();
+    let done = assert_cut_short(&lab, &server, &["--result-backend", &deaf.url()]);
+    assert!(done.stdout.contains("1 of 1 answered"), "{done:#?}");
+    let stalls = Proxy::failing(server.port, 12, Fault::Stall);
+    let results = stalls.instead_of(server.port, &server.db(1));
+    let done = assert_cut_short(&lab, &server, &["--result-backend", &results]);
+    assert!(done.stdout.contains("1 of 1 answered"), "{done:#?}");
+    assert_no_reply_address(&server);
+    // A worker may take as long as --timeout says; there was no time for that, so that it is not called silent.
+    worker.freeze();
+    let done = assert_cut_short(&lab, &server, &["--timeout", "2s"]);
+    worker.thaw();
+    assert!(done.stdout.contains("messages in"), "{done:#?}");
+    assert_no_reply_address(&server);
+}
+
+#[test]
+fn a_worker_that_leaves_between_two_questions_is_not_silent() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let config = config(&server);
+    for (name, gentle) in [("w1", false), ("w2", true)] {
+        let mut worker = lab.worker(name, &config, &[]);
+        server.wait_for_workers(PIDBOX, 1);
+        let mut command = lab.doctor(&["audit", "--sample", "5s", "--format", "json"]);
+        let running = lab.spawn(command.args(arguments(&server)));
+        std::thread::sleep(Duration::from_secs(2));
+        if gentle {
+            worker.stop();
+        } else {
+            worker.kill();
+        }
+        let done = running.wait(Duration::from_secs(30));
+        done.assert_decent(&[]);
+        assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+        assert_eq!(done.code, Some(3), "{done:#?}");
+        assert!(done.stdout.contains("came or left meanwhile"), "{done:#?}");
+    }
 }

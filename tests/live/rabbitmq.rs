@@ -1,7 +1,10 @@
 //! Tasks on a real RabbitMQ with real workers, each test in a virtual host of its own.
 
+mod audit;
 mod bad_input;
+mod faults;
 mod harmless;
+mod healthy;
 mod trace;
 
 use std::time::Duration;

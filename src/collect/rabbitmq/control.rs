@@ -1,8 +1,9 @@
 //! Remote control over AMQP: requests to a fanout exchange, replies in a queue of our own that goes with its connection
 //! (kombu 5.7 `pidbox.py`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_core::Stream as _;
@@ -18,7 +19,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::amqp::{AmqpClient, is_missing};
+use super::amqp::{AmqpClient, Depth, is_missing};
+use super::mailboxes::MAILBOX;
 use super::message;
 use crate::celery::control::{REPLY_EXCHANGE, Reply, read_reply, reply_list, request_body};
 use crate::collect::cleanup::Cleanup;
@@ -35,20 +37,27 @@ const REPLY_QUEUE_TTL: i32 = 300_000;
 /// How often is looked whether the server blocks us: it says so on the side.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// When the mailboxes of those that have not answered are looked at, and how often from then on: a worker that restarts
+/// takes longer to come back.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const NEXT_LOOK: Duration = Duration::from_millis(300);
+
 /// A reply queue, on a connection of its own: under an alarm the server stops listening to whoever publishes.
 pub(crate) struct Mailbox {
-    client: AmqpClient,
+    client: Arc<AmqpClient>,
     channel: Channel,
     /// Workers answer through this exchange; the default one where nobody has declared kombu's yet.
     reply_exchange: &'static str,
     reply_key: String,
     replies: Mutex<Consumer>,
+    /// Nodes whose mailboxes were gone while an answer was waited for.
+    departed: SyncMutex<BTreeSet<String>>,
 }
 
 impl Mailbox {
     /// Opens a reply queue; nothing where no worker with remote control was there since the broker's start.
     pub(crate) async fn open(client: &AmqpClient, cleanup: &Cleanup) -> Result<Option<Self>, Why> {
-        let client = client.another(cleanup).await?;
+        let client = Arc::new(client.another(cleanup).await?);
         if !exchange_exists(&client, REQUEST_EXCHANGE).await? {
             return Ok(None);
         }
@@ -97,6 +106,7 @@ impl Mailbox {
             reply_exchange,
             reply_key,
             replies: Mutex::new(replies),
+            departed: SyncMutex::default(),
         }))
     }
 
@@ -117,7 +127,7 @@ impl Mailbox {
         let mut replies = Replies::new();
         let mut methods = HashMap::new();
         let receivers = match until {
-            Until::Count(enough) => enough,
+            Until::Nodes(known) => known.len() as u64,
             Until::Everyone | Until::Explained(_) => 0,
         };
         for (method, arguments) in requests {
@@ -139,11 +149,20 @@ impl Mailbox {
         }
         let deadline = Instant::now() + patience;
         let mut incoming = self.replies.lock().await;
-        while !all_there(&replies, until) {
+        let mut look = Instant::now() + FIRST_LOOK;
+        while !all_there(&replies, until, &self.departed()) {
             self.unblocked()?;
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
+            }
+            if let Until::Nodes(known) = until
+                && look <= Instant::now()
+            {
+                let missing = known.keys().filter(|node| !answers_all(&replies, node));
+                self.note_departed(missing).await?;
+                look = Instant::now() + NEXT_LOOK;
+                continue;
             }
             let Ok(next) = timeout(left.min(LOOK), next(&mut incoming)).await else {
                 continue;
@@ -175,6 +194,28 @@ impl Mailbox {
             }
         }
         Ok(replies)
+    }
+
+    /// The nodes whose mailboxes were gone while an answer was waited for. One of the same name may be there again by
+    /// now; it never got the question.
+    pub(crate) fn departed(&self) -> BTreeSet<String> {
+        let departed = self.departed.lock();
+        departed.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks which of these have no mailbox any more: it goes with its worker.
+    async fn note_departed(&self, nodes: impl Iterator<Item = &String>) -> Result<(), Why> {
+        let mailboxes = nodes.map(|node| format!("{node}{MAILBOX}"));
+        for (mailbox, depth) in self.client.depths(mailboxes).await {
+            if depth? == Depth::Missing
+                && let Some(node) = mailbox.strip_suffix(MAILBOX)
+            {
+                let departed = self.departed.lock();
+                let mut departed = departed.unwrap_or_else(PoisonError::into_inner);
+                departed.insert(node.to_owned());
+            }
+        }
+        Ok(())
     }
 
     async fn publish(&self, body: &str, expires: f64) -> Result<(), Why> {
@@ -221,11 +262,19 @@ impl Mailbox {
     }
 }
 
-fn all_there(replies: &Replies, until: Until<'_>) -> bool {
+fn answers_all(replies: &Replies, node: &str) -> bool {
+    replies
+        .values()
+        .all(|answers| answers.by_node.contains_key(node))
+}
+
+fn all_there(replies: &Replies, until: Until<'_>, departed: &BTreeSet<String>) -> bool {
     let voices = |answers: &Answers| answers.by_node.len() as u64;
     match until {
         Until::Everyone => false,
-        Until::Count(enough) => replies.values().all(|answers| voices(answers) >= enough),
+        Until::Nodes(known) => known
+            .keys()
+            .all(|node| departed.contains(node) || answers_all(replies, node)),
         Until::Explained(explained) => {
             // Who answered one question is about to answer the others.
             let most = replies.values().map(voices).max().unwrap_or_default();
@@ -285,4 +334,33 @@ fn reply(delivery: &Delivery) -> Option<Reply> {
         header("compression"),
         &delivery.data,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::collect::mailbox::Voices;
+
+    #[test]
+    fn nobody_else_s_answer_counts_and_who_is_gone_is_not_waited_for() {
+        let known: Voices = ["w1", "w2"].map(|node| (node.to_owned(), 1)).into();
+        let replies = |nodes: &[&str]| {
+            let by_node = nodes
+                .iter()
+                .map(|node| ((*node).to_owned(), vec![json!(1)]));
+            let answers = Answers {
+                receivers: 2,
+                by_node: by_node.collect(),
+            };
+            Replies::from([("active", answers)])
+        };
+        let until = Until::Nodes(&known);
+        let nobody = BTreeSet::new();
+        assert!(all_there(&replies(&["w1", "w2"]), until, &nobody));
+        assert!(!all_there(&replies(&["w1", "new"]), until, &nobody));
+        let gone = BTreeSet::from(["w2".to_owned()]);
+        assert!(all_there(&replies(&["w1"]), until, &gone));
+    }
 }

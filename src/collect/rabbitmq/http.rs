@@ -3,7 +3,7 @@
 
 use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::collect::connect::open_tcp;
 use crate::config::url::ManagementServer;
@@ -46,6 +46,8 @@ pub(super) struct Http {
     idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
     limit: usize,
     patience: Duration,
+    /// From then on nothing is waited for.
+    end: Option<Instant>,
 }
 
 /// What came back, whatever its status.
@@ -64,7 +66,7 @@ pub(super) fn segment(name: &str) -> String {
 }
 
 impl Http {
-    pub(super) fn new(server: &ManagementServer) -> Result<Self, Why> {
+    pub(super) fn new(server: &ManagementServer, end: Option<Instant>) -> Result<Self, Why> {
         let login = format!("{}:{}", server.username, server.password.expose());
         let mut authorization = header(&format!("Basic {}", STANDARD.encode(login)), "a login")?;
         authorization.set_sensitive(true);
@@ -80,6 +82,7 @@ impl Http {
             idle: Mutex::default(),
             limit: MAX_BODY,
             patience: REQUEST_TIMEOUT,
+            end,
         })
     }
 
@@ -104,14 +107,19 @@ impl Http {
     }
 
     async fn get_within(&self, path: &str, patience: Duration) -> Result<Answer, Why> {
-        timeout(patience, self.get_patiently(path))
+        let until = Instant::now() + patience;
+        let end = self.end.filter(|end| *end < until);
+        timeout_at(end.unwrap_or(until).into(), self.get_patiently(path))
             .await
             .unwrap_or_else(|_| {
-                let seconds = patience.as_secs_f32();
-                Err(Why::new(
-                    Reason::TimedOut,
-                    format!("{} did not answer within {seconds} s", self.server),
-                ))
+                Err(if end.is_some() {
+                    let detail = format!("the deadline came before {} answered", self.server);
+                    Why::new(Reason::Truncated, detail)
+                } else {
+                    let seconds = patience.as_secs_f32();
+                    let detail = format!("{} did not answer within {seconds} s", self.server);
+                    Why::new(Reason::TimedOut, detail)
+                })
             })
     }
 

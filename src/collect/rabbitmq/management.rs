@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Instant;
 
 use hyper::StatusCode;
 use serde::Deserializer as _;
@@ -41,9 +42,13 @@ pub(crate) struct ManagementReader {
 }
 
 impl ManagementReader {
-    /// Connects, logs in, and asks what this user may see and what the server is.
-    pub(crate) async fn connect(server: &ManagementServer) -> Result<Self, Why> {
-        let http = Http::new(server)?;
+    /// Connects, logs in, and asks what this user may see and what the server is. From `end` on nothing more is waited
+    /// for.
+    pub(crate) async fn connect(
+        server: &ManagementServer,
+        end: Option<Instant>,
+    ) -> Result<Self, Why> {
+        let http = Http::new(server, end)?;
         let answer = http.get("/api/whoami").await?;
         let tags = decode::tags(&whole(&http, &answer, None)?)?;
         let server = overview(&http, &tags).await;

@@ -1,15 +1,18 @@
 //! Reading RabbitMQ: over AMQP, and by the management API.
 
 pub(crate) mod amqp;
+mod audit;
 mod census;
 pub(crate) mod control;
 mod decode;
 mod frames;
 mod http;
 mod looks;
+mod mailboxes;
 pub(super) mod management;
 mod may_peek;
 mod message;
+mod movement;
 pub(crate) mod peek;
 mod policies;
 mod queues;

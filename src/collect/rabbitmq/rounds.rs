@@ -8,37 +8,38 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::amqp::{AmqpClient, Depth};
+use super::mailboxes::{explains, forget_the_dead, nodes_with_a_mailbox};
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, to_declare, unacknowledged};
-use super::{census, looks, replies};
-use crate::celery::control::{self, ClaimState};
+use super::{looks, replies};
+use crate::celery::control::ClaimState;
 use crate::collect::broker::{Wanted, by_id};
 use crate::collect::cleanup::Cleanup;
-use crate::collect::counting::Known;
+use crate::collect::deadline::Deadline;
 use crate::collect::mailbox::Replies;
 use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task};
 use crate::collect::related;
 use crate::collect::results::Results;
-use crate::collect::suspects::{self, MOST_SUSPECTS};
 use crate::collect::workers::{Claims, Expected, Panel};
-use crate::collect::{Everything, Plan, Progress, Question, RabbitTarget};
+use crate::collect::{Plan, Progress, Question, RabbitTarget, SERVER_TIMEOUT};
 use crate::config::url::ResultBackend;
 use crate::config::url::amqp::ManagementServer;
 use crate::evidence::{
-    Census, Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
+    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
 };
 
 /// Between delivery and the worker's first word about a task it is nowhere; a second question comes this much later.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
-/// How much of the time before a deadline the look through the results may take.
-const FOR_RESULTS: f64 = 0.5;
+/// Of the time until a deadline so much may have gone by when the broker has let us in, the management API has told its
+/// part, the workers have answered their first questions, and the keys of the results are known.
+const FOR_CONNECTING: f64 = 0.4;
+const FOR_MANAGEMENT: f64 = 0.6;
+const FOR_WORKERS: f64 = 0.7;
+const FOR_KEYS: f64 = 0.8;
 
 /// Of more messages than these, all queues together, no classes are made.
 const MOST_COUNTED: u64 = 200_000;
-
-/// What a worker's mailbox is called, after its node (kombu 5.7 pidbox.py).
-const MAILBOX: &str = ".celery.pidbox";
 
 /// Celery's default queue (Celery 5.7 app/defaults.py, `task_default_queue`).
 const DEFAULT_QUEUE: &str = "celery";
@@ -50,17 +51,23 @@ pub(crate) async fn collect(
     cleanup: &Cleanup,
     progress: Progress<'_>,
 ) -> Evidence {
-    let started = Instant::now();
+    let deadline = Deadline::starting(plan);
+    let started = deadline.started();
     let servers: Vec<_> = target.servers.iter().cloned().collect();
+    let connecting = AmqpClient::connect(&servers, cleanup);
     let (mut results, client) = tokio::join!(
-        Results::connect(plan.result_backend.as_ref()),
-        AmqpClient::connect(&servers, cleanup),
+        Results::connect(
+            plan.result_backend.as_ref(),
+            deadline.patience(SERVER_TIMEOUT)
+        ),
+        deadline.within_part(FOR_CONNECTING, connecting),
     );
+    let client = client.flatten();
     // Each of several URLs has a virtual host of its own (kombu 5.7 connection.py, `switch`).
     let vhost = client
         .as_ref()
         .map_or(target.servers.first.vhost.as_str(), AmqpClient::vhost);
-    let (mut rabbit, managed) = read_management(&target.management, vhost, started).await;
+    let (mut rabbit, managed) = read_management(&target.management, vhost, deadline).await;
     let all_queues = rabbit.overview.seen().is_some() && rabbit.queues.seen().is_some();
     if let Some(why) = rabbit.queues.unseen() {
         // Queues that are named and declared are not all of them: nobody can tell where an exchange leads.
@@ -87,7 +94,7 @@ pub(crate) async fn collect(
                 results: &mut results,
                 client: Arc::new(client),
                 panel: None,
-                started,
+                deadline,
                 looked_through: None,
                 all_queues,
             };
@@ -105,11 +112,13 @@ pub(crate) async fn collect(
 async fn read_management(
     server: &ManagementServer,
     vhost: &str,
-    started: Instant,
+    deadline: Deadline,
 ) -> (RabbitMq, Read) {
+    let started = deadline.started();
     let mut rabbit = RabbitMq::unread(vhost, "not read yet");
     rabbit.management_url = Some(server.to_string());
-    let reader = match ManagementReader::connect(server).await {
+    let end = deadline.at(FOR_MANAGEMENT);
+    let reader = match ManagementReader::connect(server, end).await {
         Ok(reader) => reader,
         Err(why) => {
             leave_unseen(&mut rabbit, &why);
@@ -156,17 +165,17 @@ async fn without_broker(
 }
 
 /// A reading under way.
-struct Reading<'r> {
+pub(super) struct Reading<'r> {
     plan: &'r Plan,
-    target: &'r RabbitTarget,
+    pub(super) target: &'r RabbitTarget,
     progress: Progress<'r>,
-    evidence: &'r mut Evidence,
-    results: &'r mut Results,
-    client: Arc<AmqpClient>,
-    panel: Option<Panel>,
-    started: Instant,
+    pub(super) evidence: &'r mut Evidence,
+    pub(super) results: &'r mut Results,
+    pub(super) client: Arc<AmqpClient>,
+    pub(super) panel: Option<Panel>,
+    pub(super) deadline: Deadline,
     /// How the look through the results ended, where there was one: how many there are.
-    looked_through: Option<Result<u64, Why>>,
+    pub(super) looked_through: Option<Result<u64, Why>>,
     /// Whether the management API told all queues. Without it only those are known that somebody names.
     all_queues: bool,
 }
@@ -175,24 +184,39 @@ impl Reading<'_> {
     async fn run(&mut self, cleanup: &Cleanup) {
         let started = Instant::now();
         self.note_server(started);
-        if let Err(why) = self.read_all(cleanup).await {
-            // The broker went away: what was read stays, all else is unread.
-            for source in [Source::Queues, Source::Unacked, Source::Workers] {
-                if self.evidence.read(source).is_none() {
-                    let read = line(source, started, Err(&why));
-                    self.evidence.reads.push(read);
-                }
-            }
-            if self.plan.ask_workers {
-                self.evidence.workers = Observed::Unseen(why.clone());
-            }
+        let deadline = self.deadline;
+        let read = deadline.within(Box::pin(self.read_all(cleanup))).await;
+        if let Err(why) = read.flatten() {
+            self.without_rest(&why, started);
             let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
-            let found = self.results.read(&ids).await;
-            related::note_last_results(self.evidence, found);
+            // Where the deadline is over this is over at once.
+            if let Ok(found) = deadline.within(self.results.read(&ids)).await {
+                related::note_last_results(self.evidence, found);
+            }
         }
         note_workers(self.evidence, started);
         // RabbitMQ tells no time.
         self.evidence.taken_at = Timestamp::now();
+        if let Question::Everything(_) = self.plan.question {
+            self.classify();
+        }
+    }
+
+    /// The broker went away, or the deadline came: what was read stays, all else is unread.
+    fn without_rest(&mut self, why: &Why, started: Instant) {
+        for source in [Source::Queues, Source::Unacked, Source::Workers] {
+            if self.evidence.read(source).is_some() {
+                continue;
+            }
+            let read = line(source, started, Err(why));
+            self.evidence.reads.push(read);
+            if source == Source::Queues {
+                self.evidence.lists = Observed::Unseen(why.clone());
+            }
+        }
+        if self.plan.ask_workers {
+            self.evidence.workers = Observed::Unseen(why.clone());
+        }
     }
 
     fn note_server(&mut self, started: Instant) {
@@ -230,7 +254,10 @@ impl Reading<'_> {
 
     async fn read_all(&mut self, cleanup: &Cleanup) -> Result<(), Why> {
         self.meet_workers(cleanup).await?;
-        related::settle_prefix(self.plan, self.evidence, self.results).await;
+        let settled = related::settle_prefix(self.plan, self.evidence, self.results);
+        if let Err(why) = self.deadline.within_part(FOR_KEYS, settled).await {
+            self.results.give_up(&why);
+        }
         let ids: Vec<String> = self.evidence.tasks.keys().cloned().collect();
         for (id, result) in self.results.read(&ids).await {
             self.task(&id).first_result = result;
@@ -285,16 +312,19 @@ impl Reading<'_> {
         }
         let nodes = rabbit.and_then(nodes_with_a_mailbox);
         let (client, timeout) = (&self.client, self.plan.timeout);
-        let panel = if let Some(nodes) = &nodes {
-            Panel::open_amqp(client, timeout, Expected::Nodes(nodes), cleanup).await
-        } else {
-            let consumers = self.consumers_of_named().await;
-            let explained = |replies: &Replies| explains(replies, &consumers);
-            Panel::open_amqp(client, timeout, Expected::Unknown(&explained), cleanup).await
+        let opening = async {
+            if let Some(nodes) = &nodes {
+                Panel::open_amqp(client, timeout, Expected::Nodes(nodes), cleanup).await
+            } else {
+                let consumers = self.consumers_of_named().await;
+                let explained = |replies: &Replies| explains(replies, &consumers);
+                Panel::open_amqp(client, timeout, Expected::Unknown(&explained), cleanup).await
+            }
         };
-        match panel {
+        let opened = self.deadline.within_part(FOR_WORKERS, opening).await;
+        match opened.flatten() {
             Ok(mut panel) => {
-                self.forget_the_dead(&mut panel).await?;
+                forget_the_dead(client, &mut panel.workers).await?;
                 self.evidence.workers = Observed::Seen(panel.workers.clone());
                 self.panel = Some(panel);
                 Ok(())
@@ -305,20 +335,6 @@ impl Reading<'_> {
                 Ok(())
             }
         }
-    }
-
-    /// A worker that was killed after the management API had been read is no silent one: its mailbox is gone.
-    async fn forget_the_dead(&self, panel: &mut Panel) -> Result<(), Why> {
-        let mut living = Vec::new();
-        for node in std::mem::take(&mut panel.workers.unanswered_names) {
-            match self.client.depth(&format!("{node}{MAILBOX}")).await? {
-                Depth::Missing | Depth::There { consumers: 0, .. } => {}
-                Depth::Locked | Depth::There { .. } => living.push(node),
-            }
-        }
-        panel.workers.silent = living.len() as u64;
-        panel.workers.unanswered_names = living;
-        Ok(())
     }
 
     /// How many consumers the queues have that flags name, or else Celery's default queue.
@@ -389,7 +405,7 @@ impl Reading<'_> {
 
     /// Looks whether queues that were found empty, or were looked into, still are as they were: a message that came in
     /// since may be the one that was looked for.
-    async fn declare_again(&mut self) {
+    pub(super) async fn declare_again(&mut self) {
         let Some(rabbit) = &mut self.evidence.rabbitmq else {
             return;
         };
@@ -412,7 +428,7 @@ impl Reading<'_> {
         }
     }
 
-    fn note_queues(&mut self) {
+    pub(super) fn note_queues(&mut self) {
         let started = Instant::now();
         let Some(rabbit) = &self.evidence.rabbitmq else {
             return;
@@ -438,11 +454,12 @@ impl Reading<'_> {
     }
 
     /// Asks the workers for these ids, and notes what they say.
-    async fn ask_for(&mut self, ids: &BTreeSet<String>) -> Result<(), Why> {
+    pub(super) async fn ask_for(&mut self, ids: &BTreeSet<String>) -> Result<(), Why> {
         let Some(panel) = &mut self.panel else {
             return Ok(());
         };
         let mut claims = panel.claims(Some(ids), false).await?;
+        forget_the_dead(&self.client, &mut panel.workers).await?;
         // ETA tasks are asked for only where an id would stay unaccounted for, or for when it is due.
         let unclear = |id: &String| {
             claims.held.get(id).is_none_or(|held| {
@@ -454,13 +471,14 @@ impl Reading<'_> {
         };
         if !panel.workers.answered.is_empty() && ids.iter().any(unclear) {
             claims = panel.claims(Some(ids), true).await?;
+            forget_the_dead(&self.client, &mut panel.workers).await?;
         }
         self.evidence.workers = Observed::Seen(panel.workers.clone());
         self.note_claims(ids.iter().cloned(), claims);
         Ok(())
     }
 
-    fn note_claims(&mut self, ids: impl Iterator<Item = String>, mut claims: Claims) {
+    pub(super) fn note_claims(&mut self, ids: impl Iterator<Item = String>, mut claims: Claims) {
         for id in ids {
             let held = claims.held.remove(&id).unwrap_or_default();
             let revoked = claims.revoked.remove(&id).unwrap_or_default();
@@ -470,7 +488,7 @@ impl Reading<'_> {
     }
 
     /// Looks into queues for what nobody has yet, where the user asked for it. Returns whether it did.
-    async fn look_into_queues(&mut self, ids: &BTreeSet<String>) -> Result<bool, Why> {
+    pub(super) async fn look_into_queues(&mut self, ids: &BTreeSet<String>) -> Result<bool, Why> {
         let everything = match self.plan.question {
             Question::Ids(_) => None,
             Question::Everything(everything) => Some(everything),
@@ -529,7 +547,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    async fn read_results(&mut self, ids: &BTreeSet<String>) {
+    pub(super) async fn read_results(&mut self, ids: &BTreeSet<String>) {
         let ids: Vec<String> = ids.iter().cloned().collect();
         let found = self.results.read(&ids).await;
         related::note_last_results(self.evidence, found);
@@ -547,89 +565,7 @@ impl Reading<'_> {
         ids.iter().filter(|id| !known(id)).cloned().collect()
     }
 
-    /// Everything that the workers have, and with --peek what waits in queues.
-    async fn read_everything(&mut self, wanted: &Everything) -> Result<(), Why> {
-        let limit = wanted
-            .deadline
-            .map(|all| self.started + all.mul_f64(FOR_RESULTS));
-        let (mut suspects, looked) =
-            suspects::look_through(self.evidence, self.results, wanted, limit).await;
-        self.looked_through = Some(looked);
-        self.look_into_queues(&BTreeSet::new()).await?;
-        if let Some(panel) = &mut self.panel {
-            let claims = panel.claims(None, true).await?;
-            self.evidence.workers = Observed::Seen(panel.workers.clone());
-            let mut known = Known::default();
-            let software = panel.asides(&mut known).await?;
-            self.census().software = software;
-            let held = claims.held.keys().chain(claims.revoked.keys());
-            let ids: BTreeSet<String> = held.cloned().collect();
-            self.note_claims(ids.into_iter(), claims);
-        }
-        suspects.retain(|id, _| !self.evidence.tasks.contains_key(id));
-        let mut again = BTreeSet::new();
-        for (id, result) in suspects.into_iter().take(MOST_SUSPECTS) {
-            self.task(&id).first_result = Observed::Seen(Some(result));
-            self.census().by_result.insert(id.clone());
-            again.insert(id);
-        }
-        if !again.is_empty() {
-            tokio::time::sleep(PAUSE).await;
-            self.ask_for(&again).await?;
-            self.read_results(&again).await;
-            self.declare_again().await;
-        }
-        related::read_chords(self.evidence, self.results).await;
-        let (classes, unclassed) = census::classes(&self.evidence.tasks, self.evidence.taken_at);
-        let counted = self.census();
-        (counted.classes, counted.unclassed) = (classes, unclassed);
-        let twice = |task: &TaskEvidence| task.copies.len() + task.claims.len() > 1;
-        let tasks = self.evidence.tasks.iter().filter(|(_, task)| twice(task));
-        let ids: BTreeSet<String> = tasks.map(|(id, _)| id.clone()).collect();
-        self.census().twice.ids = ids;
-        self.note_queues();
-        Ok(())
-    }
-
-    fn census(&mut self) -> &mut Census {
-        self.evidence.census.get_or_insert_default()
-    }
-
-    fn task(&mut self, id: &str) -> &mut TaskEvidence {
+    pub(super) fn task(&mut self, id: &str) -> &mut TaskEvidence {
         task(self.evidence, id)
     }
-}
-
-/// The nodes whose mailboxes are bound: these workers should answer. Bindings are told as they are now, while consumers
-/// come with the statistics, seconds later. None where the bindings were not read.
-fn nodes_with_a_mailbox(rabbit: &RabbitMq) -> Option<BTreeSet<String>> {
-    let bindings = rabbit.bindings.seen()?;
-    let nodes = bindings
-        .iter()
-        .filter(|binding| binding.source == "celery.pidbox" && !binding.to_exchange)
-        .filter_map(|binding| binding.destination.strip_suffix(MAILBOX))
-        .map(str::to_owned);
-    Some(nodes.collect())
-}
-
-/// Whether the workers that answered are all the consumers that these queues have. Nothing is explained where there are
-/// none: a worker may consume another queue.
-fn explains(replies: &Replies, consumers: &BTreeMap<String, u64>) -> bool {
-    let Some(answers) = replies.get("active_queues") else {
-        return false;
-    };
-    let of_node: Vec<BTreeSet<String>> = answers
-        .by_node
-        .values()
-        .map(|given| {
-            let queues = given.iter().flat_map(control::decode_active_queues);
-            queues.map(|queue| queue.name).collect()
-        })
-        .collect();
-    let counted =
-        |queue: &String| of_node.iter().filter(|names| names.contains(queue)).count() as u64;
-    consumers.values().any(|count| *count > 0)
-        && consumers
-            .iter()
-            .all(|(queue, count)| counted(queue) >= *count)
 }

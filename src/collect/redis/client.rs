@@ -1,5 +1,7 @@
 //! Ordinary commands, one connection, with every failure told apart.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo,
@@ -19,6 +21,7 @@ const LOGIN: [&str; 2] = ["AUTH", "SELECT"];
 pub(crate) struct Client {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
+    patience: Duration,
 }
 
 impl Drop for Client {
@@ -30,12 +33,22 @@ impl Drop for Client {
 impl Client {
     /// Connects to a database of a server and logs in.
     pub(crate) async fn connect(server: &RedisServer, database: u32) -> Result<Self, Why> {
-        let stream = connect::open(server).await?;
+        Self::connect_within(server, database, SERVER_TIMEOUT).await
+    }
+
+    /// As [`Client::connect`], and waits no longer than this for any answer.
+    pub(crate) async fn connect_within(
+        server: &RedisServer,
+        database: u32,
+        patience: Duration,
+    ) -> Result<Self, Why> {
+        let stream = connect::open(server, patience).await?;
         Self::over(
             stream,
             database,
             server.username.as_deref(),
             server.password.as_ref(),
+            patience,
         )
         .await
     }
@@ -46,21 +59,23 @@ impl Client {
         database: u32,
         username: Option<&str>,
         password: Option<&Secret>,
+        patience: Duration,
     ) -> Result<Self, Why> {
         // redis-rs's own default of 500 ms takes a busy broker for a dead one.
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(SERVER_TIMEOUT))
-            .set_response_timeout(Some(SERVER_TIMEOUT));
+            .set_connection_timeout(Some(patience))
+            .set_response_timeout(Some(patience));
         // Left to redis-rs, a login that fails does not say why, and CLIENT SETINFO is no read, and refused by strict
         // ACLs.
         let no_login = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&no_login, stream, config)
                 .await
-                .map_err(|error| why(&error, LOGIN[0]))?;
+                .map_err(|error| why(&error, LOGIN[0], patience))?;
         let client = Self {
             connection,
             driver: tokio::spawn(driver),
+            patience,
         };
         if let Some(password) = password {
             client.log_in(username, password).await?;
@@ -84,7 +99,7 @@ impl Client {
             Err(error) if username.is_some() && knows_no_users(&error) => {
                 self.ask(cmd("AUTH").arg(password.expose())).await?
             }
-            answer => answer.map_err(|error| why(&error, LOGIN[0]))?,
+            answer => answer.map_err(|error| why(&error, LOGIN[0], self.patience))?,
         };
         done(&answer)
     }
@@ -96,7 +111,7 @@ impl Client {
         command
             .query_async(&mut connection)
             .await
-            .map_err(|error| why(&error, &name))
+            .map_err(|error| why(&error, &name, self.patience))
     }
 
     /// Sends commands in one go; each has its own outcome.
@@ -113,9 +128,11 @@ impl Client {
         let answers: Vec<Value> = pipeline
             .query_async(&mut connection)
             .await
-            .map_err(|error| why(&error, &command_name(first)))?;
+            .map_err(|error| why(&error, &command_name(first), self.patience))?;
         let outcome = |(command, answer): (&Cmd, Value)| match answer {
-            Value::ServerError(error) => Err(why(&error.into(), &command_name(command))),
+            Value::ServerError(error) => {
+                Err(why(&error.into(), &command_name(command), self.patience))
+            }
             answer => Ok(answer),
         };
         Ok(commands.iter().zip(answers).map(outcome).collect())
@@ -163,7 +180,7 @@ fn command_name(command: &Cmd) -> String {
 }
 
 /// What a failure means, without a word that the server could have put a secret into.
-fn why(error: &RedisError, command: &str) -> Why {
+fn why(error: &RedisError, command: &str, patience: Duration) -> Why {
     let code = error.code().unwrap_or_default();
     let (reason, detail) = match (error.kind(), code) {
         (_, "NOPERM") => (
@@ -227,7 +244,7 @@ fn why(error: &RedisError, command: &str) -> Why {
             Reason::TimedOut,
             format!(
                 "no answer to {command} within {} s",
-                SERVER_TIMEOUT.as_secs()
+                patience.as_secs_f64()
             ),
         ),
         _ if error.is_io_error() || error.is_connection_dropped() => (
@@ -264,7 +281,10 @@ mod tests {
     #[test]
     fn who_answers_a_login_with_something_else_is_no_redis_server() {
         let error = RedisError::from((ErrorKind::UnexpectedReturnType, "not a reply"));
-        assert_eq!(why(&error, LOGIN[0]).reason, Reason::Unreachable);
-        assert_eq!(why(&error, "GET").reason, Reason::Malformed);
+        assert_eq!(
+            why(&error, LOGIN[0], SERVER_TIMEOUT).reason,
+            Reason::Unreachable
+        );
+        assert_eq!(why(&error, "GET", SERVER_TIMEOUT).reason, Reason::Malformed);
     }
 }

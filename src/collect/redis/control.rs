@@ -14,7 +14,7 @@ use crate::celery::control::{
     REPLY_BINDINGS, Reply, channel, parse_reply, reply_binding, reply_list, request,
 };
 use crate::collect::cleanup::Cleanup;
-use crate::collect::mailbox::{Answers, Replies};
+use crate::collect::mailbox::{Answers, Replies, Voices};
 use crate::config::url::RedisServer;
 use crate::evidence::{Reason, Why};
 
@@ -68,16 +68,16 @@ impl Mailbox {
     }
 
     /// Asks every worker and waits until all that received the requests have answered, or for `patience`. Where it
-    /// is known that only so many do answer, those are `enough`.
+    /// is known who does answer, no others are waited for.
     pub(crate) async fn ask(
         &self,
         requests: &[(&'static str, Value)],
         patience: Duration,
-        enough: Option<u64>,
+        known: Option<&Voices>,
     ) -> Result<Replies, Why> {
         let mut given: BTreeMap<&'static str, BTreeMap<String, Vec<Value>>> = BTreeMap::new();
         let receivers = self
-            .ask_each(requests, patience, enough, |method, node, answer| {
+            .ask_each(requests, patience, known, |method, node, answer| {
                 let by_node = given.entry(method).or_default();
                 by_node.entry(node).or_default().push(answer);
             })
@@ -95,7 +95,7 @@ impl Mailbox {
         &self,
         requests: &[(&'static str, Value)],
         patience: Duration,
-        enough: Option<u64>,
+        known: Option<&Voices>,
         mut see: impl FnMut(&'static str, String, Value),
     ) -> Result<BTreeMap<&'static str, u64>, Why> {
         let now = SystemTime::now()
@@ -111,13 +111,8 @@ impl Mailbox {
             methods.insert(ticket, *method);
         }
         let deadline = Instant::now() + patience;
-        let enough = enough.unwrap_or(u64::MAX);
-        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-        let all_in = |counts: &BTreeMap<&'static str, u64>| {
-            let mut wanted = receivers.iter();
-            wanted.all(|(method, n)| counts.get(method).copied().unwrap_or(0) >= (*n).min(enough))
-        };
-        while !all_in(&counts) {
+        let mut heard: BTreeMap<&'static str, Voices> = BTreeMap::new();
+        while !all_in(&receivers, &heard, known) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -132,7 +127,8 @@ impl Mailbox {
             };
             // A reply to another ticket is none of ours.
             if let Some(method) = methods.get(&ticket) {
-                *counts.entry(method).or_default() += 1;
+                let voices = heard.entry(method).or_default();
+                *voices.entry(node.clone()).or_default() += 1;
                 see(method, node, answer);
             }
         }
@@ -168,5 +164,51 @@ impl Mailbox {
             other => other?,
         };
         Ok(popped.and_then(|(_, message)| parse_reply(&message)))
+    }
+}
+
+/// Whether all who received the questions have answered them, or all of whom it is known that they do.
+fn all_in(
+    receivers: &BTreeMap<&'static str, u64>,
+    heard: &BTreeMap<&'static str, Voices>,
+    known: Option<&Voices>,
+) -> bool {
+    let nobody = Voices::new();
+    receivers.iter().all(|(method, receivers)| {
+        let heard = heard.get(method).unwrap_or(&nobody);
+        let spoke = |(node, voices): (&String, &u64)| heard.get(node) >= Some(voices);
+        heard.values().sum::<u64>() >= *receivers
+            || known.is_some_and(|known| known.iter().all(spoke))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn voices(nodes: &[(&str, u64)]) -> Voices {
+        nodes
+            .iter()
+            .map(|(node, n)| ((*node).to_owned(), *n))
+            .collect()
+    }
+
+    #[test]
+    fn a_newcomer_s_answer_is_none_of_those_that_are_waited_for() {
+        let in_time = |receivers: u64, heard: &[(&str, u64)], known: Option<&Voices>| {
+            let heard = BTreeMap::from([("active", voices(heard))]);
+            all_in(&BTreeMap::from([("active", receivers)]), &heard, known)
+        };
+        let known = voices(&[("w1", 1), ("twins", 2)]);
+        assert!(!in_time(
+            5,
+            &[("w1", 1), ("new", 1), ("twins", 1)],
+            Some(&known)
+        ));
+        // A fifth is silent, and is not waited for.
+        assert!(in_time(5, &[("w1", 1), ("twins", 2)], Some(&known)));
+        // One has left: all who received it have answered.
+        assert!(in_time(2, &[("twins", 2)], Some(&known)));
+        assert!(!in_time(2, &[("twins", 1)], None));
     }
 }

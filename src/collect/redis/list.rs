@@ -59,7 +59,7 @@ impl ListReader {
     /// Connects to a database of a server and logs in.
     pub(crate) async fn connect(server: &RedisServer, database: u32) -> Result<Self, Why> {
         let mut reader = Self {
-            stream: connect::open(server).await?,
+            stream: connect::open(server, SERVER_TIMEOUT).await?,
             buffer: vec![0; BUFFER],
             start: 0,
             end: 0,

@@ -347,11 +347,13 @@ fn two_looks_at_a_queue_that_drains() {
         before: 50,
         after: 5,
         same_next: false,
+        taken: None,
     };
     census(&mut lab).movement = Some(crate::evidence::Movement {
         seconds: 5.0,
         lists: vec![moved],
         idle_throughout: BTreeSet::from(["w1".to_owned()]),
+        ..crate::evidence::Movement::default()
     });
     calm(&lab);
 }

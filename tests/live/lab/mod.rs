@@ -4,6 +4,7 @@
 //! holds the reading end of a pipe and kills every process group it was told of when the pipe closes, and removes the folder.
 
 mod doctor;
+mod proxy;
 mod rabbit_node;
 mod rabbitmq;
 mod redis_server;
@@ -23,6 +24,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use doctor::{Outcome, Running};
+pub use proxy::{Fault, Proxy};
 #[allow(unused_imports, reason = "the tests of the binary will use the rest")]
 pub use rabbit_node::{RabbitNode, RabbitUser, Vhost};
 #[allow(unused_imports, reason = "the tests of the binary will use the rest")]

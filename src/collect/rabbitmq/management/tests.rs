@@ -57,7 +57,7 @@ fn answer(status: &str, body: &str) -> Vec<u8> {
 
 fn connect_error(answers: Vec<Vec<u8>>) -> Why {
     let (url, asked) = false_server(answers);
-    let why = run(ManagementReader::connect(&server(&url)))
+    let why = run(ManagementReader::connect(&server(&url), None))
         .err()
         .expect("an error");
     for request in asked.join().expect("the server ends") {
@@ -140,7 +140,7 @@ fn answers_that_are_none_are_named() {
 fn large_and_late_answers_are_given_up() {
     let get = |limit: usize, patience: Duration, bytes: Vec<u8>| {
         let (url, _) = false_server(vec![bytes]);
-        let http = Http::new(&server(&url))
+        let http = Http::new(&server(&url), None)
             .expect("a client")
             .with_limits(limit, patience);
         run(http.get("/api/whoami")).err().expect("an error").reason
@@ -149,7 +149,7 @@ fn large_and_late_answers_are_given_up() {
     assert_eq!(get(4999, Duration::from_secs(5), long), Reason::Truncated);
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
-    let http = Http::new(&server(&url)).expect("a client");
+    let http = Http::new(&server(&url), None).expect("a client");
     let http = http.with_limits(1, Duration::from_millis(50));
     let late = run(http.get("/api/whoami")).err().expect("an error");
     assert_eq!(late.reason, Reason::TimedOut);
@@ -166,7 +166,7 @@ fn queues_from(mut answers: Vec<Vec<u8>>) -> (Observed<Vec<String>>, Vec<String>
     answers.insert(0, answer("200 OK", "{\"tags\": \"monitoring\"}"));
     let (url, asked) = false_server(answers);
     let queues = run(async {
-        let reader = ManagementReader::connect(&server(&url)).await?;
+        let reader = ManagementReader::connect(&server(&url), None).await?;
         Ok::<_, Why>(reader.queues("a/b").await)
     });
     let queues = queues.expect("connected");
@@ -220,7 +220,7 @@ fn without_statistics_an_empty_list_is_unseen() {
         answer("200 OK", "[]"),
     ]);
     let connections = run(async {
-        let reader = ManagementReader::connect(&server(&url)).await?;
+        let reader = ManagementReader::connect(&server(&url), None).await?;
         Ok::<_, Why>(reader.connections("/").await)
     });
     let connections = connections.expect("connected");

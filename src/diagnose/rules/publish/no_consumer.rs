@@ -1,7 +1,7 @@
 //! CD101: messages wait where no live worker takes them.
 
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, Source};
+use crate::evidence::{Evidence, Observed, Reason, Source};
 
 /// The rule.
 pub static NO_CONSUMER: Rule = Rule {
@@ -15,9 +15,9 @@ pub static NO_CONSUMER: Rule = Rule {
                 task_create_missing_queues is on by default. Or no worker was started with -Q and this queue, or the \
                 one that was has died.",
         read: "The queue's messages, and the word of every live worker about the queues that it consumes. Nothing is \
-               said while a worker that could consume the queue stays silent. RabbitMQ itself tells how many \
-               consumers a queue has; queues that need none are left out: dead-letter queues, those of native \
-               delayed delivery, replies and events.",
+               said while a worker that could consume the queue stays silent, or came or left in the middle. \
+               RabbitMQ itself tells how many consumers a queue has; queues that need none are left out: dead-letter \
+               queues, those of native delayed delivery, replies and events.",
         confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE`, or \
                   `rabbitmqctl list_queues name messages_ready consumers`, twice: the number does not fall.",
         mend: "Start a worker with `-Q QUEUE`, or tell a running one: `celery -A APP control add_consumer QUEUE`. If \
@@ -77,6 +77,15 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 
 /// Queues of RabbitMQ that were not looked into, of which the broker says that they hold messages and have no consumer.
 fn unread_queues(evidence: &Evidence) -> Vec<Finding> {
+    // The consumer of a worker that came or left meanwhile may have been missed, and a broker that shuts down takes leave
+    // of the workers before it hangs up on us.
+    let broke_off = match &evidence.workers {
+        Observed::Seen(workers) => !workers.unsettled.is_empty(),
+        Observed::Unseen(why) => matches!(why.reason, Reason::Unreachable | Reason::TimedOut),
+    };
+    if broke_off {
+        return Vec::new();
+    }
     let lists = evidence.lists.seen().into_iter().flatten();
     lists
         .filter(|list| list.length > 0 && list.read.seen().is_none())
@@ -141,6 +150,26 @@ mod tests {
             (found[0].subject["queue"].as_str(), found[0].count),
             ("emials", 2)
         );
+    }
+
+    #[test]
+    fn a_worker_that_comes_or_leaves_meanwhile_may_be_its_consumer() {
+        let mut lab = Rabbit::new().queue("celery", 3, 0).lab();
+        lab.workers_mut().unsettled.push("w1".to_owned());
+        assert!(lab.check(&NO_CONSUMER, "").is_empty());
+    }
+
+    #[test]
+    fn a_broker_that_went_away_has_told_nothing_for_sure() {
+        use crate::evidence::Source::Workers;
+        let after = |reason| {
+            let lab = Rabbit::new().queue("emials", 3, 0).lab();
+            lab.unread(Workers, reason).check(&NO_CONSUMER, "").len()
+        };
+        assert_eq!(after(Reason::Unreachable), 0);
+        assert_eq!(after(Reason::TimedOut), 0);
+        assert_eq!(after(Reason::TakesNoWrites), 1);
+        assert_eq!(after(Reason::NotAsked), 1);
     }
 
     #[test]

@@ -20,9 +20,13 @@ pub static STALLED_CONSUMER: Rule = Rule {
                 process.",
         read: "The message that is next in turn, and the length of the list, at two readings; what the workers run, \
                reserve and schedule at both. A worker with a rate limit on any task is left out: it can hold messages \
-               that no reply shows. Without --sample there is no second reading, and nothing is said.",
+               that no reply shows. RabbitMQ shows no message that waits: there the depth of the queue is read many \
+               times and must never fall, the workers must run nothing and have begun no task between by their own \
+               count, and the statistics of the management API must not count on. Without --sample there is no second \
+               reading, and nothing is said.",
         confirm: "Run `redis-cli LINDEX QUEUE -1` twice, some seconds apart: the same message. Run `redis-cli CLIENT \
-                  LIST`: no connection of the worker's machine has cmd=brpop.",
+                  LIST`: no connection of the worker's machine has cmd=brpop. On RabbitMQ run `rabbitmqctl list_queues \
+                  name messages_ready messages_unacknowledged consumers` twice.",
         mend: "Restart the worker. The queue's messages are not touched by that.",
         prevent: "Upgrade to Celery and kombu 5.7. Let a liveness probe look at what a worker takes, not at whether it \
                   answers.",
@@ -31,7 +35,8 @@ pub static STALLED_CONSUMER: Rule = Rule {
             "kombu issues 2007, 2492",
         ],
     },
-    needs: &[Source::Queues, Source::Workers],
+    // What stands in the queues needs no look: without their lengths there is no second reading either.
+    needs: &[Source::Workers],
     check: Check::Audit(check),
 };
 
@@ -55,10 +60,20 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
 
 fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Finding> {
     let moved = movement.lists.iter().find(|moved| moved.key == list.key)?;
-    let stood_still = moved.same_next && moved.before > 0 && moved.after >= moved.before;
+    // A queue that is as deep as before may be taken from as fast as it fills.
+    let rabbitmq = evidence.rabbitmq.is_some();
+    let same = if rabbitmq {
+        moved.taken == Some(false)
+    } else {
+        moved.same_next
+    };
+    let stood_still = same && moved.before > 0 && moved.after >= moved.before;
     let readers = evidence.readers(list);
     let ready = |worker: &&Worker| {
-        movement.idle_throughout.contains(&worker.node) && !worker.twins && !may_hide(worker)
+        movement.idle_throughout.contains(&worker.node)
+            && (!rabbitmq || movement.began_none.contains(&worker.node))
+            && !worker.twins
+            && !may_hide(worker)
     };
     if !stood_still || readers.is_empty() || !readers.iter().all(ready) {
         return None;
@@ -84,8 +99,17 @@ fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Find
     .evidence("messages", moved.after)
     .evidence("seconds", movement.seconds)
     .evidence("workers", nodes)
-    .confirm(evidence.redis_cli(&format!("LINDEX {key} -1")))
-    .confirm("redis-cli CLIENT LIST | grep cmd=brpop")
+    .confirm(match evidence.rabbitmq {
+        None => evidence.redis_cli(&format!("LINDEX {key} -1")),
+        Some(_) => evidence.depth_command(list),
+    })
+    .confirm(match &evidence.rabbitmq {
+        None => "redis-cli CLIENT LIST | grep cmd=brpop".to_owned(),
+        Some(rabbit) => format!(
+            "rabbitmqctl -p {} list_consumers",
+            plain::key(&rabbit.vhost)
+        ),
+    })
     .remedy("restart the workers of this queue; upgrade Celery and kombu to 5.7 or newer")
     .subject("queue", queue.as_str());
     finding.count = moved.after;
@@ -101,7 +125,7 @@ fn may_hide(worker: &Worker) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::{Lab, TASK, names};
+    use crate::diagnose::testkit::{Lab, Rabbit, TASK, names};
     use crate::evidence::{Census, ListMovement};
 
     fn lab(same_next: bool, after: u64, idle: bool) -> Lab {
@@ -111,6 +135,7 @@ mod tests {
             before: 1,
             after,
             same_next,
+            taken: None,
         };
         let idle = idle.then(|| "w1".to_owned());
         lab.evidence.census = Some(Census {
@@ -118,10 +143,76 @@ mod tests {
                 seconds: 5.0,
                 lists: vec![moved],
                 idle_throughout: idle.into_iter().collect(),
+                ..Movement::default()
             }),
             ..Census::default()
         });
         lab
+    }
+
+    /// A queue of RabbitMQ before a worker that is idle and began nothing.
+    fn rabbit(change: impl FnOnce(&mut Movement)) -> Lab {
+        let rabbit = Rabbit::new().queue("celery", 3, 1);
+        let mut lab = rabbit.lab().worker("w1", &["celery"]);
+        let w1 = || ["w1".to_owned()].into();
+        let mut movement = Movement {
+            seconds: 5.0,
+            lists: vec![ListMovement {
+                key: "celery".to_owned(),
+                before: 3,
+                after: 3,
+                same_next: false,
+                taken: Some(false),
+            }],
+            idle_throughout: w1(),
+            began_none: w1(),
+        };
+        change(&mut movement);
+        lab.evidence.census = Some(Census {
+            movement: Some(movement),
+            ..Census::default()
+        });
+        lab
+    }
+
+    #[test]
+    fn on_rabbitmq_depth_and_the_workers_own_count_are_evidence() {
+        let found = rabbit(|_| ()).check(&STALLED_CONSUMER, "");
+        assert_eq!(names(&found), ["stalled-consumer"]);
+        assert!(
+            found[0]
+                .confirm
+                .iter()
+                .all(|how| how.contains("rabbitmqctl"))
+        );
+        let grown = rabbit(|movement| movement.lists[0].after = 9);
+        assert_eq!(grown.check(&STALLED_CONSUMER, "").len(), 1);
+    }
+
+    #[test]
+    fn on_rabbitmq_nothing_less_is() {
+        for lab in [
+            // As deep as before, and shorter in between, or counted on by the statistics.
+            rabbit(|movement| movement.lists[0].taken = Some(true)),
+            rabbit(|movement| movement.lists[0].taken = None),
+            rabbit(|movement| movement.lists[0].after = 2),
+            // The worker ran or began something.
+            rabbit(|movement| movement.began_none.clear()),
+            rabbit(|movement| movement.idle_throughout.clear()),
+            // Another worker came or left meanwhile, and may have taken some.
+            {
+                let mut lab = rabbit(|_| ());
+                lab.workers_mut().unsettled.push("w2".to_owned());
+                lab
+            },
+        ] {
+            assert!(lab.check(&STALLED_CONSUMER, "").is_empty());
+        }
+        // A consumer that answers nothing may be the one that takes them.
+        let other = Rabbit::new().queue("celery", 3, 2).lab().evidence.rabbitmq;
+        let mut lab = rabbit(|_| ());
+        lab.evidence.rabbitmq = other;
+        assert!(lab.check(&STALLED_CONSUMER, "").is_empty());
     }
 
     #[test]

@@ -16,9 +16,9 @@ pub static NO_WORKERS: Rule = Rule {
                 or with another global_keyprefix. Workers with worker_enable_remote_control off are not subscribed \
                 either, and can't be seen this way.",
         read: "On Redis PUBLISH on the pidbox channel returned 0 receivers; on RabbitMQ nobody answered and no queue \
-               of tasks has a consumer. Where CLIENT LIST was read, connections that wait \
-               in BRPOP on this database are counted: they may be workers without remote control, and then this is \
-               no error.",
+               of tasks has a consumer. Nothing is said where a worker came or left in the middle. Where CLIENT \
+               LIST was read, connections that wait in BRPOP on this database are counted: they may be workers \
+               without remote control, and then this is no error.",
         confirm: "Run `celery -A APP status`. Run `redis-cli PUBSUB NUMPAT` and `redis-cli CLIENT LIST`, and look for \
                   connections with cmd=brpop; or `rabbitmqctl list_consumers`.",
         mend: "Start the workers: `celery -A APP worker`. If they run, compare their broker URL, as `celery -A APP \
@@ -36,7 +36,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let Some(workers) = evidence.workers.seen() else {
         return Vec::new();
     };
-    if !workers.answered.is_empty() || workers.silent > 0 {
+    // One that came or left meanwhile is there, or about to come back.
+    if !workers.answered.is_empty() || workers.silent > 0 || !workers.unsettled.is_empty() {
         return Vec::new();
     }
     let place = evidence.place();
@@ -117,6 +118,13 @@ mod tests {
                 .is_empty()
         );
         assert!(Lab::new().silent("w1").check(&NO_WORKERS, "").is_empty());
+    }
+
+    #[test]
+    fn one_that_restarts_is_as_good_as_there() {
+        let mut lab = Lab::new();
+        lab.workers_mut().unsettled.push("w1".to_owned());
+        assert!(lab.check(&NO_WORKERS, "").is_empty());
     }
 
     #[test]

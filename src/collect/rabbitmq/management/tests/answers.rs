@@ -287,7 +287,7 @@ fn decode_all(value: &Value) {
         status: StatusCode::OK,
         body,
     };
-    let http = Http::new(&server("http://h")).expect("a client");
+    let http = Http::new(&server("http://h"), None).expect("a client");
     check(entries(&http, &answer, &decode::queue));
     check(entries(&http, &answer, &decode::exchange));
     check(entries(&http, &answer, &decode::binding));
@@ -320,7 +320,7 @@ proptest! {
         let text = captured("4.0.5", "channels").to_string();
         let body = bytes::Bytes::from(text.as_bytes()[..cut.min(text.len() - 1)].to_vec());
         let answer = Answer { status: StatusCode::OK, body };
-        let http = Http::new(&server("http://h")).expect("a client");
+        let http = Http::new(&server("http://h"), None).expect("a client");
         let why = entries(&http, &answer, &decode::channel).expect_err("half");
         prop_assert_eq!(why.reason, Reason::Malformed);
     }

@@ -12,7 +12,7 @@ use crate::evidence::rabbitmq::QueueType;
 #[test]
 fn tls_to_a_plain_port_is_named() {
     let url = format!("https://127.0.0.1:{}", RabbitNode::shared().http_port);
-    let why = run(ManagementReader::connect(&server(&url)))
+    let why = run(ManagementReader::connect(&server(&url), None))
         .err()
         .expect("an error");
     assert!(why.detail.contains("does not speak TLS"), "{why:?}");
@@ -35,7 +35,7 @@ fn everything(url: &str, vhost: &str) -> RabbitMq {
         connections: Observed::not_asked(""),
     };
     run(async {
-        match ManagementReader::connect(&server(url)).await {
+        match ManagementReader::connect(&server(url), None).await {
             Ok(reader) => reader.read_all(vhost, &mut rabbit).await,
             Err(why) => leave_unseen(&mut rabbit, &why),
         }
@@ -200,7 +200,7 @@ fn a_wrong_password_and_a_missing_virtual_host_are_named() {
     let vhost = vhost();
     let port = vhost.node.http_port;
     let wrong = format!("http://guest:hunter2@127.0.0.1:{port}");
-    let why = run(ManagementReader::connect(&server(&wrong)))
+    let why = run(ManagementReader::connect(&server(&wrong), None))
         .err()
         .expect("refused");
     assert_eq!(why.reason, Reason::Refused);
@@ -227,7 +227,7 @@ fn a_wrong_password_and_a_missing_virtual_host_are_named() {
     assert!(rabbit.nodes.seen().is_some() && rabbit.overview.seen().is_some());
 
     let off = format!("{}/elsewhere", vhost.node.management_url());
-    let why = run(ManagementReader::connect(&server(&off)))
+    let why = run(ManagementReader::connect(&server(&off), None))
         .err()
         .expect("not there");
     assert!(why.detail.contains("has no management API"), "{why:?}");
@@ -248,7 +248,8 @@ fn a_thousand_queues_are_read_in_pages() {
             &json!({"queues": queues}),
         );
         let queues = run(async {
-            let reader = ManagementReader::connect(&server(&vhost.node.management_url())).await?;
+            let reader =
+                ManagementReader::connect(&server(&vhost.node.management_url()), None).await?;
             Ok::<_, Why>(reader.queues(&vhost.name).await)
         });
         let queues = queues.expect("connected");
