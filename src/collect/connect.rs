@@ -155,7 +155,7 @@ async fn master_address(nodes: &[(String, u16)], master: &str) -> Result<(String
 
 async fn ask_sentinel(host: &str, port: u16, master: &str) -> Result<Option<(String, u16)>, Why> {
     let stream = tcp(host, port, None).await?;
-    let client = Client::over(stream, 0, None, None, SERVER_TIMEOUT).await?;
+    let client = Client::over(stream, None, 0, SERVER_TIMEOUT).await?;
     let mut command = ::redis::cmd("SENTINEL");
     command.arg("get-master-addr-by-name").arg(master);
     let answer: Option<(String, u16)> = client.ask(&command).await?;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use self::roles::{DELAYED_EXCHANGE, Role, role_by_name};
+pub use self::roles::{DELAYED_EXCHANGE, Role, is_own_exchange, role_by_name};
 use super::{Observed, Why};
 
 /// A virtual host and the node or cluster around it.
@@ -186,6 +186,10 @@ pub struct Exchange {
     pub published_in: Observed<u64>,
     /// Copies that went out to queues (`publish_out`).
     pub published_out: Observed<u64>,
+    /// Messages had come in so long before that copies of them would be counted too. It is looked at only where messages
+    /// came in, none went out, and something is bound.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// One binding.

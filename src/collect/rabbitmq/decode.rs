@@ -214,6 +214,7 @@ pub(super) fn exchange(value: &Value) -> Decoded<Exchange> {
         alternate,
         published_in: stats.count("publish_in"),
         published_out: stats.count("publish_out"),
+        settled: false,
     })
 }
 

@@ -3,6 +3,8 @@
 //! What a user is shown depends on tags and permissions, and what is not shown looks like what is not there: an empty
 //! list. So the tags are read first, and a list that a user sees only in part is unseen.
 
+mod settling;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Instant;
@@ -215,6 +217,7 @@ impl ManagementReader {
         rabbit.nodes = nodes;
         (rabbit.queues, rabbit.exchanges, rabbit.bindings) = topology;
         (rabbit.consumers, rabbit.channels, rabbit.connections) = clients;
+        self.settle(vhost, rabbit).await;
     }
 
     /// A list of which a user without the tag `monitoring` is shown no more than what its own connections have, and which

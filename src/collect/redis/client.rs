@@ -1,5 +1,6 @@
 //! Ordinary commands, one connection, with every failure told apart.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -7,8 +8,11 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo,
     RedisError, ServerErrorKind, Value, cmd,
 };
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
+use super::list::refused;
 use crate::collect::SERVER_TIMEOUT;
 use crate::collect::connect::{self, Stream};
 use crate::config::url::{RedisServer, Secret};
@@ -17,11 +21,17 @@ use crate::evidence::{Reason, Why};
 /// What a login consists of.
 const LOGIN: [&str; 2] = ["AUTH", "SELECT"];
 
+/// So long a server may take to say why it turns a client away.
+const TURNED_AWAY: Duration = Duration::from_millis(500);
+
 /// A connection for ordinary commands. It is closed when dropped.
 pub(crate) struct Client {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
     patience: Duration,
+    server: Option<RedisServer>,
+    /// Whether anything was ever answered on it.
+    answered: AtomicBool,
 }
 
 impl Drop for Client {
@@ -43,22 +53,14 @@ impl Client {
         patience: Duration,
     ) -> Result<Self, Why> {
         let stream = connect::open(server, patience).await?;
-        Self::over(
-            stream,
-            database,
-            server.username.as_deref(),
-            server.password.as_ref(),
-            patience,
-        )
-        .await
+        Self::over(stream, Some(server), database, patience).await
     }
 
-    /// Logs in over a stream that is connected already.
+    /// Logs in over a stream that is connected to this server already; with none there is nothing to log in with.
     pub(crate) async fn over(
         stream: Stream,
+        server: Option<&RedisServer>,
         database: u32,
-        username: Option<&str>,
-        password: Option<&Secret>,
         patience: Duration,
     ) -> Result<Self, Why> {
         // redis-rs's own default of 500 ms takes a busy broker for a dead one.
@@ -76,9 +78,13 @@ impl Client {
             connection,
             driver: tokio::spawn(driver),
             patience,
+            server: server.cloned(),
+            answered: AtomicBool::new(false),
         };
-        if let Some(password) = password {
-            client.log_in(username, password).await?;
+        if let Some(server) = server
+            && let Some(password) = &server.password
+        {
+            client.log_in(server.username.as_deref(), password).await?;
         }
         if database != 0 {
             let selected = client.ask(cmd("SELECT").arg(database)).await?;
@@ -99,7 +105,8 @@ impl Client {
             Err(error) if username.is_some() && knows_no_users(&error) => {
                 self.ask(cmd("AUTH").arg(password.expose())).await?
             }
-            answer => answer.map_err(|error| why(&error, LOGIN[0], self.patience))?,
+            Err(error) => return Err(self.why(&error, LOGIN[0]).await),
+            Ok(answer) => answer,
         };
         done(&answer)
     }
@@ -108,10 +115,30 @@ impl Client {
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Why> {
         let name = command_name(command);
         let mut connection = self.connection.clone();
-        command
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| why(&error, &name, self.patience))
+        match command.query_async(&mut connection).await {
+            Ok(answer) => {
+                self.answered.store(true, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Err(error) => Err(self.why(&error, &name).await),
+        }
+    }
+
+    /// What a failure means. A server that has no room for a client says so unasked and closes the connection, and
+    /// whoever asks first may find it closed: then another one is opened, to hear what is said.
+    async fn why(&self, error: &RedisError, command: &str) -> Why {
+        let lost = error.is_io_error() || error.is_connection_dropped();
+        if let Some(server) = &self.server
+            && lost
+            && !self.answered.load(Ordering::Relaxed)
+        {
+            // Boxed, because connecting by way of sentinels asks them by such a client.
+            let heard = timeout(TURNED_AWAY, Box::pin(turned_away(server))).await;
+            if let Ok(Some(why)) = heard {
+                return why;
+            }
+        }
+        why(error, command, self.patience)
     }
 
     /// Sends commands in one go; each has its own outcome.
@@ -125,10 +152,11 @@ impl Client {
             pipeline.add_command(command.clone());
         }
         let mut connection = self.connection.clone();
-        let answers: Vec<Value> = pipeline
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| why(&error, &command_name(first), self.patience))?;
+        let answers: Vec<Value> = match pipeline.query_async(&mut connection).await {
+            Ok(answers) => answers,
+            Err(error) => return Err(self.why(&error, &command_name(first)).await),
+        };
+        self.answered.store(true, Ordering::Relaxed);
         let outcome = |(command, answer): (&Cmd, Value)| match answer {
             Value::ServerError(error) => {
                 Err(why(&error.into(), &command_name(command), self.patience))
@@ -137,6 +165,15 @@ impl Client {
         };
         Ok(commands.iter().zip(answers).map(outcome).collect())
     }
+}
+
+/// What a server says to whom it turns away.
+async fn turned_away(server: &RedisServer) -> Option<Why> {
+    let mut stream = connect::open(server, TURNED_AWAY).await.ok()?;
+    let mut said = [0; 256];
+    let length = stream.read(&mut said).await.ok()?;
+    let line = std::str::from_utf8(said.get(..length)?).ok()?;
+    Some(refused(line.strip_prefix('-')?, LOGIN[0]))
 }
 
 fn done(answer: &Value) -> Result<(), Why> {

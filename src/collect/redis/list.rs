@@ -410,7 +410,8 @@ fn unexpected(command: &str) -> Why {
     )
 }
 
-fn refused(text: &str, command: &str) -> Why {
+/// What an error of the server means. Nothing of its text is handed on.
+pub(super) fn refused(text: &str, command: &str) -> Why {
     match text.split(' ').next().unwrap_or_default() {
         "WRONGTYPE" => Why::new(Reason::Malformed, "it is no list"),
         "NOPERM" => Why::new(
@@ -421,6 +422,10 @@ fn refused(text: &str, command: &str) -> Why {
         "ERR" if text.contains("max number of clients") => Why::new(
             Reason::Unreachable,
             "the server has as many clients as it takes (maxclients)",
+        ),
+        "DENIED" => Why::new(
+            Reason::Unreachable,
+            "the server is in protected mode, and takes clients from its own host only",
         ),
         "NOAUTH" | "WRONGPASS" => Why::new(
             Reason::Refused,

@@ -70,6 +70,7 @@ impl Rabbit {
                 alternate: None,
                 published_in: Observed::Seen(came),
                 published_out: Observed::Seen(went),
+                settled: true,
             });
         self
     }

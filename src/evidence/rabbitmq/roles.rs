@@ -9,6 +9,20 @@ use super::{Queue, QueueType, RabbitMq};
 /// The exchange that hands delayed messages on (kombu 5.5 `transport/native_delayed_delivery.py`).
 pub const DELAYED_EXCHANGE: &str = "celery_delayed_delivery";
 
+/// Exchanges to which nobody need listen, by the beginnings of their names.
+const OWN: [&str; 5] = [
+    "celeryev",
+    "celery.pidbox",
+    "reply.celery.pidbox",
+    "celery_delayed_",
+    "amq.",
+];
+
+/// Whether an exchange is Celery's or the broker's own, and no task goes through it by itself.
+pub fn is_own_exchange(name: &str) -> bool {
+    OWN.iter().any(|own| name.starts_with(own))
+}
+
 /// What a queue is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -165,9 +165,15 @@ fn workers(site: &Site) -> Worker {
 
 /// Ends with a partial report, about in time, and blames nobody.
 fn assert_cut_short(site: &Site, more: &[&str]) -> Outcome {
-    let done = site.audit(&[&["--deadline", "2s", "--timeout", "2s"][..], more].concat());
+    assert_cut_short_after(2, site, more)
+}
+
+fn assert_cut_short_after(seconds: u64, site: &Site, more: &[&str]) -> Outcome {
+    let deadline = format!("{seconds}s");
+    let flags = ["--deadline", &deadline, "--timeout", "2s"];
+    let done = site.audit(&[&flags[..], more].concat());
     assert_eq!(done.code, Some(3), "{done:#?}");
-    assert!(done.elapsed < Duration::from_secs(5), "{done:#?}");
+    assert!(done.elapsed < Duration::from_secs(seconds + 3), "{done:#?}");
     assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
     site.assert_no_reply_queue();
     done
@@ -204,17 +210,17 @@ fn a_deadline_ends_it_whoever_falls_silent() {
     let slow = Proxy::to(http);
     slow.delay(Duration::from_millis(700));
     assert_cut_short(&site, &["--management", &slow.instead_of(http, &url)]);
-    // The results hang, and the broker is read all the same.
+    // The results hang, and the broker is read all the same, for which also a busy machine has the time.
     let deaf = DeafServer::silent();
-    let done = assert_cut_short(&site, &["--result-backend", &deaf.url()]);
+    let done = assert_cut_short_after(6, &site, &["--result-backend", &deaf.url()]);
     assert!(done.stdout.contains("1 of 1 answered"), "{done:#?}");
     let stalls = Proxy::failing(site.redis.port, 300, Fault::Stall);
     let results = stalls.instead_of(site.redis.port, &site.redis.db(1));
-    let done = assert_cut_short(&site, &["--result-backend", &results]);
+    let done = assert_cut_short_after(6, &site, &["--result-backend", &results]);
     assert!(done.stdout.contains("1 of 1 answered"), "{done:#?}");
     // A worker may take as long as --timeout says; there was no time for that, so that it is not called silent.
     worker.freeze();
     let done = assert_cut_short(&site, &[]);
     worker.thaw();
-    assert!(done.stdout.contains("messages in"), "{done:#?}");
+    assert!(done.stdout.contains("in 1 queue"), "{done:#?}");
 }

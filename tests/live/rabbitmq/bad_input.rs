@@ -160,6 +160,8 @@ fn a_management_api_that_tells_nothing_or_nonsense() {
     let no_rights = site.vhost.node.user("management");
     let some = site.vhost.node.user("management");
     some.permit(&site.vhost, "", "", "");
+    // Until the first statistics nobody knows how many messages are unacknowledged.
+    site.wait_for("celery", "messages_unacknowledged", 1);
     for (management, words, other, code) in [
         (web_page, "web page", "undetermined", 3),
         (half, "in the middle", "undetermined", 3),

@@ -243,17 +243,27 @@ fn a_worker_that_was_killed() {
 fn publishes_that_reach_no_queue() {
     let site = Site::new();
     let (_worker, _) = busy(&site);
-    let orders = site.vhost.path("exchanges", "orders");
-    let topic = json!({"type": "topic", "durable": true});
-    site.vhost.node.api("PUT", &orders, &topic);
-    let options = json!({"exchange": "orders", "routing_key": "no.such"});
-    let lost = site.send("labapp.add", &json!([1, 2]), &options);
-    wait_until("the drop is counted", Duration::from_secs(20), || {
-        let seen = site.trace(&lost, &[]);
-        super::findings(&seen)
-            .contains(&"unroutable-publishes".to_owned())
-            .then_some(())
-    });
+    for exchange in ["orders", "sales"] {
+        let path = site.vhost.path("exchanges", exchange);
+        let topic = json!({"type": "topic", "durable": true});
+        site.vhost.node.api("PUT", &path, &topic);
+    }
+    // To the second one a queue is bound, for other keys.
+    let path = site.vhost.path("bindings", "e/sales/q/celery");
+    let binding = json!({"routing_key": "some.other"});
+    site.vhost.node.api("POST", &path, &binding);
+    for exchange in ["orders", "sales"] {
+        let options = json!({"exchange": exchange, "routing_key": "no.such"});
+        let lost = site.send("labapp.add", &json!([1, 2]), &options);
+        wait_until("the drop is counted", Duration::from_secs(40), || {
+            let seen = site.trace(&lost, &[]).json();
+            let findings = seen["findings"].as_array()?.iter();
+            let mut dropped = findings.filter(|one| one["name"] == "unroutable-publishes");
+            dropped
+                .find(|one| one["subject"]["exchange"] == exchange)
+                .map(|_| ())
+        });
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::unroutable_publishes::is_own;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::rabbitmq::is_own_exchange;
 use crate::evidence::{Evidence, Source};
 
 /// The rule.
@@ -47,7 +47,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .collect();
     exchanges
         .iter()
-        .filter(|exchange| !exchange.name.is_empty() && !is_own(&exchange.name))
+        .filter(|exchange| !exchange.name.is_empty() && !is_own_exchange(&exchange.name))
         .filter(|exchange| !bound.contains(exchange.name.as_str()) && exchange.alternate.is_none())
         .filter(|exchange| {
             let used = exchange.published_in.seen().is_some_and(|count| *count > 0);
