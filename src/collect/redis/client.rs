@@ -136,6 +136,11 @@ fn no_redis() -> Why {
     )
 }
 
+/// What is said of a command that the server does not know.
+pub(super) fn no_such(command: &str) -> String {
+    format!("the server has no command {command}: it was renamed or taken away")
+}
+
 fn knows_no_users(error: &RedisError) -> bool {
     says(error, "wrong number of arguments")
 }
@@ -243,6 +248,8 @@ fn why(error: &RedisError, command: &str) -> Why {
             "the server refused to select the database: it has none of this number, or this user may not run SELECT"
                 .to_owned(),
         ),
+        // Managed services take commands away by renaming them.
+        (_, "ERR") if says(error, "unknown command") => (Reason::Refused, no_such(command)),
         (ErrorKind::Server(_) | ErrorKind::Extension, _) => (
             Reason::Unsupported,
             format!("the server does not take {command} as it is sent"),
@@ -266,5 +273,24 @@ mod tests {
         let error = RedisError::from((ErrorKind::UnexpectedReturnType, "not a reply"));
         assert_eq!(why(&error, LOGIN[0]).reason, Reason::Unreachable);
         assert_eq!(why(&error, "GET").reason, Reason::Malformed);
+    }
+
+    #[test]
+    fn a_command_that_was_taken_away_was_refused_and_one_that_is_too_new_was_not() {
+        let said = |line: &[u8]| match redis::parse_redis_value(line) {
+            Ok(Value::ServerError(error)) => error.into(),
+            Ok(_) => panic!("no error"),
+            Err(error) => error,
+        };
+        let gone = said(b"-ERR unknown command 'CONFIG', with args beginning with: 'GET' \r\n");
+        let why_gone = why(&gone, "CONFIG");
+        assert_eq!(why_gone.reason, Reason::Refused);
+        assert!(
+            why_gone.detail.contains("no command CONFIG"),
+            "{}",
+            why_gone.detail
+        );
+        let new = said(b"-ERR syntax error\r\n");
+        assert_eq!(why(&new, "SCAN").reason, Reason::Unsupported);
     }
 }

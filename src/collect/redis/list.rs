@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::collect::SERVER_TIMEOUT;
 use crate::collect::connect::{self, Stream};
+use crate::collect::redis::client::no_such;
 use crate::config::url::RedisServer;
 use crate::evidence::{Reason, Why};
 
@@ -418,6 +419,7 @@ fn refused(text: &str, command: &str) -> Why {
             format!("this user may not run {command} here"),
         ),
         "LOADING" => Why::new(Reason::Unreachable, "the server is still loading its data"),
+        "ERR" if text.contains("unknown command") => Why::new(Reason::Refused, no_such(command)),
         "ERR" if text.contains("max number of clients") => Why::new(
             Reason::Unreachable,
             "the server has as many clients as it takes (maxclients)",
