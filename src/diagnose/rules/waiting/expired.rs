@@ -101,6 +101,7 @@ mod tests {
     use crate::celery::control::ClaimState;
     use crate::celery::when::When;
     use crate::diagnose::testkit::{Lab, NOW, envelope, names};
+    use crate::diagnose::{Verdict, judge};
 
     fn sent(expires: Option<f64>, eta: Option<f64>) -> Envelope {
         Envelope {
@@ -133,6 +134,29 @@ mod tests {
             held(ClaimState::Scheduled, "celery.concurrency.gevent:TaskPool"),
         ] {
             assert_eq!(names(&lab.check(&EXPIRED, "t1")), ["expired"]);
+        }
+    }
+
+    #[test]
+    fn what_will_have_expired_at_its_eta_is_doomed_wherever_it_waits() {
+        let sent = || sent(Some(60.0), Some(120.0));
+        let held = || {
+            Lab::new()
+                .worker("w1", &["celery"])
+                .unacked_as(sent(), Some(NOW - 60.0))
+        };
+        for lab in [
+            queued(Some(60.0), Some(120.0)),
+            held().claimed("t1", "w1", ClaimState::Scheduled),
+            held(),
+        ] {
+            let trace = &judge(&lab.evidence, &["t1".to_owned()]).traces[0];
+            assert_eq!(trace.verdict, Verdict::Doomed, "{}", trace.summary);
+            assert!(
+                trace.summary.contains("lies before its ETA"),
+                "{}",
+                trace.summary
+            );
         }
     }
 
