@@ -62,7 +62,9 @@ impl Client {
             connection,
             driver: tokio::spawn(driver),
         };
-        if let Some(password) = password {
+        // A user without a password logs in with an empty one, as redis-py has it.
+        if username.is_some() || password.is_some() {
+            let password = password.map_or("", Secret::expose);
             client.log_in(username, password).await?;
         }
         if database != 0 {
@@ -73,16 +75,16 @@ impl Client {
     }
 
     /// Before Redis 6 there were no users. There the password alone is sent, as redis-py does.
-    async fn log_in(&self, username: Option<&str>, password: &Secret) -> Result<(), Why> {
+    async fn log_in(&self, username: Option<&str>, password: &str) -> Result<(), Why> {
         let mut auth = cmd("AUTH");
         if let Some(username) = username {
             auth.arg(username);
         }
-        auth.arg(password.expose());
+        auth.arg(password);
         let mut connection = self.connection.clone();
         let answer = match auth.query_async(&mut connection).await {
             Err(error) if username.is_some() && knows_no_users(&error) => {
-                self.ask(cmd("AUTH").arg(password.expose())).await?
+                self.ask(cmd("AUTH").arg(password)).await?
             }
             answer => answer.map_err(|error| why(&error, LOGIN[0]))?,
         };

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::collect::SERVER_TIMEOUT;
 use crate::collect::connect::{self, Stream};
 use crate::collect::redis::client::no_such;
-use crate::config::url::RedisServer;
+use crate::config::url::{RedisServer, Secret};
 use crate::evidence::{Reason, Why};
 
 /// A reply of this size takes a server about a millisecond, during which it serves nobody else.
@@ -65,9 +65,10 @@ impl ListReader {
             start: 0,
             end: 0,
         };
-        if let Some(password) = &server.password {
-            let password = password.expose().as_bytes();
-            reader.log_in(server.username.as_deref(), password).await?;
+        if server.username.is_some() || server.password.is_some() {
+            let password = server.password.as_ref().map_or("", Secret::expose);
+            let username = server.username.as_deref();
+            reader.log_in(username, password.as_bytes()).await?;
         }
         if database != 0 {
             reader
