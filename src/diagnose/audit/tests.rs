@@ -182,6 +182,42 @@ fn tasks_that_drew_attention_are_asked_about_their_results_alone() {
 }
 
 #[test]
+fn what_is_said_of_a_task_names_it() {
+    let mut revoked = class(
+        Lab::new().worker("w1", &["celery"]),
+        "celery",
+        1,
+        envelope("t1"),
+    );
+    census(&mut revoked).classes[0].task.revoked_by = vec!["w1".to_owned()];
+    let mut held = class(
+        Lab::new().worker("w1", &["celery"]),
+        "celery",
+        1,
+        expired("t1"),
+    );
+    let class = &mut census(&mut held).classes[0];
+    class.task.copies[0].place = Place::Unacked {
+        prefix: String::new(),
+        tag: "d1".to_owned(),
+        delivered_at: Some(NOW - 60.0),
+        exchange: String::new(),
+        routing_key: "celery".to_owned(),
+    };
+    class.task.claims = Lab::new()
+        .claimed("t1", "w1", ClaimState::Scheduled)
+        .task("t1")
+        .claims
+        .clone();
+    for (lab, name) in [(revoked, "revoked"), (held, "expired")] {
+        let found = audited(&lab).findings;
+        let found = found.iter().find(|found| found.name == name);
+        let message = &found.expect(name).message;
+        assert!(message.starts_with("shop.send_mail t1: it "), "{message}");
+    }
+}
+
+#[test]
 fn a_chord_is_one_thing_however_many_of_its_tasks_tell_of_it() {
     let mut lab = Lab::new()
         .worker("w1", &["celery"])

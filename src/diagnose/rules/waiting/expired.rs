@@ -91,8 +91,7 @@ fn message(case: &Case<'_>, envelope: &Envelope, place: &str) -> Option<String> 
 fn holders(case: &Case<'_>) -> String {
     let claims = &case.task.claims;
     let nodes: Vec<&str> = claims.iter().map(|claim| claim.node.as_str()).collect();
-    let verb = if nodes.len() == 1 { "holds" } else { "hold" };
-    format!("{} {verb} it", plain::names(&nodes))
+    format!("it is held by {}", plain::names(&nodes))
 }
 
 #[cfg(test)]
