@@ -163,6 +163,27 @@ impl Panel {
         Ok(())
     }
 
+    /// Asks how many tasks each worker has begun since it started; who does not answer that is left out.
+    pub(super) async fn begun(&self) -> Result<BTreeMap<String, u64>, Why> {
+        let mut begun = BTreeMap::new();
+        for (prefix, mailbox) in &self.mailboxes {
+            let enough = self.answering.get(prefix).copied().unwrap_or_default();
+            if enough == 0 {
+                continue;
+            }
+            let patience = self.timeout.max(GRACE);
+            let asked = [("stats", json!({}))];
+            mailbox
+                .ask_each(&asked, patience, enough, |_, node, answer| {
+                    if !control::is_error(&answer) {
+                        begun.insert(node, control::decode_stats(&answer).begun());
+                    }
+                })
+                .await?;
+        }
+        Ok(begun)
+    }
+
     /// Asks who holds these tasks: all where no ids are given. `scheduled` is asked only where wanted, because it
     /// costs a worker with many ETA tasks dear.
     pub(crate) async fn claims(

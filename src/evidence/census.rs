@@ -78,8 +78,11 @@ pub struct Movement {
     pub seconds: f64,
     /// The lists that held anything at the first.
     pub lists: Vec<ListMovement>,
-    /// Workers that had a free slot and nothing reserved or scheduled at both.
+    /// Workers that had a free slot and nothing reserved or scheduled at both, and began no task in between.
     pub idle_throughout: BTreeSet<String>,
+    /// Workers that had reserved tasks and none active at both, and began none in between.
+    #[serde(default)]
+    pub hanging_throughout: BTreeSet<String>,
 }
 
 /// What became of one list.

@@ -415,6 +415,7 @@ fn two_looks_at_a_queue_that_drains() {
         seconds: 5.0,
         lists: vec![moved],
         idle_throughout: BTreeSet::from(["w1".to_owned()]),
+        hanging_throughout: BTreeSet::new(),
     });
     calm(&lab);
 }
