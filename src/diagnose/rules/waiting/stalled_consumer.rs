@@ -25,7 +25,7 @@ pub static STALLED_CONSUMER: Rule = Rule {
         read: "The message that is next in turn, and the length of the list, at two readings; what the workers run, \
                reserve and schedule at both, and how many tasks they began between them. Of a worker that has tasks in \
                reserve it is said only if the readings are more than four seconds apart, because a process may take \
-               as long to start. A worker with a rate limit on any task is left out: it can hold messages \
+               as long to start. One with none and a rate limit on any task is left out: it can hold messages \
                that no reply shows. Without --sample there is no second reading, and nothing is said.",
         confirm: "Run `redis-cli LINDEX QUEUE -1` twice, some seconds apart: the same message. Run `redis-cli CLIENT \
                   LIST`: no connection of the worker's machine has cmd=brpop.",
@@ -67,8 +67,8 @@ fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Find
         movement.seconds > STARTING && movement.hanging_throughout.contains(&worker.node)
     };
     let ready = |worker: &&Worker| {
-        let does_nothing = movement.idle_throughout.contains(&worker.node) || hangs(worker);
-        does_nothing && !worker.twins && !may_hide(worker)
+        let idle = movement.idle_throughout.contains(&worker.node) && !may_hide(worker);
+        !worker.twins && (idle || hangs(worker))
     };
     if !stood_still || readers.is_empty() || !readers.iter().all(ready) {
         return None;
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn a_pool_that_begins_nothing_of_what_is_reserved_is_found() {
-        let hanging = |seconds: f64| {
-            let mut lab = lab(true, 1, false);
+        let hanging = |seconds: f64, change: fn(&mut Worker)| {
+            let mut lab = lab(true, 1, false).with_worker(change);
             let movement = lab
                 .evidence
                 .census
@@ -163,13 +163,19 @@ mod tests {
             movement.hanging_throughout = BTreeSet::from(["w1".to_owned()]);
             lab.check(&STALLED_CONSUMER, "")
         };
-        let found = hanging(5.0);
+        let found = hanging(5.0, |_| {});
         assert_eq!(
             found[0].message,
             "1 message waits in queue celery, w1 has free slots and tasks in reserve, and in 5s it began none"
         );
+        // Tasks that wait for their rate limit are not among the reserved ones.
+        let limited = hanging(5.0, |worker| {
+            let tasks = worker.registered.seen_mut().expect("seen");
+            tasks.get_mut(TASK).expect("known").rate_limit = Some("1/m".to_owned());
+        });
+        assert_eq!(names(&limited), ["stalled-consumer"]);
         // A process may be starting.
-        assert!(hanging(3.0).is_empty());
+        assert!(hanging(3.0, |_| {}).is_empty());
     }
 
     #[test]
