@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::{Value, json};
 
 use super::counting::{Known, mark};
-use super::workers::{GRACE, Panel};
+use super::workers::{GRACE, Panel, fallen_silent};
 use crate::celery::control::{self, Claim, ClaimState};
 use crate::evidence::{Observed, Reason, Software, Why, Workers};
 
@@ -94,7 +94,7 @@ impl Panel {
             let mut words: BTreeMap<String, Word> = BTreeMap::new();
             let patience = self.timeout.max(GRACE);
             let (_, mailbox) = &self.mailboxes[index];
-            mailbox
+            let receivers = mailbox
                 .ask_each(&requests, patience, known, |method, node, answer| {
                     let at = holdings.nodes.iter().position(|known| *known == node);
                     let at = at.unwrap_or_else(|| {
@@ -106,12 +106,20 @@ impl Panel {
                     word.add(method, &node, &answer, |claim| holdings.hold(at, claim));
                 })
                 .await?;
-            self.note_words(&prefix, words);
+            let listening = mailbox.listening(receivers.into_values().min());
+            self.note_words(&prefix, listening, words);
         }
         Ok(holdings)
     }
 
-    fn note_words(&mut self, prefix: &str, mut words: BTreeMap<String, Word>) {
+    fn note_words(
+        &mut self,
+        prefix: &str,
+        listening: Option<u64>,
+        mut words: BTreeMap<String, Word>,
+    ) {
+        let answering = words.len() as u64;
+        let mut gone = Vec::new();
         let Workers {
             answered,
             silent,
@@ -123,8 +131,7 @@ impl Panel {
                 return true;
             }
             let Some(word) = words.remove(&worker.node) else {
-                *silent += 1;
-                unanswered_names.push(worker.node.clone());
+                gone.push(worker.node.clone());
                 if let Some(known) = self.answering.get_mut(prefix) {
                     *known = known.saturating_sub(1);
                 }
@@ -136,6 +143,8 @@ impl Panel {
             worker.scheduled = observed(word.scheduled, "scheduled", &node);
             true
         });
+        *silent += fallen_silent(&gone, listening, answering);
+        unanswered_names.extend(gone);
     }
 
     /// Asks which ids each worker has revoked, and which software it runs.

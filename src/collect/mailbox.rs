@@ -61,6 +61,14 @@ impl Mailbox {
         }
     }
 
+    /// How many workers listen now, by how many received a question; none where the transport does not tell.
+    pub(crate) fn listening(&self, receivers: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Redis(_) => receivers,
+            Self::Amqp(_) => None,
+        }
+    }
+
     /// Asks until so many have answered, and shows each answer as it comes where the transport allows it, so that they
     /// need not all be in memory at once. Returns how many workers received each request.
     pub(crate) async fn ask_each(

@@ -225,15 +225,14 @@ impl Panel {
                 .filter(|w| w.prefix == *prefix && !nodes.contains_key(&w.node))
                 .map(|w| w.node.clone())
                 .collect();
-            for node in gone {
-                // It fell silent between two questions.
-                self.workers
-                    .answered
-                    .retain(|w| w.prefix != *prefix || w.node != node);
-                self.workers.silent += 1;
-                self.workers.unanswered_names.push(node);
-            }
-            self.answering.insert(prefix.clone(), nodes.values().sum());
+            let answering: u64 = nodes.values().sum();
+            self.workers
+                .answered
+                .retain(|w| w.prefix != *prefix || nodes.contains_key(&w.node));
+            let receivers = answers.values().map(|answers| answers.receivers).min();
+            self.workers.silent += fallen_silent(&gone, mailbox.listening(receivers), answering);
+            self.workers.unanswered_names.extend(gone);
+            self.answering.insert(prefix.clone(), answering);
             for worker in self
                 .workers
                 .answered
@@ -245,6 +244,15 @@ impl Panel {
         }
         Ok(claims)
     }
+}
+
+/// How many of those that answered before and do not any more have fallen silent. The others have signed off: no more can
+/// be silent than still listen. Where nobody can tell who listens, all are.
+pub(super) fn fallen_silent(gone: &[String], listening: Option<u64>, answering: u64) -> u64 {
+    let gone = gone.len() as u64;
+    listening.map_or(gone, |listening| {
+        gone.min(listening.saturating_sub(answering))
+    })
 }
 
 /// The nodes that answered anything, and with how many voices each.
@@ -357,5 +365,22 @@ fn hold(claims: &mut Claims, node: &str, claim: &Claim) {
     known.claim.eta = known.claim.eta.or(claim.eta);
     if known.claim.state == ClaimState::Ready {
         known.claim.state = claim.state;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_signed_off_between_two_questions_has_not_fallen_silent() {
+        let gone = ["w2".to_owned()];
+        // The one that answers is the only one that listens.
+        assert_eq!(fallen_silent(&gone, Some(1), 1), 0);
+        assert_eq!(fallen_silent(&gone, Some(2), 1), 1);
+        // Another is silent for longer, and who is who can't be told.
+        assert_eq!(fallen_silent(&gone, Some(3), 1), 1);
+        assert_eq!(fallen_silent(&gone, None, 1), 1);
+        assert_eq!(fallen_silent(&[], Some(2), 1), 0);
     }
 }
