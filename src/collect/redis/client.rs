@@ -1,16 +1,23 @@
 //! Ordinary commands, one connection, with every failure told apart.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisConnectionInfo,
     RedisError, ServerErrorKind, Value, cmd,
 };
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::collect::SERVER_TIMEOUT;
 use crate::collect::connect::{self, Stream};
 use crate::config::url::{RedisServer, Secret};
 use crate::evidence::{Reason, Why};
+
+/// A server that says something unasked does so at once.
+const UNASKED: Duration = Duration::from_millis(300);
 
 /// What a login consists of.
 const LOGIN: [&str; 2] = ["AUTH", "SELECT"];
@@ -31,13 +38,19 @@ impl Client {
     /// Connects to a database of a server and logs in.
     pub(crate) async fn connect(server: &RedisServer, database: u32) -> Result<Self, Why> {
         let stream = connect::open(server).await?;
-        Self::over(
+        let client = Self::over(
             stream,
             database,
             server.username.as_deref(),
             server.password.as_ref(),
         )
-        .await
+        .await;
+        match client {
+            Err(why) if LOGIN.iter().any(|command| why.detail == lost_at(command)) => {
+                Err(said_unasked(server).await.unwrap_or(why))
+            }
+            client => client,
+        }
     }
 
     /// Logs in over a stream that is connected already.
@@ -122,6 +135,22 @@ impl Client {
         };
         Ok(commands.iter().zip(answers).map(outcome).collect())
     }
+}
+
+/// What a server says to whoever connects before it closes the connection. Where a login was under way already, that is
+/// lost with the connection, or not, as it happens; so here nothing is sent.
+async fn said_unasked(server: &RedisServer) -> Option<Why> {
+    let mut stream = connect::open(server).await.ok()?;
+    let mut said = [0; 512];
+    let read = timeout(UNASKED, stream.read(&mut said)).await.ok()?;
+    match redis::parse_redis_value(said.get(..read.ok()?)?).ok()? {
+        Value::ServerError(error) => Some(why(&error.into(), LOGIN[0])),
+        _ => None,
+    }
+}
+
+fn lost_at(command: &str) -> String {
+    format!("the connection was lost at {command}")
 }
 
 fn done(answer: &Value) -> Result<(), Why> {
@@ -239,7 +268,7 @@ fn why(error: &RedisError, command: &str) -> Why {
         ),
         _ if error.is_io_error() || error.is_connection_dropped() => (
             Reason::Unreachable,
-            format!("the connection was lost at {command}"),
+            lost_at(command),
         ),
         (ErrorKind::Server(_), _) if command == "AUTH" => (
             Reason::Refused,
