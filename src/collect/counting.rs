@@ -110,8 +110,11 @@ impl Known {
             times.hash(&mut hasher);
         }
         let retried = seen.retries().unwrap_or(0) > 0;
-        hasher.write_u8(u8::from(seen.redelivered()) << 1 | u8::from(retried));
-        if let Some(set) = self.revoked_set(seen.id()) {
+        let revoked = self.revoked_set(seen.id());
+        // Zeros at the end leave no trace in this hash, and the first set has the number zero.
+        let is_revoked = u8::from(revoked.is_some());
+        hasher.write_u8(is_revoked << 2 | u8::from(seen.redelivered()) << 1 | u8::from(retried));
+        if let Some(set) = revoked {
             hasher.write_usize(set);
         }
         hasher.finish()
@@ -513,6 +516,40 @@ mod tests {
             panic!("not in a queue")
         };
         assert_eq!((position, of), (2, 26));
+    }
+
+    #[test]
+    fn whatever_tells_fates_apart_tells_classes_apart() {
+        let mut counter = counter("2026-01-01T00:00:00Z");
+        counter.known.timeouts.insert(String::new(), 3600.0);
+        counter.known.revoke("w1", &["r1".to_owned()]);
+        counter.known.revoke("w2", &["r2".to_owned()]);
+        counter.enter(&list("celery"));
+        let messages = [
+            ("t1", ""),
+            ("t2", r#", "eta": "2025-12-31T00:00:00+00:00""#),
+            ("t3", r#", "eta": "2026-01-01T00:10:00+00:00""#),
+            ("t4", r#", "eta": "2026-01-02T00:00:00+00:00""#),
+            ("t5", r#", "expires": "2025-12-31T00:00:00+00:00""#),
+            ("t6", r#", "expires": "2026-01-01T00:10:00+00:00""#),
+            (
+                "t7",
+                r#", "eta": "2026-01-01T00:10:00+00:00", "expires": "2026-01-01T00:05:00+00:00""#,
+            ),
+            ("t8", r#", "retries": 1"#),
+            ("t9", r#", "redelivered": true"#),
+            ("r1", ""),
+            ("r2", ""),
+        ];
+        for (id, headers) in messages {
+            counter.see(0, &text(id, id, headers));
+        }
+        let classes = counter.finish(|_| 11).classes;
+        assert_eq!(classes.len(), messages.len());
+        for (id, revoker) in [("r1", "w1"), ("r2", "w2")] {
+            let class = classes.iter().find(|class| class.id == id);
+            assert_eq!(class.expect("a class").task.revoked_by, [revoker]);
+        }
     }
 
     #[test]

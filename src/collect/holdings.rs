@@ -116,7 +116,7 @@ impl Panel {
                 .iter()
                 .map(|(node, word)| (node.clone(), word.voices()))
                 .collect();
-            let receivers = receivers.into_values().max();
+            let receivers = receivers.into_values().min();
             let unheard = unheard(mailbox, receivers, &voices);
             drop_unheard(&mut self.workers, &prefix, &voices, unheard);
             note_departed(&mut self.workers, mailbox);

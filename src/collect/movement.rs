@@ -1,13 +1,14 @@
 //! What moves between two readings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use redis::cmd;
 
 use super::counting::mark;
 use super::redis::client::{Client, decode};
-use crate::evidence::{Evidence, ListMovement, Movement, Why};
+use super::workers::Begun;
+use crate::evidence::{Evidence, ListMovement, Movement, Why, Worker};
 
 /// So many lists are watched.
 const MOST_LISTS: usize = 10_000;
@@ -19,6 +20,7 @@ pub(super) struct Watch {
     begun: Instant,
     lists: Vec<First>,
     idle: BTreeSet<String>,
+    hanging: BTreeSet<String>,
 }
 
 /// A list at the first reading.
@@ -64,12 +66,18 @@ impl Watch {
         Ok(Self {
             begun,
             lists: first,
-            idle: idle(evidence),
+            idle: nodes(evidence, is_idle),
+            hanging: nodes(evidence, seems_to_hang),
         })
     }
 
-    /// Looks again, and tells what moved.
-    pub(super) async fn end(self, client: &Client, evidence: &Evidence) -> Result<Movement, Why> {
+    /// Looks again, and tells what moved. `begun` is how many tasks each worker has begun by now.
+    pub(super) async fn end(
+        self,
+        client: &Client,
+        evidence: &Evidence,
+        begun: &BTreeMap<String, Begun>,
+    ) -> Result<Movement, Why> {
         let mut lists = Vec::new();
         for page in self.lists.chunks(PAGE) {
             let commands: Vec<_> = page
@@ -95,26 +103,44 @@ impl Watch {
                 });
             }
         }
-        let still = idle(evidence);
+        let began_none = evidence.answered().iter().filter(|worker| {
+            let before = worker.stats.seen().and_then(Begun::of);
+            before.is_some() && before == begun.get(&worker.node).copied()
+        });
+        let began_none = began_none.map(|worker| worker.node.clone());
+        let both = |before: &BTreeSet<String>, wanted: fn(&Worker) -> bool| {
+            let after = nodes(evidence, wanted);
+            before.intersection(&after).cloned().collect()
+        };
         Ok(Movement {
             seconds: self.begun.elapsed().as_secs_f64(),
             lists,
-            idle_throughout: self.idle.intersection(&still).cloned().collect(),
-            began_none: BTreeSet::new(),
+            idle_throughout: both(&self.idle, is_idle),
+            hanging_throughout: both(&self.hanging, seems_to_hang),
+            began_none: began_none.collect(),
         })
     }
 }
 
-/// Workers with a free slot and nothing reserved or scheduled.
-pub(super) fn idle(evidence: &Evidence) -> BTreeSet<String> {
-    let workers = evidence.answered().iter().filter(|worker| {
-        let slots = worker.stats.seen().and_then(|stats| stats.concurrency);
-        let busy = worker.active.seen().map(|active| active.len() as u64);
-        let free = slots.zip(busy).is_some_and(|(slots, busy)| busy < slots);
-        let waiting = [&worker.reserved, &worker.scheduled];
-        free && waiting.iter().all(|number| number.seen() == Some(&0))
-    });
+pub(super) fn nodes(evidence: &Evidence, wanted: impl Fn(&Worker) -> bool) -> BTreeSet<String> {
+    let workers = evidence.answered().iter().filter(|worker| wanted(worker));
     workers.map(|worker| worker.node.clone()).collect()
+}
+
+/// A free slot, and nothing reserved or scheduled.
+pub(super) fn is_idle(worker: &Worker) -> bool {
+    let slots = worker.stats.seen().and_then(|stats| stats.concurrency);
+    let busy = worker.active.seen().map(|active| active.len() as u64);
+    let free = slots.zip(busy).is_some_and(|(slots, busy)| busy < slots);
+    let waiting = [&worker.reserved, &worker.scheduled];
+    free && waiting.iter().all(|number| number.seen() == Some(&0))
+}
+
+/// Tasks are reserved, none waits for its ETA, and no process has any.
+pub(super) fn seems_to_hang(worker: &Worker) -> bool {
+    let none_active = worker.active.seen().is_some_and(Vec::is_empty);
+    let reserved = worker.reserved.seen().is_some_and(|number| *number > 0);
+    none_active && reserved && worker.scheduled.seen() == Some(&0)
 }
 
 fn length(key: &str) -> redis::Cmd {

@@ -125,7 +125,13 @@ impl Reading<'_> {
             self.take_over_workers();
         }
         if let Some(watch) = watch {
-            let movement = watch.end(&self.broker.client, self.evidence).await?;
+            let begun = match &self.panel {
+                Some(panel) => panel.begun().await?,
+                None => BTreeMap::new(),
+            };
+            let movement = watch
+                .end(&self.broker.client, self.evidence, &begun)
+                .await?;
             self.census().movement = Some(movement);
         }
         for record in records.iter_mut().filter(|record| !record.claimed) {

@@ -424,7 +424,11 @@ impl Reading<'_> {
 
     fn note_queues(&mut self, started: Instant, pass: QueuePass) {
         let lists = pass.lists.iter().filter(|list| list.length > 0).count();
-        let mut detail = format!("{} messages in {lists} lists", pass.messages);
+        let mut detail = match (pass.messages, lists) {
+            (1, _) => "1 message in 1 list".to_owned(),
+            (messages, 1) => format!("{messages} messages in 1 list"),
+            (messages, lists) => format!("{messages} messages in {lists} lists"),
+        };
         let mut status = ReadStatus::Complete;
         if let Some(why) = &pass.obstacle {
             status = ReadStatus::Partial;

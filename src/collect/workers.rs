@@ -12,7 +12,7 @@ use super::rabbitmq::amqp::AmqpClient;
 use super::rabbitmq::control::Mailbox as AmqpMailbox;
 use super::redis::control::Mailbox as RedisMailbox;
 use super::redis::keys::Names;
-use crate::celery::control::{self, Claim, ClaimState, TASK_INFO_ITEMS};
+use crate::celery::control::{self, Claim, ClaimState, Stats, TASK_INFO_ITEMS};
 use crate::config::url::RedisServer;
 use crate::evidence::{BindingTable, Observed, Reason, Why, Worker, WorkerClaim, Workers};
 
@@ -42,8 +42,21 @@ pub(crate) enum Expected<'a> {
     Unknown(&'a (dyn Fn(&Replies) -> bool + Sync)),
 }
 
-/// A worker's process, and how many tasks it has begun since it started; none where it has one at work.
-pub(crate) type Begun = Option<(i64, u64)>;
+/// How many tasks a worker has begun since it started, and its process, since a restart begins anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Begun {
+    process: i64,
+    tasks: u64,
+}
+
+impl Begun {
+    /// By the worker's own word; none where it does not name its process.
+    pub(crate) fn of(stats: &Stats) -> Option<Self> {
+        let process = stats.pid?;
+        let tasks = stats.begun();
+        Some(Self { process, tasks })
+    }
+}
 
 /// What workers say about tasks.
 #[derive(Debug, Default)]
@@ -169,7 +182,7 @@ impl Panel {
         Ok(())
     }
 
-    /// Asks the workers that are known how many tasks they have begun.
+    /// Asks the workers that are known how many tasks they have begun; who does not tell is left out.
     pub(crate) async fn begun(&self) -> Result<BTreeMap<String, Begun>, Why> {
         let mut begun = BTreeMap::new();
         for (prefix, mailbox) in &self.mailboxes {
@@ -181,14 +194,12 @@ impl Panel {
                 .await?;
             for worker in self.workers.answered.iter().filter(|w| w.prefix == *prefix) {
                 let said = said(&answers, "stats", &worker.node);
-                let Some(stats) = said.seen().and_then(|given| given.first()) else {
-                    continue;
-                };
-                let stats = control::decode_stats(stats);
-                let at_rest = worker.active.seen().is_some_and(Vec::is_empty);
-                let pid = stats.pid.filter(|_| at_rest);
-                let count = pid.map(|pid| (pid, stats.total.values().sum()));
-                begun.insert(worker.node.clone(), count);
+                let stats = said.seen().and_then(|given| given.first());
+                if let Some(count) =
+                    stats.and_then(|stats| Begun::of(&control::decode_stats(stats)))
+                {
+                    begun.insert(worker.node.clone(), count);
+                }
             }
         }
         Ok(begun)
@@ -227,7 +238,7 @@ impl Panel {
                 .ask(&requests, patience, Until::Nodes(known))
                 .await?;
             let nodes = nodes(&answers);
-            let receivers = answers.values().map(|answers| answers.receivers).max();
+            let receivers = answers.values().map(|answers| answers.receivers).min();
             let unheard = unheard(mailbox, receivers, &nodes);
             drop_unheard(&mut self.workers, prefix, &nodes, unheard);
             note_departed(&mut self.workers, mailbox);

@@ -270,7 +270,12 @@ fn merged(said: impl Iterator<Item = Finding>) -> Vec<Finding> {
             continue;
         };
         let first = &mut order[*at];
-        first.count = first.count.saturating_add(finding.count);
+        // A chord is one thing, however many of its tasks tell of it.
+        first.count = if first.subject.contains_key("group") {
+            first.count.max(finding.count)
+        } else {
+            first.count.saturating_add(finding.count)
+        };
         first.severity = first.severity.max(finding.severity);
         for id in finding.task_ids {
             if first.task_ids.len() < NAMED_IDS && !first.task_ids.contains(&id) {

@@ -9,6 +9,7 @@ use super::stages::stages;
 use super::view::{Case, Fate, Holder, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
+use crate::celery::message::Envelope;
 use crate::evidence::rabbitmq::{Role, role_by_name};
 use crate::evidence::{Evidence, Observed, Place, Reason, Source, WorkerClaim};
 
@@ -150,16 +151,14 @@ fn in_worker(case: &Case<'_>) -> Option<(Verdict, String)> {
         ));
     }
     let holder = case.task.claims.first()?;
-    let expired = case
+    let late = case
         .envelope()
-        .is_some_and(|envelope| case.expired(envelope));
-    if expired && case.expires_in_worker() {
+        .filter(|envelope| case.comes_too_late(envelope));
+    if let Some(envelope) = late.filter(|_| case.expires_in_worker()) {
+        let why = too_late(case, envelope);
         return Some((
             Verdict::Doomed,
-            format!(
-                "{} holds it, and will drop it: its expires has passed",
-                holder.node
-            ),
+            format!("{} holds it, and will drop it: {why}", holder.node),
         ));
     }
     if case.task.revoked_by.contains(&holder.node) {
@@ -169,6 +168,15 @@ fn in_worker(case: &Case<'_>) -> Option<(Verdict, String)> {
         ));
     }
     Some((Verdict::Reserved, reserved(case, holder)))
+}
+
+/// Why a message that comes too late will be dropped.
+fn too_late(case: &Case<'_>, envelope: &Envelope) -> &'static str {
+    if case.expired(envelope) {
+        "its expires has passed"
+    } else {
+        "its expires lies before its ETA"
+    }
 }
 
 fn reserved(case: &Case<'_>, holder: &WorkerClaim) -> String {
@@ -210,9 +218,12 @@ fn unacked(case: &Case<'_>) -> Option<(Verdict, String)> {
                 plain::names(&nodes)
             ),
         ),
-        Holder::Nobody if case.expired(held.envelope) => (
+        Holder::Nobody if case.comes_too_late(held.envelope) => (
             Verdict::Doomed,
-            "it is unacknowledged, no live worker has it, and its expires has passed".to_owned(),
+            format!(
+                "it is unacknowledged, no live worker has it, and {}",
+                too_late(case, held.envelope)
+            ),
         ),
         Holder::Nobody => (Verdict::Stuck, orphan(case, held.prefix, held.delivered_at)),
     })
@@ -263,7 +274,8 @@ fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
         Fate::Expired => (
             Verdict::Doomed,
             format!(
-                "it waits in {place} and its expires has passed: it will be dropped on delivery"
+                "it waits in {place} and {}: it will be dropped instead of run",
+                too_late(case, copy.envelope)
             ),
         ),
         Fate::Revoked => (
@@ -311,10 +323,11 @@ fn delayed(case: &Case<'_>) -> Option<(Verdict, String)> {
         Some(left) => format!("its ETA has come {} ago", plain::duration(left)),
         None => "until its ETA".to_owned(),
     };
-    if case.expired(&copy.envelope) {
+    if case.comes_too_late(&copy.envelope) {
+        let why = too_late(case, &copy.envelope);
         return Some((
             Verdict::Doomed,
-            format!("it waits in {queue} ({due}), and its expires has passed"),
+            format!("it waits in {queue} ({due}), and {why}"),
         ));
     }
     Some(match case.evidence.route_of_delayed(target) {

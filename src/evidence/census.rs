@@ -78,9 +78,12 @@ pub struct Movement {
     pub seconds: f64,
     /// The lists that held anything at the first.
     pub lists: Vec<ListMovement>,
-    /// Workers that had a free slot and nothing reserved or scheduled at both.
+    /// Workers that had a free slot and nothing reserved or scheduled at both, and began no task in between.
     pub idle_throughout: BTreeSet<String>,
-    /// Workers that ran nothing at both and began nothing between, by their own count. Asked on RabbitMQ only.
+    /// Workers that had reserved tasks and none active or scheduled at both.
+    #[serde(default)]
+    pub hanging_throughout: BTreeSet<String>,
+    /// Workers that began nothing between, by their own count.
     #[serde(default)]
     pub began_none: BTreeSet<String>,
 }

@@ -93,6 +93,55 @@ fn a_deployment_on_defaults_is_silent() {
 }
 
 #[test]
+fn a_worker_that_signs_off_while_an_audit_samples_is_not_silent() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let config = config(&server);
+    let _stays = lab.worker("w1", &config, &["-c", "1"]);
+    let mut leaves = lab.worker("w2", &config, &["-c", "1"]);
+    server.wait_for_workers(PIDBOX, 2);
+    let mut command = lab.doctor(&["audit", "--format", "json", "--sample", "6s"]);
+    command.args(arguments(&server));
+    let audit = lab.spawn(&mut command);
+    // Both have answered by then.
+    std::thread::sleep(Duration::from_secs(2));
+    leaves.stop();
+    let done = audit.wait(Duration::from_mins(1));
+    done.assert_decent(&[]);
+    assert_eq!(done.code, Some(0), "{done:#?}");
+    assert!(
+        !names(&done.json()).contains(&"silent-worker".to_owned()),
+        "{done:#?}"
+    );
+}
+
+#[test]
+fn what_was_revoked_is_found_where_it_waits() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let config = config(&server);
+    let worker = lab.worker("w1", &config, &["-c", "1", "--prefetch-multiplier", "1"]);
+    let running = lab.send(&config, "labapp.late", &json!([600]), &json!({}));
+    worker.wait_received(&running);
+    let ids: Vec<String> = (0..3)
+        .map(|_| lab.send(&config, "labapp.add", &json!([1, 2]), &json!({})))
+        .collect();
+    let revoke = format!("labapp.app.control.revoke({:?})", ids[1]);
+    lab.python(&config, &format!("import labapp\n{revoke}"));
+    worker.wait_for_log(
+        &format!("flagged as revoked: {}", ids[1]),
+        Duration::from_secs(30),
+    );
+    let done = audit(&lab, &server, &["--format", "json"]);
+    let report = done.json();
+    let found = report["findings"].as_array().expect("findings");
+    let revoked = found.iter().find(|finding| finding["name"] == "revoked");
+    let revoked = revoked.unwrap_or_else(|| panic!("{done:#?}"));
+    assert_eq!(revoked["count"], 1, "{done:#?}");
+    assert_eq!(revoked["task_ids"], json!([ids[1]]), "{done:#?}");
+}
+
+#[test]
 fn what_is_wrong_is_found_at_once_and_in_a_snapshot_too() {
     let lab = Lab::new();
     let server = ordinary(&lab);

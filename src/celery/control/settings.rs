@@ -151,6 +151,13 @@ pub struct Stats {
     pub total: BTreeMap<String, u64>,
 }
 
+impl Stats {
+    /// How many tasks it has accepted in all.
+    pub fn begun(&self) -> u64 {
+        self.total.values().copied().fold(0, u64::saturating_add)
+    }
+}
+
 /// `broker_transport_options`, as far as they decide where messages are. `None` means kombu's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TransportOptions {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::amqp::{AmqpClient, Depth};
-use crate::collect::movement::idle;
+use crate::collect::movement::{is_idle, nodes, seems_to_hang};
 use crate::collect::workers::{Begun, Panel};
 use crate::evidence::rabbitmq::{Queue, Role};
-use crate::evidence::{Evidence, ListMovement, Movement, Observed, Reason, Why};
+use crate::evidence::{Evidence, ListMovement, Movement, Observed, Reason, Why, Worker};
 
 /// So many queues are watched.
 const MOST_QUEUES: usize = 500;
@@ -23,6 +23,7 @@ pub(super) struct Watch {
     seconds: f64,
     queues: BTreeMap<String, Depths>,
     idle: BTreeSet<String>,
+    hanging: BTreeSet<String>,
     begun: BTreeMap<String, Begun>,
 }
 
@@ -85,7 +86,8 @@ impl Watch {
             begun_at,
             seconds: 0.0,
             queues: queues.collect(),
-            idle: idle(evidence),
+            idle: nodes(evidence, rests),
+            hanging: nodes(evidence, seems_to_hang),
             begun,
         }))
     }
@@ -128,10 +130,11 @@ impl Watch {
             Some(panel) => panel.begun().await?,
             None => BTreeMap::new(),
         };
-        let same = |(node, before): &(&String, &Begun)| {
-            before.is_some() && begun.get(*node) == Some(before)
+        let same = |(node, before): &(&String, &Begun)| begun.get(*node) == Some(before);
+        let both = |before: &BTreeSet<String>, wanted: fn(&Worker) -> bool| {
+            let after = nodes(evidence, wanted);
+            before.intersection(&after).cloned().collect()
         };
-        let still = idle(evidence);
         let lists = self.queues.iter().map(|(name, depths)| ListMovement {
             key: name.clone(),
             before: depths.first,
@@ -142,7 +145,8 @@ impl Watch {
         Ok(Movement {
             seconds: self.seconds,
             lists: lists.collect(),
-            idle_throughout: self.idle.intersection(&still).cloned().collect(),
+            idle_throughout: both(&self.idle, rests),
+            hanging_throughout: both(&self.hanging, seems_to_hang),
             began_none: self
                 .begun
                 .iter()
@@ -152,10 +156,11 @@ impl Watch {
         })
     }
 
-    /// Whether a queue seems to stand still before workers that have nothing to do.
+    /// Whether a queue seems to stand still before workers that do nothing.
     pub(super) fn needs_statistics(movement: &Movement) -> bool {
         let stands = |list: &ListMovement| list.taken == Some(false) && list.after >= list.before;
-        !movement.idle_throughout.is_empty() && movement.lists.iter().any(stands)
+        let doing_nothing = [&movement.idle_throughout, &movement.hanging_throughout];
+        doing_nothing.iter().any(|nodes| !nodes.is_empty()) && movement.lists.iter().any(stands)
     }
 
     /// Notes where the statistics counted on.
@@ -173,6 +178,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// Idle, and nothing at work: who runs one task may hold back for it what else it could take.
+fn rests(worker: &Worker) -> bool {
+    is_idle(worker) && worker.active.seen().is_some_and(Vec::is_empty)
 }
 
 /// How many messages wait in these queues; those of which that can't be told are left out.
@@ -222,6 +232,7 @@ mod tests {
             seconds: 3.0,
             queues: BTreeMap::from([("celery".to_owned(), depths)]),
             idle: BTreeSet::new(),
+            hanging: BTreeSet::new(),
             begun: BTreeMap::new(),
         };
         let mut movement = Movement {

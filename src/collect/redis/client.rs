@@ -81,9 +81,11 @@ impl Client {
             server: server.cloned(),
             answered: AtomicBool::new(false),
         };
+        // A user without a password logs in with an empty one, as redis-py has it.
         if let Some(server) = server
-            && let Some(password) = &server.password
+            && (server.username.is_some() || server.password.is_some())
         {
+            let password = server.password.as_ref().map_or("", Secret::expose);
             client.log_in(server.username.as_deref(), password).await?;
         }
         if database != 0 {
@@ -94,16 +96,16 @@ impl Client {
     }
 
     /// Before Redis 6 there were no users. There the password alone is sent, as redis-py does.
-    async fn log_in(&self, username: Option<&str>, password: &Secret) -> Result<(), Why> {
+    async fn log_in(&self, username: Option<&str>, password: &str) -> Result<(), Why> {
         let mut auth = cmd("AUTH");
         if let Some(username) = username {
             auth.arg(username);
         }
-        auth.arg(password.expose());
+        auth.arg(password);
         let mut connection = self.connection.clone();
         let answer = match auth.query_async(&mut connection).await {
             Err(error) if username.is_some() && knows_no_users(&error) => {
-                self.ask(cmd("AUTH").arg(password.expose())).await?
+                self.ask(cmd("AUTH").arg(password)).await?
             }
             Err(error) => return Err(self.why(&error, LOGIN[0]).await),
             Ok(answer) => answer,
@@ -188,6 +190,11 @@ fn no_redis() -> Why {
         Reason::Unreachable,
         "what answers there is no Redis server".to_owned(),
     )
+}
+
+/// What is said of a command that the server does not know.
+pub(super) fn no_such(command: &str) -> String {
+    format!("the server has no command {command}: it was renamed or taken away")
 }
 
 fn knows_no_users(error: &RedisError) -> bool {
@@ -297,6 +304,8 @@ fn why(error: &RedisError, command: &str, patience: Duration) -> Why {
             "the server refused to select the database: it has none of this number, or this user may not run SELECT"
                 .to_owned(),
         ),
+        // Managed services take commands away by renaming them.
+        (_, "ERR") if says(error, "unknown command") => (Reason::Refused, no_such(command)),
         (ErrorKind::Server(_) | ErrorKind::Extension, _) => (
             Reason::Unsupported,
             format!("the server does not take {command} as it is sent"),
@@ -323,5 +332,27 @@ mod tests {
             Reason::Unreachable
         );
         assert_eq!(why(&error, "GET", SERVER_TIMEOUT).reason, Reason::Malformed);
+    }
+
+    #[test]
+    fn a_command_that_was_taken_away_was_refused_and_one_that_is_too_new_was_not() {
+        let said = |line: &[u8]| match redis::parse_redis_value(line) {
+            Ok(Value::ServerError(error)) => error.into(),
+            Ok(_) => panic!("no error"),
+            Err(error) => error,
+        };
+        let gone = said(b"-ERR unknown command 'CONFIG', with args beginning with: 'GET' \r\n");
+        let why_gone = why(&gone, "CONFIG", SERVER_TIMEOUT);
+        assert_eq!(why_gone.reason, Reason::Refused);
+        assert!(
+            why_gone.detail.contains("no command CONFIG"),
+            "{}",
+            why_gone.detail
+        );
+        let new = said(b"-ERR syntax error\r\n");
+        assert_eq!(
+            why(&new, "SCAN", SERVER_TIMEOUT).reason,
+            Reason::Unsupported
+        );
     }
 }

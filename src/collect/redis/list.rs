@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::collect::SERVER_TIMEOUT;
 use crate::collect::connect::{self, Stream};
-use crate::config::url::RedisServer;
+use crate::collect::redis::client::no_such;
+use crate::config::url::{RedisServer, Secret};
 use crate::evidence::{Reason, Why};
 
 /// A reply of this size takes a server about a millisecond, during which it serves nobody else.
@@ -64,9 +65,10 @@ impl ListReader {
             start: 0,
             end: 0,
         };
-        if let Some(password) = &server.password {
-            let password = password.expose().as_bytes();
-            reader.log_in(server.username.as_deref(), password).await?;
+        if server.username.is_some() || server.password.is_some() {
+            let password = server.password.as_ref().map_or("", Secret::expose);
+            let username = server.username.as_deref();
+            reader.log_in(username, password.as_bytes()).await?;
         }
         if database != 0 {
             reader
@@ -419,6 +421,7 @@ pub(super) fn refused(text: &str, command: &str) -> Why {
             format!("this user may not run {command} here"),
         ),
         "LOADING" => Why::new(Reason::Unreachable, "the server is still loading its data"),
+        "ERR" if text.contains("unknown command") => Why::new(Reason::Refused, no_such(command)),
         "ERR" if text.contains("max number of clients") => Why::new(
             Reason::Unreachable,
             "the server has as many clients as it takes (maxclients)",

@@ -6,7 +6,7 @@ use crate::celery::message::Envelope;
 use crate::celery::when::When;
 use crate::diagnose::testkit::{Lab, NOW, TASK, doc_of_state, envelope};
 use crate::diagnose::{CheckStatus, Severity};
-use crate::evidence::{Census, Copy, Twice};
+use crate::evidence::{Census, ChordParts, Copy, Twice};
 
 fn audited(lab: &Lab) -> Diagnosis {
     audit(&lab.evidence, &Thresholds::default())
@@ -179,6 +179,69 @@ fn tasks_that_drew_attention_are_asked_about_their_results_alone() {
     assert_eq!(alarms(&lab), ["vanished-while-running"]);
     census(&mut lab).by_result.clear();
     assert!(alarms(&lab).is_empty());
+}
+
+#[test]
+fn what_is_said_of_a_task_names_it() {
+    let mut revoked = class(
+        Lab::new().worker("w1", &["celery"]),
+        "celery",
+        1,
+        envelope("t1"),
+    );
+    census(&mut revoked).classes[0].task.revoked_by = vec!["w1".to_owned()];
+    let mut held = class(
+        Lab::new().worker("w1", &["celery"]),
+        "celery",
+        1,
+        expired("t1"),
+    );
+    let class = &mut census(&mut held).classes[0];
+    class.task.copies[0].place = Place::Unacked {
+        prefix: String::new(),
+        tag: "d1".to_owned(),
+        delivered_at: Some(NOW - 60.0),
+        exchange: String::new(),
+        routing_key: "celery".to_owned(),
+    };
+    class.task.claims = Lab::new()
+        .claimed("t1", "w1", ClaimState::Scheduled)
+        .task("t1")
+        .claims
+        .clone();
+    for (lab, name) in [(revoked, "revoked"), (held, "expired")] {
+        let found = audited(&lab).findings;
+        let found = found.iter().find(|found| found.name == name);
+        let message = &found.expect(name).message;
+        assert!(message.starts_with("shop.send_mail t1: it "), "{message}");
+    }
+}
+
+#[test]
+fn a_chord_is_one_thing_however_many_of_its_tasks_tell_of_it() {
+    let mut lab = Lab::new()
+        .worker("w1", &["celery"])
+        .result("t1", "STARTED")
+        .result("t2", "STARTED");
+    for id in ["t1", "t2"] {
+        lab.task(id).chord = Observed::Seen(Some(ChordParts {
+            group_id: "g1".to_owned(),
+            size: Some(3),
+            joined: 1,
+            members: vec![("t0".to_owned(), "SUCCESS".to_owned())],
+        }));
+    }
+    census(&mut lab).by_result = BTreeSet::from(["t1".to_owned(), "t2".to_owned()]);
+    let found = audited(&lab).findings;
+    let chord = found.iter().find(|found| found.name == "chord-stuck");
+    let chord = chord.expect("a chord");
+    assert_eq!(chord.count, 1);
+    assert_eq!(chord.task_ids, ["t1", "t2"]);
+    assert!(
+        chord.message.ends_with("1 of 3 parts are in"),
+        "{}",
+        chord.message
+    );
 }
 
 #[test]

@@ -199,9 +199,15 @@ impl<'e> Case<'e> {
             .is_some_and(|expires| expires.seconds_until(self.evidence.taken_at) < 0.0)
     }
 
+    /// A worker will drop it: `expires` has passed, or will have when its ETA comes.
+    pub fn comes_too_late(&self, envelope: &Envelope) -> bool {
+        let before_eta = envelope.eta.zip(envelope.expires);
+        self.expired(envelope) || before_eta.is_some_and(|(eta, expires)| eta > expires)
+    }
+
     /// What will become of a copy in a queue.
     pub fn fate(&self, copy: &Queued<'_>) -> Fate {
-        if self.expired(copy.envelope) {
+        if self.comes_too_late(copy.envelope) {
             return Fate::Expired;
         }
         let place = self.fate_of_place(copy);

@@ -100,6 +100,41 @@ fn a_login_that_fails_for_another_reason_does_not_blame_the_password() {
 }
 
 #[test]
+fn a_user_who_needs_no_password_logs_in_by_name() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    let mut connection = server.connect();
+    let mut acl = |words: &str| {
+        let mut command = redis::cmd("ACL");
+        words.split(' ').for_each(|word| {
+            command.arg(word);
+        });
+        let _: () = command.query(&mut connection).unwrap();
+    };
+    acl("SETUSER open on nopass ~* &* +@all");
+    acl("SETUSER default off");
+    let _: () = redis::cmd("LPUSH")
+        .arg("celery")
+        .arg("no message")
+        .query(&mut connection)
+        .unwrap();
+    let url = format!("redis://open@127.0.0.1:{}/0", server.port);
+    let done = trace(&lab, ABSENT, &["--broker", &url, "--result-backend", &url]);
+    assert_eq!(done.code, Some(1), "{done:#?}");
+    assert_eq!(done.json()["traces"][0]["verdict"], "unknown", "{done:#?}");
+}
+
+#[test]
+fn a_command_that_was_renamed_away_is_told_as_refused() {
+    let lab = Lab::new();
+    let server = lab.redis_with(&["--rename-command", "CONFIG", ""]);
+    let done = trace(&lab, ABSENT, &["--broker", &server.db(0)]);
+    let told = findings(&done.json());
+    assert!(told.contains(&"permission-denied".to_owned()), "{done:#?}");
+    assert!(!told.contains(&"unsupported".to_owned()), "{done:#?}");
+}
+
+#[test]
 fn a_server_with_no_room_for_another_client_is_told_from_one_that_refuses() {
     let lab = Lab::new();
     for (options, credentials) in [(&[][..], ""), (&["--requirepass", "hunter2"], ":hunter2@")] {

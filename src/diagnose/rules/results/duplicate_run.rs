@@ -198,7 +198,9 @@ fn claimed_again(case: &Case<'_>, ended: &StoredResult) -> Option<String> {
 
 fn queued_again(case: &Case<'_>) -> Option<String> {
     let copies = case.queued();
-    let copy = copies.iter().find(|copy| !case.expired(copy.envelope))?;
+    let copy = copies
+        .iter()
+        .find(|copy| !case.comes_too_late(copy.envelope))?;
     let queue = copy.list.map_or(copy.key, |list| list.queue.as_str());
     let how = if copy.envelope.redelivered {
         ", delivered once before"
@@ -213,7 +215,7 @@ fn held_again(case: &Case<'_>) -> Option<String> {
     // While a worker has it, or may have it, it can be about to acknowledge.
     let copy = copies
         .iter()
-        .find(|held| case.holder(held) == Holder::Nobody && !case.expired(held.envelope))?;
+        .find(|held| case.holder(held) == Holder::Nobody && !case.comes_too_late(held.envelope))?;
     let due = copy
         .delivered_at
         .map(|at| at + case.evidence.visibility(copy.prefix).seconds - case.now());

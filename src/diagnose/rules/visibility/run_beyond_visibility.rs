@@ -56,7 +56,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             Finding::of(
                 &RUN_BEYOND_VISIBILITY,
                 format!(
-                    "{} runs it, unacknowledged for {} under a visibility timeout of {}: {}",
+                    "it runs on {}, unacknowledged for {} under a visibility timeout of {}: {}",
                     holder.node,
                     plain::duration(overdue.since),
                     plain::duration(overdue.visibility.seconds),

@@ -91,8 +91,7 @@ fn message(case: &Case<'_>, envelope: &Envelope, place: &str) -> Option<String> 
 fn holders(case: &Case<'_>) -> String {
     let claims = &case.task.claims;
     let nodes: Vec<&str> = claims.iter().map(|claim| claim.node.as_str()).collect();
-    let verb = if nodes.len() == 1 { "holds" } else { "hold" };
-    format!("{} {verb} it", plain::names(&nodes))
+    format!("it is held by {}", plain::names(&nodes))
 }
 
 #[cfg(test)]
@@ -101,6 +100,7 @@ mod tests {
     use crate::celery::control::ClaimState;
     use crate::celery::when::When;
     use crate::diagnose::testkit::{Lab, NOW, envelope, names};
+    use crate::diagnose::{Verdict, judge};
 
     fn sent(expires: Option<f64>, eta: Option<f64>) -> Envelope {
         Envelope {
@@ -133,6 +133,29 @@ mod tests {
             held(ClaimState::Scheduled, "celery.concurrency.gevent:TaskPool"),
         ] {
             assert_eq!(names(&lab.check(&EXPIRED, "t1")), ["expired"]);
+        }
+    }
+
+    #[test]
+    fn what_will_have_expired_at_its_eta_is_doomed_wherever_it_waits() {
+        let sent = || sent(Some(60.0), Some(120.0));
+        let held = || {
+            Lab::new()
+                .worker("w1", &["celery"])
+                .unacked_as(sent(), Some(NOW - 60.0))
+        };
+        for lab in [
+            queued(Some(60.0), Some(120.0)),
+            held().claimed("t1", "w1", ClaimState::Scheduled),
+            held(),
+        ] {
+            let trace = &judge(&lab.evidence, &["t1".to_owned()]).traces[0];
+            assert_eq!(trace.verdict, Verdict::Doomed, "{}", trace.summary);
+            assert!(
+                trace.summary.contains("lies before its ETA"),
+                "{}",
+                trace.summary
+            );
         }
     }
 

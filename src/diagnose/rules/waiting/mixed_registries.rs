@@ -94,13 +94,17 @@ fn finding(evidence: &Evidence, list: &List, task: &str) -> Option<Finding> {
         return None;
     }
     let queue = &list.queue;
+    let one = |nodes: &[&str], one, several| if nodes.len() == 1 { one } else { several };
     let finding = Finding::of(
         &MIXED_REGISTRIES,
         format!(
-            "{} take from queue {queue} and do not know {task}, which {} know: if it is theirs by chance, it is thrown \
-             away",
+            "{} {} from queue {queue} and {} not know {task}, which {} {}: what {} by chance is thrown away",
             plain::names(&ignorant),
-            plain::names(&knowing)
+            one(&ignorant, "takes", "take"),
+            one(&ignorant, "does", "do"),
+            plain::names(&knowing),
+            one(&knowing, "knows", "know"),
+            one(&ignorant, "it gets", "they get"),
         ),
     );
     Some(
@@ -137,9 +141,12 @@ mod tests {
     #[test]
     fn workers_of_one_queue_that_know_different_tasks_are_found() {
         let lab = two(|w| w.registered.seen_mut().expect("seen").clear());
+        let found = lab.check(&MIXED_REGISTRIES, "t1");
+        assert_eq!(names(&found), ["mixed-registries"]);
         assert_eq!(
-            names(&lab.check(&MIXED_REGISTRIES, "t1")),
-            ["mixed-registries"]
+            found[0].message,
+            "w2 takes from queue celery and does not know shop.send_mail, which w1 knows: what it gets by chance is \
+             thrown away"
         );
     }
 

@@ -41,7 +41,6 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     if nodes.is_empty() || case.is_running() || ended {
         return Vec::new();
     }
-    let has = if nodes.len() == 1 { "has" } else { "have" };
     let revokers = plain::names(nodes);
     let holds = |node: &String| {
         let mut held = [ClaimState::Reserved, ClaimState::Scheduled]
@@ -50,11 +49,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         held.any(|claim| claim.node == *node)
     };
     let message = if let Some(holder) = nodes.iter().find(|node| holds(node)) {
-        format!("{holder} holds it and has revoked it: it will be dropped instead of run")
+        format!("it was revoked, and {holder}, which holds it, will drop it instead of running it")
     } else if case.task.copies.is_empty() {
-        format!("{revokers} {has} revoked it: a worker drops such a message instead of running it")
+        format!("it was revoked on {revokers}: a worker drops such a message instead of running it")
     } else {
-        format!("{revokers} {has} revoked it: the message will be dropped where it is taken there")
+        format!("it was revoked on {revokers}: it will be dropped where it is taken there")
     };
     vec![
         Finding::of(&REVOKED, message)

@@ -6,6 +6,10 @@ use crate::evidence::{Evidence, List, Movement, Source, Worker};
 /// A shorter time between two readings proves nothing.
 const LEAST: f64 = 2.0;
 
+/// For so long a pool process may take to start, and the tasks wait for it (Celery 5.7 app/defaults.py,
+/// `worker_proc_alive_timeout`).
+const STARTING: f64 = 4.0;
+
 /// The rule.
 pub static STALLED_CONSUMER: Rule = Rule {
     code: "CD210",
@@ -13,17 +17,18 @@ pub static STALLED_CONSUMER: Rule = Rule {
     severity: Severity::Error,
     brokers: Brokers::Any,
     page: Page {
-        meaning: "Messages wait in a queue, every worker that consumes it has free slots and nothing in reserve, and \
-                  between two readings not one message was taken. The workers answer, and do not work.",
+        meaning: "Messages wait in a queue, every worker that consumes it has free slots, and between two readings not \
+                  one message was taken and not one task begun. The workers answer, and do not work.",
         cause: "After a lost connection a worker can go on answering remote control without taking messages. Several \
                 such faults were mended between kombu 5.4 and 5.7. Or its pool hangs, so that tasks never reach a \
                 process.",
         read: "The message that is next in turn, and the length of the list, at two readings; what the workers run, \
-               reserve and schedule at both. A worker with a rate limit on any task is left out: it can hold messages \
+               reserve and schedule at both, and how many tasks they began between them. Of a worker that has tasks in \
+               reserve it is said only if the readings are more than four seconds apart, because a process may take \
+               as long to start. One with none and a rate limit on any task is left out: it can hold messages \
                that no reply shows. RabbitMQ shows no message that waits: there the depth of the queue is read many \
-               times and must never fall, the workers must run nothing and have begun no task between by their own \
-               count, and the statistics of the management API must not count on. Without --sample there is no second \
-               reading, and nothing is said.",
+               times and must never fall, the workers must run nothing, and the statistics of the management API must \
+               not count on. Without --sample there is no second reading, and nothing is said.",
         confirm: "Run `redis-cli LINDEX QUEUE -1` twice, some seconds apart: the same message. Run `redis-cli CLIENT \
                   LIST`: no connection of the worker's machine has cmd=brpop. On RabbitMQ run `rabbitmqctl list_queues \
                   name messages_ready messages_unacknowledged consumers` twice.",
@@ -69,27 +74,34 @@ fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Find
     };
     let stood_still = same && moved.before > 0 && moved.after >= moved.before;
     let readers = evidence.readers(list);
+    let hangs = |worker: &&Worker| {
+        movement.seconds > STARTING && movement.hanging_throughout.contains(&worker.node)
+    };
     let ready = |worker: &&Worker| {
-        movement.idle_throughout.contains(&worker.node)
-            && (!rabbitmq || movement.began_none.contains(&worker.node))
-            && !worker.twins
-            && !may_hide(worker)
+        let idle = movement.idle_throughout.contains(&worker.node) && !may_hide(worker);
+        let began_none = movement.began_none.contains(&worker.node);
+        began_none && !worker.twins && (idle || hangs(worker))
     };
     if !stood_still || readers.is_empty() || !readers.iter().all(ready) {
         return None;
     }
     let nodes: Vec<&str> = readers.iter().map(|worker| worker.node.as_str()).collect();
     let queue = &list.queue;
-    let (verb, they) = if nodes.len() == 1 {
+    let (has, they) = if nodes.len() == 1 {
         ("has", "it")
     } else {
         ("have", "they")
+    };
+    let (what, did) = if readers.iter().any(hangs) {
+        ("free slots and tasks in reserve", "began none")
+    } else {
+        ("room for them", "took none")
     };
     let key = plain::key(&list.key);
     let mut finding = Finding::of(
         &STALLED_CONSUMER,
         format!(
-            "{} in queue {queue}, {} {verb} room for them, and in {} {they} took none",
+            "{} in queue {queue}, {} {has} {what}, and in {} {they} {did}",
             plain::waiting(moved.after),
             plain::names(&nodes),
             plain::duration(movement.seconds)
@@ -127,6 +139,7 @@ mod tests {
     use super::*;
     use crate::diagnose::testkit::{Lab, Rabbit, TASK, names};
     use crate::evidence::{Census, ListMovement};
+    use std::collections::BTreeSet;
 
     fn lab(same_next: bool, after: u64, idle: bool) -> Lab {
         let mut lab = Lab::new().worker("w1", &["celery"]).queued("t1", "celery");
@@ -143,7 +156,8 @@ mod tests {
                 seconds: 5.0,
                 lists: vec![moved],
                 idle_throughout: idle.into_iter().collect(),
-                ..Movement::default()
+                hanging_throughout: BTreeSet::new(),
+                began_none: BTreeSet::from(["w1".to_owned()]),
             }),
             ..Census::default()
         });
@@ -165,6 +179,7 @@ mod tests {
                 taken: Some(false),
             }],
             idle_throughout: w1(),
+            hanging_throughout: BTreeSet::new(),
             began_none: w1(),
         };
         change(&mut movement);
@@ -219,6 +234,37 @@ mod tests {
     fn a_queue_that_stands_still_before_idle_workers_is_found() {
         let found = lab(true, 1, true).check(&STALLED_CONSUMER, "");
         assert_eq!(names(&found), ["stalled-consumer"]);
+    }
+
+    #[test]
+    fn a_pool_that_begins_nothing_of_what_is_reserved_is_found() {
+        let hanging = |seconds: f64, change: fn(&mut Worker)| {
+            let mut lab = lab(true, 1, false).with_worker(change);
+            let movement = lab
+                .evidence
+                .census
+                .as_mut()
+                .expect("counted")
+                .movement
+                .as_mut();
+            let movement = movement.expect("two readings");
+            movement.seconds = seconds;
+            movement.hanging_throughout = BTreeSet::from(["w1".to_owned()]);
+            lab.check(&STALLED_CONSUMER, "")
+        };
+        let found = hanging(5.0, |_| {});
+        assert_eq!(
+            found[0].message,
+            "1 message waits in queue celery, w1 has free slots and tasks in reserve, and in 5s it began none"
+        );
+        // Tasks that wait for their rate limit are not among the reserved ones.
+        let limited = hanging(5.0, |worker| {
+            let tasks = worker.registered.seen_mut().expect("seen");
+            tasks.get_mut(TASK).expect("known").rate_limit = Some("1/m".to_owned());
+        });
+        assert_eq!(names(&limited), ["stalled-consumer"]);
+        // A process may be starting.
+        assert!(hanging(3.0, |_| {}).is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::celery::exchange::{DEFAULT_SEP, DEFAULT_STEPS};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
 use crate::evidence::{Evidence, Source, Worker};
 
@@ -97,11 +98,13 @@ fn settings_of(worker: &Worker) -> Vec<(String, String)> {
         set("global_keyprefix of results", prefix.to_owned());
     }
     if let Some(stats) = worker.stats.seen() {
-        let steps = stats.transport.priority_steps.as_ref();
-        let steps = steps.map_or("default".to_owned(), |steps| format!("{steps:?}"));
-        set("priority_steps", steps);
+        let steps = stats.transport.priority_steps.as_deref();
+        set(
+            "priority_steps",
+            format!("{:?}", steps.unwrap_or(DEFAULT_STEPS)),
+        );
         let sep = stats.transport.sep.as_deref();
-        set("sep", sep.map_or("default".to_owned(), plain::key));
+        set("sep", plain::key(sep.unwrap_or(DEFAULT_SEP)));
     }
     for (task, traits) in worker.registered.seen().into_iter().flatten() {
         if task.starts_with("celery.") {
@@ -150,6 +153,9 @@ mod tests {
             conf.worker_prefetch_multiplier = Some(1);
             // What is set to its default is the same.
             conf.accept_content = Some(vec!["json".to_owned()]);
+            let transport = &mut worker.stats.seen_mut().expect("seen").transport;
+            transport.priority_steps = Some(DEFAULT_STEPS.to_vec());
+            transport.sep = Some(DEFAULT_SEP.to_owned());
             let tasks = worker.registered.seen_mut().expect("seen");
             tasks.insert(
                 "shop.only_here".to_owned(),
