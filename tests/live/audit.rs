@@ -108,7 +108,8 @@ fn a_worker_that_signs_off_while_an_audit_samples_is_not_silent() {
     leaves.stop();
     let done = audit.wait(Duration::from_mins(1));
     done.assert_decent(&[]);
-    assert_eq!(done.code, Some(0), "{done:#?}");
+    // What it had at the first question is not known at the second.
+    assert!(matches!(done.code, Some(0 | 3)), "{done:#?}");
     assert!(
         !names(&done.json()).contains(&"silent-worker".to_owned()),
         "{done:#?}"

@@ -38,6 +38,7 @@ impl Reading<'_> {
             let held = claims.held.keys().chain(claims.revoked.keys());
             let ids: BTreeSet<String> = held.cloned().collect();
             self.note_claims(ids.into_iter(), claims);
+            self.settle_claims().await?;
         }
         suspects.retain(|id, _| !self.evidence.tasks.contains_key(id));
         let mut again = BTreeSet::new();

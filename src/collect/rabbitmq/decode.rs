@@ -15,7 +15,7 @@ use crate::evidence::{Observed, Reason, Why};
 /// What of a queue is asked for. `columns` cuts an answer to about a third.
 pub(super) const QUEUE_COLUMNS: &str = "name,type,durable,auto_delete,exclusive,owner_pid_details,arguments,\
     effective_policy_definition,messages_ready,messages_unacknowledged,consumers,\
-    messages_persistent,message_stats,state,members,online,idle_since";
+    messages_persistent,message_bytes,message_stats,state,members,online,idle_since";
 pub(super) const EXCHANGE_COLUMNS: &str =
     "name,type,durable,auto_delete,internal,arguments,policy,message_stats";
 pub(super) const BINDING_COLUMNS: &str =
@@ -159,11 +159,12 @@ pub(super) fn queue(value: &Value) -> Decoded<Queue> {
         seen => seen,
     };
     let ready = all.count("messages_ready");
-    let persistent = if ready.seen() == Some(&0) {
-        // It would say nothing of messages that came since.
-        Observed::not_asked("no message waited when they were counted")
-    } else {
-        all.count("messages_persistent")
+    // A queue counts its messages at once, and tells how many of them are persistent, and their bytes, every few seconds:
+    // where there were no bytes then, that would say nothing of messages that came since.
+    let persistent = match all.count("message_bytes") {
+        Observed::Seen(0) => Observed::not_asked("no message waited when they were counted"),
+        Observed::Seen(_) => all.count("messages_persistent"),
+        Observed::Unseen(why) => Observed::Unseen(why),
     };
     Ok(Queue {
         name: required(all, "name", "a queue")?,

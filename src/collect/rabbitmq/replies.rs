@@ -63,12 +63,12 @@ pub(super) async fn look(
     ids: &BTreeSet<String>,
 ) -> Result<Replies, Why> {
     let mut looked = Replies::default();
-    let filled = rabbit
+    // How many wait there is not asked: the statistics are seconds old.
+    let queues = rabbit
         .queues_of(Role::Replies)
-        .filter(|queue| queue.ready.seen().is_none_or(|ready| *ready > 0))
         // Who waits for results takes them as they come.
         .filter(|queue| queue.consumers.seen() == Some(&0));
-    for queue in filled.take(MOST) {
+    for queue in queues.take(MOST) {
         if ids.iter().all(|id| looked.found.contains_key(id)) {
             break;
         }
@@ -82,7 +82,7 @@ pub(super) async fn look(
         match held.await {
             Ok(held) => {
                 looked.messages += held.messages;
-                looked.queues += 1;
+                looked.queues += u64::from(held.messages > 0);
             }
             Err(why) if why.reason == Reason::TimedOut => return Err(why),
             // It went away, or may not be looked into: the others are read all the same.

@@ -25,7 +25,7 @@ use crate::collect::{Plan, Progress, Question, RabbitTarget, SERVER_TIMEOUT};
 use crate::config::url::ResultBackend;
 use crate::config::url::amqp::ManagementServer;
 use crate::evidence::{
-    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
+    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why, WorkerClaim,
 };
 
 /// Between delivery and the worker's first word about a task it is nowhere; a second question comes this much later.
@@ -40,6 +40,10 @@ const FOR_KEYS: f64 = 0.8;
 
 /// Of more messages than these, all queues together, no classes are made.
 const MOST_COUNTED: u64 = 200_000;
+
+/// So long after the first, workers are asked again for tasks that several of them have, and for so many at most.
+const UNTIL_SETTLED: Duration = Duration::from_millis(200);
+const MOST_SETTLED: usize = 100;
 
 /// Celery's default queue (Celery 5.7 app/defaults.py, `task_default_queue`).
 const DEFAULT_QUEUE: &str = "celery";
@@ -106,6 +110,12 @@ pub(crate) async fn collect(
     evidence.result_backend.readable = results.readable();
     note_results(&mut evidence, started, looked_through);
     evidence
+}
+
+/// Whether a worker says at two looks that it has a task, in one and the same run or wait for an ETA.
+fn is_same_run(before: &WorkerClaim, now: &WorkerClaim) -> bool {
+    let of = |held: &WorkerClaim| (held.claim.state, held.claim.time_start, held.claim.eta);
+    before.node == now.node && of(before) == of(now)
 }
 
 /// Asks the management API for all that it tells of the virtual host.
@@ -269,6 +279,7 @@ impl Reading<'_> {
         let ids: BTreeSet<String> = ids.into_iter().collect();
         // Whom a worker has needs no look into queues.
         self.ask_for(&ids).await?;
+        self.settle_claims().await?;
         self.look_for_replies(&ids).await?;
         if self.look_into_queues(&ids).await? {
             self.ask_for(&ids).await?;
@@ -475,6 +486,38 @@ impl Reading<'_> {
         }
         self.evidence.workers = Observed::Seen(panel.workers.clone());
         self.note_claims(ids.iter().cloned(), claims);
+        Ok(())
+    }
+
+    /// Workers answer one after another, and a task that is retried may go from one to the next in between. Of several
+    /// workers those have it that have it in the same way when asked again.
+    pub(super) async fn settle_claims(&mut self) -> Result<(), Why> {
+        let several = |task: &TaskEvidence| {
+            let nodes: BTreeSet<&str> = task.claims.iter().map(|c| c.node.as_str()).collect();
+            nodes.len() > 1
+        };
+        let tasks = self.evidence.tasks.iter().filter(|(_, task)| several(task));
+        let before: BTreeMap<String, Vec<WorkerClaim>> = tasks
+            .take(MOST_SETTLED)
+            .map(|(id, task)| (id.clone(), task.claims.clone()))
+            .collect();
+        if before.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(UNTIL_SETTLED).await;
+        self.ask_for(&before.keys().cloned().collect()).await?;
+        for (id, before) in before {
+            let task = self.task(&id);
+            if several(task) {
+                let stays = |claim: &&WorkerClaim| before.iter().any(|b| is_same_run(b, claim));
+                let staying: Vec<WorkerClaim> = task.claims.iter().filter(stays).cloned().collect();
+                task.claims = if staying.is_empty() {
+                    task.claims.drain(..).take(1).collect()
+                } else {
+                    staying
+                };
+            }
+        }
         Ok(())
     }
 

@@ -91,7 +91,12 @@ impl Site {
                 continue;
             }
             let done = self.audit(&[kind, more].concat());
-            assert_eq!(alarms(&done), Vec::<String>::new(), "{kind:?}: {done:#?}");
+            // A worker that is killed has sent a retry, and its message may come back: that is true of one who is killed.
+            let twice = |alarm: &String| {
+                alarm.contains("duplicate-message") && alarm.contains("a retry was sent")
+            };
+            let alarms: Vec<String> = alarms(&done).into_iter().filter(|a| !twice(a)).collect();
+            assert_eq!(alarms, Vec::<String>::new(), "{kind:?}: {done:#?}");
             assert!(matches!(done.code, Some(0 | 3)), "{kind:?}: {done:#?}");
             // Messages that come and go while a look counts them leave it unsure whether it saw all.
             let unsure = ["--management", "--peek"];

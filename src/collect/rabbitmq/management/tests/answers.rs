@@ -181,7 +181,7 @@ fn quirks_are_told_apart_from_zero() {
     );
     let odd = queue(json!({
         "name": "q", "arguments": [], "messages_ready": 3.0, "consumers": "undefined", "messages_unacknowledged": null,
-        "messages_persistent": -1, "message_stats": [], "effective_policy_definition": null, "members": {},
+        "message_bytes": 9, "messages_persistent": -1, "message_stats": [], "effective_policy_definition": null, "members": {},
         "online": {}, "owner_pid_details": {"name": "x"}, "state": "undefined",
     }));
     assert_eq!(odd.arguments, Observed::Seen(BTreeMap::new()));
@@ -195,8 +195,12 @@ fn quirks_are_told_apart_from_zero() {
     assert_eq!(odd.members, Some((Vec::new(), Vec::new())));
     assert_eq!((odd.exclusive, odd.state), (Observed::Seen(true), None));
 
-    let none = queue(json!({"name": "q", "messages_ready": 0, "messages_persistent": 0}));
-    assert!(none.persistent.seen().is_none(), "of no messages none is");
+    // The bytes are counted when the persistent ones are; the messages are counted at once.
+    let persistent = |bytes: u64| {
+        let counts = json!({"name": "q", "messages_ready": 5, "messages_persistent": 0, "message_bytes": bytes});
+        queue(counts).persistent.seen().copied()
+    };
+    assert_eq!((persistent(0), persistent(70)), (None, Some(0)));
 
     let consumer = |timeout: Value| {
         let value = json!({"queue": {"name": "q"}, "channel_details": [], "ack_required": true, "consumer_timeout": timeout});
