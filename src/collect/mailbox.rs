@@ -39,7 +39,7 @@ pub(crate) enum Until<'a> {
 /// A reply queue, and how to ask.
 pub(crate) enum Mailbox {
     /// By PUBLISH and a list.
-    Redis(over_redis::Mailbox),
+    Redis(Box<over_redis::Mailbox>),
     /// By a fanout exchange and a queue.
     Amqp(Box<over_amqp::Mailbox>),
 }

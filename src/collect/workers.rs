@@ -86,7 +86,7 @@ impl Panel {
             }
             let sep = Names::reply_separator(tables, prefix);
             let mailbox = RedisMailbox::open(server, prefix, &sep, cleanup).await?;
-            let mailbox = Mailbox::Redis(mailbox);
+            let mailbox = Mailbox::Redis(Box::new(mailbox));
             panel
                 .introduce(prefix, &mailbox, declared, Until::Everyone)
                 .await?;

@@ -168,6 +168,10 @@ pub struct Peeked {
 }
 
 /// One exchange.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, as the server tells it"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Exchange {
     /// Its name; empty for the default exchange.
