@@ -6,12 +6,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
 use redis::cmd;
-use uuid::Uuid;
 
 use super::Everything;
 use super::counting::{Known, MOST_CLASSES, mark, seconds, unread};
 use super::holdings::Holdings;
 use super::movement::Watch;
+use super::name::Name;
 use super::notes::line;
 use super::redis::client::decode;
 use super::redis::unacked::{self, Keys};
@@ -38,30 +38,6 @@ const PAGE: usize = 1_000;
 const FOR_SAMPLE: f64 = 0.8;
 /// So many of a class are tried for one that still stands.
 const TRIED: usize = 3;
-
-/// A tag or an id: a UUID takes a third of its text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Name {
-    Uuid(Uuid),
-    Text(Box<str>),
-}
-
-impl Name {
-    fn of(text: &str) -> Self {
-        match Uuid::try_parse(text) {
-            // Only what is written back the same.
-            Ok(uuid) if uuid.as_hyphenated().to_string() == text => Self::Uuid(uuid),
-            _ => Self::Text(text.into()),
-        }
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::Uuid(uuid) => uuid.as_hyphenated().to_string(),
-            Self::Text(text) => text.to_string(),
-        }
-    }
-}
 
 /// One reservation.
 struct Record {
@@ -573,23 +549,6 @@ fn by_age(a: Option<f64>, b: Option<f64>) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_come_back_as_they_were() {
-        for text in [
-            "6f1c0e5a-0001-4000-8000-6b696c6c6564",
-            "6F1C0E5A-0001-4000-8000-6B696C6C6564",
-            "6f1c0e5a00014000800 06b696c6c6564",
-            "daily-report",
-            "",
-        ] {
-            assert_eq!(Name::of(text).text(), text);
-        }
-        assert!(matches!(
-            Name::of("6f1c0e5a-0001-4000-8000-6b696c6c6564"),
-            Name::Uuid(_)
-        ));
-    }
 
     #[test]
     fn what_no_index_has_comes_before_the_oldest() {

@@ -1,10 +1,14 @@
 //! What a look into a long RabbitMQ queue costs, beside a consumer that does nothing else, in the same run.
 //!
 //! `cargo bench --bench rabbitmq`. It needs rabbitmq-server; `CELERY_DOCTOR_BENCH_MESSAGES` makes
-//! it smaller. It prints and judges nothing.
+//! it smaller. A quarter, a half and all of them show how the cost grows. It prints and judges nothing.
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails may panic")]
 #![allow(clippy::print_stdout, reason = "the table is for standard output")]
 #![allow(unreachable_pub, reason = "the lab is shared with the tests")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "counts of messages are far below 2^52"
+)]
 
 #[allow(
     dead_code,
@@ -23,7 +27,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 const QUEUE: &str = "celery";
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 /// The default of `--peek`.
 const DEFAULT: u64 = 1000;
 
@@ -31,39 +35,71 @@ fn main() {
     let messages = std::env::var("CELERY_DOCTOR_BENCH_MESSAGES")
         .map_or(100_000, |text| text.parse().expect("a number"));
     let lab = Lab::new();
+    for messages in [messages / 4, messages / 2, messages] {
+        let vhost = RabbitNode::shared().vhost();
+        fill(&vhost, messages);
+        look(&lab, &vhost, messages);
+    }
+    few_of_many(&lab, messages);
+    many_queues(&lab);
+}
+
+/// A look at all messages of a queue beside a consumer, each after the other in turns: the broker's own speed changes by
+/// half from one run to the next.
+fn look(lab: &Lab, vhost: &Vhost, messages: u64) {
+    let (mut bare, mut looks, mut most) = (Vec::new(), Vec::new(), 0.0_f64);
+    let mut details = String::new();
+    for round in 0..ROUNDS {
+        for step in 0..2 {
+            if (round + step) % 2 == 0 {
+                bare.push(consume(vhost, messages));
+            } else {
+                let (done, peak) = trace(lab, vhost, &format!("--peek={messages}"));
+                details = looked(&done);
+                looks.push(done.elapsed.as_secs_f64());
+                most = most.max(peak);
+            }
+            settle(vhost, messages);
+        }
+    }
+    let ratios = bare.iter().zip(&looks).map(|(bare, look)| bare / look);
+    let mut ratios: Vec<f64> = ratios.collect();
+    println!("messages              {messages}");
+    println!("bare consumer         {}", spread(&mut bare, "s"));
+    println!(
+        "trace --peek          {}, {:.1} microseconds a message, {most:.1} MiB at most, {details}",
+        spread(&mut looks, "s"),
+        looks[ROUNDS / 2] / messages as f64 * 1e6
+    );
+    println!(
+        "rate                  {} that of the bare consumer, the whole run of the program counted",
+        spread(&mut ratios, "times")
+    );
+}
+
+/// The middle, the least and the most; it sorts them.
+fn spread(values: &mut [f64], unit: &str) -> String {
+    values.sort_by(f64::total_cmp);
+    let (least, most) = (values[0], values[values.len() - 1]);
+    format!(
+        "{:.2} {unit} ({least:.2} to {most:.2})",
+        values[values.len() / 2]
+    )
+}
+
+/// The default look, at the front of a long queue.
+fn few_of_many(lab: &Lab, messages: u64) {
     let vhost = RabbitNode::shared().vhost();
     fill(&vhost, messages);
-    println!("messages              {messages}");
-    let mut ratios = Vec::new();
-    for _ in 0..ROUNDS {
-        let bare = consume(&vhost, messages);
-        settle(&vhost, messages);
-        let (done, peak) = trace(&lab, &vhost, &format!("--peek={messages}"));
-        settle(&vhost, messages);
-        let held = looked(&done);
-        println!(
-            "bare consumer         {:.2} s to the end, {:.2} s with the closing of its channel",
-            bare.0, bare.1
-        );
-        println!(
-            "trace --peek={messages}   {:.2} s, {:.1} MiB at most, {held}",
-            done.elapsed.as_secs_f64(),
-            peak
-        );
-        ratios.push(bare.1 / done.elapsed.as_secs_f64());
-    }
-    ratios.sort_by(f64::total_cmp);
-    println!(
-        "rate                  {:.2} times the bare consumer's, the whole run of the program counted",
-        ratios[ROUNDS / 2]
-    );
-    let (done, _) = trace(&lab, &vhost, "--peek");
+    let (done, _) = trace(lab, &vhost, "--peek");
     println!(
         "trace --peek={DEFAULT}     {:.3} s, {}",
         done.elapsed.as_secs_f64(),
         looked(&done)
     );
+}
 
+fn many_queues(lab: &Lab) {
     let many = RabbitNode::shared().vhost();
     let queues: Vec<Value> = (0..1000)
         .map(|n| json!({"name": format!("q{n}"), "durable": true, "auto_delete": false, "arguments": {}}))
@@ -73,7 +109,7 @@ fn main() {
         &many.path("definitions", ""),
         &json!({"queues": queues}),
     );
-    let (done, peak) = trace(&lab, &many, "--timeout=100ms");
+    let (done, peak) = trace(lab, &many, "--timeout=100ms");
     println!(
         "trace, 1,000 queues   {:.3} s, {peak:.1} MiB at most (exit code {:?})",
         done.elapsed.as_secs_f64(),
@@ -154,8 +190,8 @@ fn settle(vhost: &Vhost, messages: u64) {
     std::thread::sleep(Duration::from_secs(2));
 }
 
-/// Seconds until all messages have come, and until the channel is closed.
-fn consume(vhost: &Vhost, messages: u64) -> (f64, f64) {
+/// Seconds until all messages have come and are given back: until the channel is closed.
+fn consume(vhost: &Vhost, messages: u64) -> f64 {
     runtime().block_on(async {
         let start = Instant::now();
         let (connection, channel) = connect(vhost).await;
@@ -169,11 +205,10 @@ fn consume(vhost: &Vhost, messages: u64) -> (f64, f64) {
             });
             next.await.unwrap().unwrap();
         }
-        let came = start.elapsed().as_secs_f64();
         channel.close(200, "done".into()).await.unwrap();
         let closed = start.elapsed().as_secs_f64();
         connection.close(200, "done".into()).await.unwrap();
-        (came, closed)
+        closed
     })
 }
 

@@ -1,6 +1,7 @@
 //! Reading RabbitMQ: over AMQP, and by the management API.
 
 pub(crate) mod amqp;
+mod asking;
 mod audit;
 mod census;
 pub(crate) mod control;

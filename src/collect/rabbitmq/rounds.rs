@@ -1,31 +1,28 @@
 //! A reading of RabbitMQ from start to end. Without a look into queues it touches no message: what the workers say, what
 //! the management API tells, and how many messages and consumers each queue has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use super::amqp::{AmqpClient, Depth};
-use super::mailboxes::{explains, forget_the_dead, nodes_with_a_mailbox};
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, to_declare, unacknowledged};
 use super::{looks, replies};
-use crate::celery::control::ClaimState;
 use crate::collect::broker::{Wanted, by_id};
 use crate::collect::cleanup::Cleanup;
 use crate::collect::deadline::Deadline;
-use crate::collect::mailbox::Replies;
 use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task};
 use crate::collect::related;
 use crate::collect::results::Results;
-use crate::collect::workers::{Claims, Expected, Panel};
+use crate::collect::workers::Panel;
 use crate::collect::{Plan, Progress, Question, RabbitTarget, SERVER_TIMEOUT};
 use crate::config::url::ResultBackend;
 use crate::config::url::amqp::ManagementServer;
 use crate::evidence::{
-    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why, WorkerClaim,
+    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
 };
 
 /// Between delivery and the worker's first word about a task it is nowhere; a second question comes this much later.
@@ -35,18 +32,14 @@ pub(super) const PAUSE: Duration = Duration::from_millis(20);
 /// part, the workers have answered their first questions, and the keys of the results are known.
 const FOR_CONNECTING: f64 = 0.4;
 const FOR_MANAGEMENT: f64 = 0.6;
-const FOR_WORKERS: f64 = 0.7;
+pub(super) const FOR_WORKERS: f64 = 0.7;
 const FOR_KEYS: f64 = 0.8;
 
 /// Of more messages than these, all queues together, no classes are made.
 const MOST_COUNTED: u64 = 200_000;
 
-/// So long after the first, workers are asked again for tasks that several of them have, and for so many at most.
-const UNTIL_SETTLED: Duration = Duration::from_millis(200);
-const MOST_SETTLED: usize = 100;
-
 /// Celery's default queue (Celery 5.7 app/defaults.py, `task_default_queue`).
-const DEFAULT_QUEUE: &str = "celery";
+pub(super) const DEFAULT_QUEUE: &str = "celery";
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(
@@ -112,12 +105,6 @@ pub(crate) async fn collect(
     evidence
 }
 
-/// Whether a worker says at two looks that it has a task, in one and the same run or wait for an ETA.
-fn is_same_run(before: &WorkerClaim, now: &WorkerClaim) -> bool {
-    let of = |held: &WorkerClaim| (held.claim.state, held.claim.time_start, held.claim.eta);
-    before.node == now.node && of(before) == of(now)
-}
-
 /// Asks the management API for all that it tells of the virtual host.
 async fn read_management(
     server: &ManagementServer,
@@ -176,7 +163,7 @@ async fn without_broker(
 
 /// A reading under way.
 pub(super) struct Reading<'r> {
-    plan: &'r Plan,
+    pub(super) plan: &'r Plan,
     pub(super) target: &'r RabbitTarget,
     progress: Progress<'r>,
     pub(super) evidence: &'r mut Evidence,
@@ -302,68 +289,6 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Asks the workers what does not change while we look. Under an alarm the broker takes no publish, and a healthy
-    /// worker could not answer.
-    async fn meet_workers(&mut self, cleanup: &Cleanup) -> Result<(), Why> {
-        if !self.plan.ask_workers {
-            self.evidence.workers = Observed::not_asked("left out by --no-workers");
-            return Ok(());
-        }
-        let rabbit = self.evidence.rabbitmq.as_ref();
-        let alarm = rabbit.and_then(|rabbit| rabbit.alarms.seen()?.first());
-        if let Some(alarm) = alarm {
-            self.evidence.workers = Observed::Unseen(Why::new(
-                Reason::TakesNoWrites,
-                format!(
-                    "the {} alarm of {} blocks publishers, and workers that answer",
-                    alarm.resource, alarm.node
-                ),
-            ));
-            return Ok(());
-        }
-        let nodes = rabbit.and_then(nodes_with_a_mailbox);
-        let (client, timeout) = (&self.client, self.plan.timeout);
-        let opening = async {
-            if let Some(nodes) = &nodes {
-                Panel::open_amqp(client, timeout, Expected::Nodes(nodes), cleanup).await
-            } else {
-                let consumers = self.consumers_of_named().await;
-                let explained = |replies: &Replies| explains(replies, &consumers);
-                Panel::open_amqp(client, timeout, Expected::Unknown(&explained), cleanup).await
-            }
-        };
-        let opened = self.deadline.within_part(FOR_WORKERS, opening).await;
-        match opened.flatten() {
-            Ok(mut panel) => {
-                forget_the_dead(client, &mut panel.workers).await?;
-                self.evidence.workers = Observed::Seen(panel.workers.clone());
-                self.panel = Some(panel);
-                Ok(())
-            }
-            Err(why) if matches!(why.reason, Reason::Unreachable | Reason::TimedOut) => Err(why),
-            Err(why) => {
-                self.evidence.workers = Observed::Unseen(why);
-                Ok(())
-            }
-        }
-    }
-
-    /// How many consumers the queues have that flags name, or else Celery's default queue.
-    async fn consumers_of_named(&self) -> BTreeMap<String, u64> {
-        let mut names = self.plan.queues.clone();
-        if names.is_empty() {
-            names.push(DEFAULT_QUEUE.to_owned());
-        }
-        let depths = self.client.depths(names).await;
-        depths
-            .into_iter()
-            .filter_map(|(name, depth)| match depth {
-                Ok(Depth::There { consumers, .. }) => Some((name, consumers)),
-                _ => None,
-            })
-            .collect()
-    }
-
     /// The queues that workers, their settings and flags name.
     fn named(&self) -> Vec<String> {
         let mut names: BTreeSet<String> = self.plan.queues.iter().cloned().collect();
@@ -462,72 +387,6 @@ impl Reading<'_> {
         self.evidence.lists = Observed::Seen(lists(rabbit));
         replace_read(self.evidence, read);
         replace_read(self.evidence, held);
-    }
-
-    /// Asks the workers for these ids, and notes what they say.
-    pub(super) async fn ask_for(&mut self, ids: &BTreeSet<String>) -> Result<(), Why> {
-        let Some(panel) = &mut self.panel else {
-            return Ok(());
-        };
-        let mut claims = panel.claims(Some(ids), false).await?;
-        forget_the_dead(&self.client, &mut panel.workers).await?;
-        // ETA tasks are asked for only where an id would stay unaccounted for, or for when it is due.
-        let unclear = |id: &String| {
-            claims.held.get(id).is_none_or(|held| {
-                let claims = held.iter().map(|holder| &holder.claim);
-                claims
-                    .into_iter()
-                    .any(|c| c.state == ClaimState::Scheduled && c.eta.is_none())
-            })
-        };
-        if !panel.workers.answered.is_empty() && ids.iter().any(unclear) {
-            claims = panel.claims(Some(ids), true).await?;
-            forget_the_dead(&self.client, &mut panel.workers).await?;
-        }
-        self.evidence.workers = Observed::Seen(panel.workers.clone());
-        self.note_claims(ids.iter().cloned(), claims);
-        Ok(())
-    }
-
-    /// Workers answer one after another, and a task that is retried may go from one to the next in between. Of several
-    /// workers those have it that have it in the same way when asked again.
-    pub(super) async fn settle_claims(&mut self) -> Result<(), Why> {
-        let several = |task: &TaskEvidence| {
-            let nodes: BTreeSet<&str> = task.claims.iter().map(|c| c.node.as_str()).collect();
-            nodes.len() > 1
-        };
-        let tasks = self.evidence.tasks.iter().filter(|(_, task)| several(task));
-        let before: BTreeMap<String, Vec<WorkerClaim>> = tasks
-            .take(MOST_SETTLED)
-            .map(|(id, task)| (id.clone(), task.claims.clone()))
-            .collect();
-        if before.is_empty() {
-            return Ok(());
-        }
-        tokio::time::sleep(UNTIL_SETTLED).await;
-        self.ask_for(&before.keys().cloned().collect()).await?;
-        for (id, before) in before {
-            let task = self.task(&id);
-            if several(task) {
-                let stays = |claim: &&WorkerClaim| before.iter().any(|b| is_same_run(b, claim));
-                let staying: Vec<WorkerClaim> = task.claims.iter().filter(stays).cloned().collect();
-                task.claims = if staying.is_empty() {
-                    task.claims.drain(..).take(1).collect()
-                } else {
-                    staying
-                };
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn note_claims(&mut self, ids: impl Iterator<Item = String>, mut claims: Claims) {
-        for id in ids {
-            let held = claims.held.remove(&id).unwrap_or_default();
-            let revoked = claims.revoked.remove(&id).unwrap_or_default();
-            let task = self.task(&id);
-            (task.claims, task.revoked_by) = (held, revoked);
-        }
     }
 
     /// Looks into queues for what nobody has yet, where the user asked for it. Returns whether it did.
