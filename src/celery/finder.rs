@@ -6,7 +6,7 @@ use std::ops::Range;
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr2};
 
-use super::message::{Keep, Malformed, Unreadable, parse};
+use super::message::{Keep, Malformed, parse};
 
 /// Tells quickly whether a message may be one of the wanted ids.
 ///
@@ -63,8 +63,7 @@ impl IdFinder {
             .is_some_and(|id| self.ids.contains(id));
         match error {
             _ if named => Match::Candidate,
-            // Celery can have written these, though this tool does not read them.
-            Malformed::Body(Unreadable::Yaml | Unreadable::TooLarge) => Match::No,
+            error if error.may_be_celerys() => Match::No,
             _ => Match::Malformed,
         }
     }

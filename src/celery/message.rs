@@ -122,6 +122,13 @@ pub enum Malformed {
     Body(Unreadable),
 }
 
+impl Malformed {
+    /// Whether Celery can have written it, and only this tool does not read it.
+    pub fn may_be_celerys(self) -> bool {
+        matches!(self, Self::Body(Unreadable::Yaml | Unreadable::TooLarge))
+    }
+}
+
 loose_map!(
     /// A message as it stands in a queue.
     Message<'a> {

@@ -184,7 +184,7 @@ impl Reading<'_> {
             }
             match parse_unacked(value, Keep::Envelope) {
                 Ok(reservation) => records.push(record(n, tag, reservation, keys, known)),
-                Err(_) => summary.malformed += 1,
+                Err(error) => summary.malformed += u64::from(!error.may_be_celerys()),
             }
             *cut = records.len() >= MOST_RECORDS;
             !*cut

@@ -11,7 +11,7 @@ mod worker;
 pub use self::case::{Case, Fate};
 pub(super) use self::case::{Held, Holder, UNHEARD, stored};
 pub use self::deployment::Visibility;
-pub(super) use self::rabbitmq::{numbers, queues_command};
+pub(super) use self::rabbitmq::{ConsumerTimeout, numbers, queues_command};
 pub(super) use self::route::{Route, Routes};
 pub use self::routing::Judged;
 pub(super) use self::worker::{DEFAULT_SWEEP_PERIOD, DEFAULT_VISIBILITY_TIMEOUT};

@@ -256,21 +256,6 @@ fn a_deadline_ends_in_a_partial_report() {
     );
 }
 
-/// Findings that speak of the deployment, and not of what could not be read.
-fn alarms(done: &Outcome) -> Vec<String> {
-    let report = done.json();
-    let all = report["findings"].as_array().expect("findings").iter();
-    let loud = all.filter(|finding| finding["severity"] != "info");
-    loud.filter(|finding| {
-        !finding["code"]
-            .as_str()
-            .unwrap_or_default()
-            .starts_with("CD8")
-    })
-    .map(ToString::to_string)
-    .collect()
-}
-
 /// Ends with a partial report, about in time, blames nobody, and leaves no reply address.
 fn assert_cut_short(lab: &Lab, server: &RedisServer, more: &[&str]) -> Outcome {
     let mut command = lab.doctor(&["audit", "--deadline", "2s", "--format", "json"]);
@@ -284,7 +269,7 @@ fn assert_cut_short(lab: &Lab, server: &RedisServer, more: &[&str]) -> Outcome {
     done.assert_decent(&[]);
     assert_eq!(done.code, Some(3), "{done:#?}");
     assert!(done.elapsed < Duration::from_secs(5), "{done:#?}");
-    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
     done
 }
 
@@ -354,7 +339,7 @@ fn a_worker_that_leaves_between_two_questions_is_not_silent() {
         }
         let done = running.wait(Duration::from_secs(30));
         done.assert_decent(&[]);
-        assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+        assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
         assert_eq!(done.code, Some(3), "{done:#?}");
         assert!(done.stdout.contains("came or left meanwhile"), "{done:#?}");
     }

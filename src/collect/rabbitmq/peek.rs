@@ -416,7 +416,8 @@ impl Sieve<'_> {
             }
             // A body that is not read may belong to a task: kombu can read YAML, and an app may have a serialiser of
             // its own, whose content type is set.
-            Ok(_) | Err(Malformed::Body(Unreadable::Yaml | Unreadable::TooLarge)) => {}
+            Ok(_) => {}
+            Err(error) if error.may_be_celerys() => {}
             Err(Malformed::Body(Unreadable::ContentType))
                 if delivery.properties.content_type().is_some() => {}
             Err(_) => self.malformed += 1,

@@ -16,7 +16,7 @@ use crate::config::url::{RedisServer, Secret};
 use crate::evidence::{Reason, Why};
 
 /// A reply of this size takes a server about a millisecond, during which it serves nobody else.
-const REPLY_BYTES: u64 = 1024 * 1024;
+pub(super) const REPLY_BYTES: u64 = 1024 * 1024;
 /// Requests under way at once: while one reply is looked at, the next is sent.
 const DEPTH: usize = 2;
 /// The first request of a list is small, because the size of its messages is not known yet.
@@ -46,6 +46,8 @@ pub(crate) struct Pass {
 pub(crate) struct Ends {
     head: HashSet<u64>,
     tail: HashSet<u64>,
+    /// How many such messages a request may ask for.
+    chunk: u64,
 }
 
 /// A connection of its own for LRANGE.
@@ -135,6 +137,7 @@ impl ListReader {
                 ));
             }
             chunk = chunk_of(pass.read, bytes, length);
+            pass.ends.chunk = chunk;
         }
     }
 
@@ -147,34 +150,50 @@ impl ListReader {
         length: u64,
         mut see: impl FnMut(u64, &[u8]),
     ) -> Result<bool, Why> {
-        self.ask(key, 0, REMEMBERED - 1).await?;
-        let mut known = Known::of(&ends.head);
-        let count = self.array("LRANGE").await?;
-        for index in 0..count {
-            let message = self.bulk().await?;
-            known.next(mark(message));
-            see(index, message);
-        }
-        let head = known.met();
+        let chunk = ends.chunk.clamp(1, REMEMBERED);
+        let (head, count) = self
+            .recognise(key, 0, REMEMBERED, chunk, &ends.head, &mut see)
+            .await?;
         if count < REMEMBERED {
             return Ok(true);
         }
-        self.send(&[
-            b"LRANGE",
-            key.as_bytes(),
-            format!("-{REMEMBERED}").as_bytes(),
-            b"-1",
-        ])
-        .await?;
-        let mut known = Known::of(&ends.tail);
-        let count = self.array("LRANGE").await?;
-        let before = length.saturating_sub(count);
-        for index in 0..count {
-            let message = self.bulk().await?;
-            known.next(mark(message));
-            see(before + index, message);
+        // Pushes shift the end to higher indices, and restores lengthen it: it is where no more comes.
+        let (from, most) = (length.saturating_sub(REMEMBERED), 2 * REMEMBERED);
+        let (tail, count) = self
+            .recognise(key, from, most, chunk, &ends.tail, &mut see)
+            .await?;
+        Ok(head && tail && count < most)
+    }
+
+    /// Shows the messages from an index on, so many at most. Returns whether enough of them were known, and how many there
+    /// were.
+    async fn recognise(
+        &mut self,
+        key: &str,
+        from: u64,
+        most: u64,
+        chunk: u64,
+        marks: &HashSet<u64>,
+        see: &mut impl FnMut(u64, &[u8]),
+    ) -> Result<(bool, u64), Why> {
+        let mut known = Known::of(marks);
+        let mut count = 0;
+        while count < most {
+            let wanted = chunk.min(most - count);
+            let first = from + count;
+            self.ask(key, first, first + wanted - 1).await?;
+            let got = self.array("LRANGE").await?;
+            for _ in 0..got {
+                let message = self.bulk().await?;
+                known.next(mark(message));
+                see(from + count, message);
+                count += 1;
+            }
+            if got < wanted {
+                break;
+            }
         }
-        Ok(head && known.met())
+        Ok((known.met(), count))
     }
 
     async fn ask(&mut self, key: &str, from: u64, to: u64) -> Result<(), Why> {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use redis::cmd;
 
 use super::client::{Client, decode};
+use super::list::REPLY_BYTES;
 use crate::celery::control::TransportOptions;
 use crate::celery::message::Keep;
 use crate::celery::unacked::{Reservation, parse_unacked};
@@ -83,6 +84,11 @@ pub(crate) async fn summary(client: &Client, keys: &Keys) -> Result<Reservations
     })
 }
 
+/// The first page is small, because the size of the messages is not known yet.
+const FIRST_PAGE: u64 = 16;
+/// No page is larger, however small the messages are.
+const MOST_IN_PAGE: u64 = 1_000;
+
 /// Fields and values of a hash.
 type Page = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -117,6 +123,7 @@ pub(crate) async fn search(
                 }
             }
             Ok(_) => {}
+            Err(error) if error.may_be_celerys() => {}
             Err(_) => found.malformed += 1,
         }
         true
@@ -156,11 +163,20 @@ pub(crate) async fn each(
     keys: &Keys,
     mut see: impl FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), Why> {
-    let mut cursor = 0_u64;
+    let (mut cursor, mut count) = (0_u64, FIRST_PAGE);
+    let (mut read, mut bytes) = (0, 0);
     loop {
         let mut command = cmd("HSCAN");
-        command.arg(&keys.unacked).arg(cursor).arg("COUNT").arg(200);
+        command.arg(&keys.unacked).arg(cursor);
+        command.arg("COUNT").arg(count);
         let (next, page): (u64, Page) = client.ask(&command).await?;
+        read += page.len() as u64;
+        bytes += page
+            .iter()
+            .map(|(_, value)| value.len() as u64)
+            .sum::<u64>();
+        let average = (bytes / read.max(1)).max(1);
+        count = (REPLY_BYTES / average).clamp(1, MOST_IN_PAGE);
         if !page.iter().all(|(tag, value)| see(tag, value)) || next == 0 {
             return Ok(());
         }

@@ -76,18 +76,24 @@ impl Rabbit {
     }
 
     /// Binds a queue to an exchange.
-    pub(crate) fn bound(mut self, exchange: &str, routing_key: &str, queue: &str) -> Self {
-        self.facts
-            .bindings
-            .seen_mut()
-            .expect("seen")
-            .push(AmqpBinding {
-                source: exchange.to_owned(),
-                destination: queue.to_owned(),
-                to_exchange: false,
-                routing_key: routing_key.to_owned(),
-                arguments: BTreeMap::new(),
-            });
+    pub(crate) fn bound(self, exchange: &str, routing_key: &str, queue: &str) -> Self {
+        self.binding(exchange, routing_key, queue, false)
+    }
+
+    /// Binds an exchange to another one.
+    pub(crate) fn bound_exchange(self, exchange: &str, routing_key: &str, other: &str) -> Self {
+        self.binding(exchange, routing_key, other, true)
+    }
+
+    fn binding(mut self, source: &str, key: &str, destination: &str, to_exchange: bool) -> Self {
+        let bindings = self.facts.bindings.seen_mut().expect("seen");
+        bindings.push(AmqpBinding {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            to_exchange,
+            routing_key: key.to_owned(),
+            arguments: BTreeMap::new(),
+        });
         self
     }
 

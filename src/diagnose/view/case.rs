@@ -6,7 +6,8 @@ use super::route::Route;
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, Source, StoredResult, TaskEvidence, Worker, WorkerClaim,
+    Copy, Evidence, List, Observed, Place, RabbitMq, Source, StoredResult, TaskEvidence, Worker,
+    WorkerClaim,
 };
 
 /// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
@@ -255,7 +256,12 @@ impl<'e> Case<'e> {
             .and_then(|list| self.evidence.consumers_told(list))
             == Some(0)
         {
-            return Fate::NobodyReads;
+            let known = |rabbit: &RabbitMq| rabbit.dead_letters_are_known();
+            return if self.evidence.rabbitmq.as_ref().is_none_or(known) {
+                Fate::NobodyReads
+            } else {
+                Fate::Undecided("its queue may be for dead letters".to_owned())
+            };
         }
         if let Some(why) = self.evidence.workers.unseen() {
             return Fate::Undecided(format!("the workers were not asked: {}", why.detail));

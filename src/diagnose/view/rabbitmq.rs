@@ -1,14 +1,20 @@
 //! What holds on RabbitMQ: who consumes what, which queues were looked into, where a queue's messages go.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::celery::control::ClaimState;
 use crate::diagnose::plain;
 use crate::evidence::rabbitmq::{Queue, Role};
 use crate::evidence::{Evidence, List, RabbitMq, ReadStatus, Source, Worker};
 
-/// RabbitMQ's default for `consumer_timeout` in seconds (RabbitMQ 3.8.17 to 4.2).
+/// RabbitMQ's default for `consumer_timeout` in seconds (RabbitMQ 3.8.17 to 4.2; 3.8.15 and 3.8.16 had half of it, and
+/// nothing before).
 const DEFAULT_CONSUMER_TIMEOUT: f64 = 1800.0;
+const FIRST_WITH_A_TIMEOUT: (u32, u32, u32) = (3, 8, 17);
+const FIRST_WITHOUT: (u32, u32, u32) = (4, 3, 0);
+/// From here on `x-consumer-timeout` and its policy count (RabbitMQ 3.12 release notes).
+const QUEUES_HAVE_A_TIMEOUT: (u32, u32, u32) = (3, 12, 0);
 
 /// How long a consumer may keep a message of a queue unacknowledged.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +23,8 @@ pub(in crate::diagnose) struct ConsumerTimeout {
     pub(in crate::diagnose) seconds: f64,
     /// Where it comes from, in words.
     pub(in crate::diagnose) source: &'static str,
+    /// Whether it is RabbitMQ's default, of a server that does not tell its own.
+    pub(in crate::diagnose) assumed: bool,
 }
 
 impl Evidence {
@@ -32,6 +40,23 @@ impl Evidence {
         };
         let most = rabbit.queues_of(Role::Tasks).map(strangers).max();
         usize::try_from(most.unwrap_or_default()).unwrap_or(usize::MAX)
+    }
+
+    /// The queues of tasks, but those that only other programs consume. Where no worker answered, nobody can tell them
+    /// apart.
+    pub(in crate::diagnose) fn task_queues<'e>(
+        &'e self,
+        rabbit: &'e RabbitMq,
+    ) -> impl Iterator<Item = &'e Queue> {
+        let foreign = |queue: &Queue| {
+            let consumed = queue.consumers.seen().is_some_and(|number| *number > 0);
+            let answered = self.answered();
+            let by_workers = answered.iter().any(|w| w.consumes(&queue.name));
+            consumed && !by_workers && !answered.is_empty()
+        };
+        rabbit
+            .queues_of(Role::Tasks)
+            .filter(move |queue| !foreign(queue))
     }
 
     /// What of the places in which a task can be was not read whole, in words. Of each of them "absent" must not be
@@ -136,26 +161,33 @@ impl Evidence {
             .flatten()
             .filter(|consumer| consumer.queue == queue.name)
             .find_map(|consumer| consumer.timeout_ms.seen());
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a time in milliseconds is far below 2^52"
-        )]
+        let of = |ms: u64, source| ConsumerTimeout {
+            seconds: Duration::from_millis(ms).as_secs_f64(),
+            source,
+            assumed: false,
+        };
         if let Some(timeout) = told {
-            return timeout.map(|ms| ConsumerTimeout {
-                seconds: ms as f64 / 1e3,
-                source: "the management API",
-            });
+            return timeout.map(|ms| of(ms, "the management API"));
         }
-        // From RabbitMQ 4.3 on it is not looked at for classic queues.
-        let version = rabbit.version.seen().map(String::as_str)?;
-        let (major, minor) = numbers(version)?;
-        if (major, minor) >= (4, 3) || rabbit.product.seen().is_some_and(|p| p != "RabbitMQ") {
+        if rabbit.product.seen().is_some_and(|p| p != "RabbitMQ") {
             return None;
         }
-        Some(ConsumerTimeout {
-            seconds: DEFAULT_CONSUMER_TIMEOUT,
-            source: "RabbitMQ's default; this version does not tell",
-        })
+        let version = numbers(rabbit.version.seen()?)?;
+        let set = queue
+            .number("consumer-timeout")
+            .and_then(|ms| u64::try_from(ms).ok());
+        match set {
+            Some(0) => None,
+            Some(ms) if version >= QUEUES_HAVE_A_TIMEOUT => Some(of(ms, "the queue's settings")),
+            // From RabbitMQ 4.3 on it is not looked at for classic queues.
+            _ => (FIRST_WITH_A_TIMEOUT..FIRST_WITHOUT)
+                .contains(&version)
+                .then_some(ConsumerTimeout {
+                    seconds: DEFAULT_CONSUMER_TIMEOUT,
+                    source: "RabbitMQ's default; this version does not tell",
+                    assumed: true,
+                }),
+        }
     }
 
     /// A command that shows how many messages wait in a queue.
@@ -193,10 +225,11 @@ fn claimed_by(worker: &Worker) -> u64 {
     late.count() as u64 + others
 }
 
-/// Major and minor number of a version.
-pub(in crate::diagnose) fn numbers(version: &str) -> Option<(u32, u32)> {
+/// Major, minor and patch number of a version; what is no number at the end is left out.
+pub(in crate::diagnose) fn numbers(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.split('.');
     let major = parts.next()?.parse().ok()?;
     let minor = parts.next()?.parse().ok()?;
-    Some((major, minor))
+    let patch = parts.next().and_then(|patch| patch.parse().ok());
+    Some((major, minor, patch.unwrap_or(0)))
 }

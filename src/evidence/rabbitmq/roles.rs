@@ -4,23 +4,30 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Queue, QueueType, RabbitMq};
+use super::{AmqpBinding, Exchange, Queue, QueueType, RabbitMq};
 
 /// The exchange that hands delayed messages on (kombu 5.5 `transport/native_delayed_delivery.py`).
 pub const DELAYED_EXCHANGE: &str = "celery_delayed_delivery";
 
 /// Exchanges to which nobody need listen, by the beginnings of their names.
-const OWN: [&str; 5] = [
-    "celeryev",
-    "celery.pidbox",
-    "reply.celery.pidbox",
-    "celery_delayed_",
-    "amq.",
-];
+const OWN: [&str; 3] = ["celeryev", "celery_delayed_", "amq."];
 
 /// Whether an exchange is Celery's or the broker's own, and no task goes through it by itself.
 pub fn is_own_exchange(name: &str) -> bool {
-    OWN.iter().any(|own| name.starts_with(own))
+    // Those for remote control are called after `control_exchange` (kombu 5.7 pidbox.py).
+    OWN.iter().any(|own| name.starts_with(own)) || name.ends_with(".pidbox")
+}
+
+impl Exchange {
+    /// Whether what came in and did not go out was surely dropped, and surely should not have been. Types of plugins may
+    /// send later: x-delayed-message counts each as dropped. Who sends to a fanout exchange does not count on somebody who
+    /// listens, and a message through the default exchange to a queue that does not exist counts as gone out (seen on
+    /// RabbitMQ 3.10).
+    pub fn should_hand_on(&self) -> bool {
+        let own = is_own_exchange(&self.name) && self.name != DELAYED_EXCHANGE;
+        let routes_at_once = ["direct", "topic", "headers"].contains(&self.kind.as_str());
+        !own && !self.name.is_empty() && routes_at_once
+    }
 }
 
 /// What a queue is for.
@@ -67,6 +74,21 @@ impl RabbitMq {
         queues.iter_mut().find(|queue| queue.name == name)
     }
 
+    /// Whether it is known into which queues all others dead-letter. Where it is not, a queue that nobody consumes may be
+    /// there for dead letters. Without the management API only queues are known that workers or flags name for tasks.
+    pub fn dead_letters_are_known(&self) -> bool {
+        if self.overview.seen().is_none() {
+            return true;
+        }
+        let told =
+            |queue: &Queue| queue.arguments.seen().is_some() && queue.policy.seen().is_some();
+        let by_exchange =
+            |queue: &Queue| queue.dead_letter_exchange().is_some_and(|e| !e.is_empty());
+        let queues = self.queues.seen().map_or(&[][..], Vec::as_slice);
+        queues.iter().all(told)
+            && (self.bindings.seen().is_some() || !queues.iter().any(by_exchange))
+    }
+
     /// The queues that some other queue dead-letters into.
     fn dead_letter_queues(&self) -> BTreeSet<&str> {
         let queues = self.queues.seen().map_or(&[][..], Vec::as_slice);
@@ -84,13 +106,27 @@ impl RabbitMq {
                 found.extend(key);
                 continue;
             }
-            let bound = bindings
-                .iter()
-                .filter(|b| b.source == exchange && !b.to_exchange);
-            found.extend(bound.map(|b| b.destination.as_str()));
+            found.extend(behind(exchange, bindings));
         }
         found
     }
+}
+
+/// The queues that an exchange can lead to, through other exchanges too, whatever the routing key.
+fn behind<'b>(exchange: &'b str, bindings: &'b [AmqpBinding]) -> BTreeSet<&'b str> {
+    let (mut queues, mut exchanges) = (BTreeSet::new(), BTreeSet::from([exchange]));
+    let mut open = vec![exchange];
+    while let Some(source) = open.pop() {
+        for binding in bindings.iter().filter(|b| b.source == source) {
+            let destination = binding.destination.as_str();
+            if !binding.to_exchange {
+                queues.insert(destination);
+            } else if exchanges.insert(destination) {
+                open.push(destination);
+            }
+        }
+    }
+    queues
 }
 
 fn role_among(queue: &Queue, dead_letters: &BTreeSet<&str>) -> Role {
@@ -123,7 +159,7 @@ fn role_among(queue: &Queue, dead_letters: &BTreeSet<&str>) -> Role {
 /// The role that a queue's name tells, where it is one of Celery's own.
 pub fn role_by_name(name: &str) -> Option<Role> {
     // kombu 5.7 pidbox.py; Celery 5.7 events/receiver.py.
-    if name.ends_with(".celery.pidbox") {
+    if name.ends_with(".pidbox") {
         return Some(Role::RemoteControl);
     }
     if name.starts_with("celeryev.") {

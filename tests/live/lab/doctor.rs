@@ -28,6 +28,19 @@ impl Outcome {
             .unwrap_or_else(|e| panic!("standard output is not JSON ({e}): {self:#?}"))
     }
 
+    /// Findings above information that speak of the deployment, and not of what could not be read.
+    pub fn alarms(&self) -> Vec<String> {
+        let report = self.json();
+        let all = report["findings"].as_array().expect("findings").iter();
+        let loud = all.filter(|finding| finding["severity"] != "info");
+        loud.filter(|finding| {
+            let code = finding["code"].as_str().unwrap_or_default();
+            !code.starts_with("CD8")
+        })
+        .map(ToString::to_string)
+        .collect()
+    }
+
     /// Fails when the program panicked, or when what it printed holds one of `secrets`.
     pub fn assert_decent(&self, secrets: &[&str]) {
         assert!(

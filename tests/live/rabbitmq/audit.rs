@@ -45,21 +45,6 @@ impl Site {
     }
 }
 
-/// Findings that speak of the deployment, and not of what could not be read.
-pub(super) fn alarms(done: &Outcome) -> Vec<String> {
-    let report = done.json();
-    let all = report["findings"].as_array().expect("findings").iter();
-    let loud = all.filter(|finding| finding["severity"] != "info");
-    loud.filter(|finding| {
-        !finding["code"]
-            .as_str()
-            .unwrap_or_default()
-            .starts_with("CD8")
-    })
-    .map(ToString::to_string)
-    .collect()
-}
-
 fn found(done: &Outcome, name: &str) -> Option<Value> {
     let report = done.json();
     let all = report["findings"].as_array().expect("findings");
@@ -135,7 +120,7 @@ fn long_tasks_and_steady_traffic_do_not_stand_still() {
     ];
     for more in [&sample[..], &alone] {
         let done = site.audit(more);
-        assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+        assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
         assert_eq!(check(&done, "stalled-consumer"), "clear", "{done:#?}");
     }
     let mut command = site.lab.doctor(&["audit", "-v"]);
@@ -152,7 +137,7 @@ fn long_tasks_and_steady_traffic_do_not_stand_still() {
     site.send_many("labapp.sleep", &json!([600]), 6);
     std::thread::sleep(Duration::from_secs(1));
     let done = site.audit(&sample);
-    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
 }
 
 fn workers(site: &Site) -> Worker {
@@ -174,7 +159,7 @@ fn assert_cut_short_after(seconds: u64, site: &Site, more: &[&str]) -> Outcome {
     let done = site.audit(&[&flags[..], more].concat());
     assert_eq!(done.code, Some(3), "{done:#?}");
     assert!(done.elapsed < Duration::from_secs(seconds + 3), "{done:#?}");
-    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
     site.assert_no_reply_queue();
     done
 }

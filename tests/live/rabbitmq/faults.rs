@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Site;
-use super::audit::alarms;
 use crate::lab::{Fault, Lab, Outcome, Proxy, Worker};
 
 /// A worker at work, one task in its hands, one in reserve, and some that wait.
@@ -20,7 +19,7 @@ fn busy(site: &Site) -> Worker {
 }
 
 fn assert_partial(done: &Outcome) {
-    assert_eq!(alarms(done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
     assert_eq!(done.code, Some(3), "{done:#?}");
     let report = done.json();
     let read = report["evidence"].as_array().expect("what was read");
@@ -127,7 +126,7 @@ fn a_worker_that_comes_between_two_questions() {
     let _second = site.lab.worker("w2", &site.config, &[]);
     let done = running.wait(Duration::from_mins(1));
     done.assert_decent(&["guest:guest"]);
-    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
     let report = done.json();
     assert!(
         !report.to_string().contains("silent-worker, "),

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::Site;
-use super::audit::alarms;
 use crate::lab::{Lab, RabbitNode, Running, Worker, python};
 
 /// Tasks of every kind for so many seconds.
@@ -97,7 +96,7 @@ impl Site {
             }
             let done = self.audit(&[kind, more].concat());
             let due = |alarm: &String| but.iter().any(|name| alarm.contains(name));
-            let alarms: Vec<String> = alarms(&done).into_iter().filter(|a| !due(a)).collect();
+            let alarms: Vec<String> = done.alarms().into_iter().filter(|a| !due(a)).collect();
             assert_eq!(alarms, Vec::<String>::new(), "{kind:?}: {done:#?}");
             assert!(matches!(done.code, Some(0 | 3)), "{kind:?}: {done:#?}");
             // Messages that come and go while a look counts them leave it unsure whether it saw all.
@@ -223,7 +222,7 @@ fn the_only_worker_restarts_in_the_middle() {
         worker = site.lab.worker("w1", &site.config, &[]);
         let done = running.wait(Duration::from_mins(1));
         done.assert_decent(&["guest:guest"]);
-        assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+        assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
     }
 }
 
@@ -286,7 +285,7 @@ fn users_of_few_rights_and_other_virtual_hosts() {
             let all = [&["--broker", &broker, "--management", &management], more].concat();
             let done = site.audit(&all);
             assert_eq!(
-                alarms(&done),
+                done.alarms(),
                 Vec::<String>::new(),
                 "{tags} {configure}: {done:#?}"
             );
@@ -373,7 +372,7 @@ fn a_mailbox_that_is_left_over() {
     let node = &site.vhost.node;
     node.api("POST", &site.vhost.path("bindings", &path), &binding);
     let done = site.audit(&["--timeout", "1s"]);
-    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
     assert_eq!(done.code, Some(0), "{done:#?}");
 }
 

@@ -11,7 +11,7 @@ use super::{ManagementReader, whole};
 use crate::collect::rabbitmq::decode;
 use crate::collect::rabbitmq::http::segment;
 use crate::evidence::RabbitMq;
-use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Exchange, is_own_exchange};
+use crate::evidence::rabbitmq::Exchange;
 
 /// How long it is looked at again, a little longer than an interval, and how often.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -67,13 +67,10 @@ impl ManagementReader {
     }
 }
 
-/// Whether messages came in and none went out, by the numbers there are. Nothing can be said of the default exchange,
-/// where RabbitMQ counts messages to queues that do not exist as gone out.
+/// Whether messages came in and none went out that should have, by the numbers there are.
 fn handed_none_on(exchange: &Exchange) -> bool {
     let some = |count: Option<&u64>| count.is_some_and(|count| *count > 0);
-    let judged = !is_own_exchange(&exchange.name) || exchange.name == DELAYED_EXCHANGE;
-    judged
-        && !exchange.name.is_empty()
+    exchange.should_hand_on()
         && some(exchange.published_in.seen())
         && !some(exchange.published_out.seen())
 }

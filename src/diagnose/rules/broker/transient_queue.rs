@@ -2,7 +2,7 @@
 
 use crate::diagnose::view::queues_command;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
-use crate::evidence::rabbitmq::{Queue, QueueType, Role};
+use crate::evidence::rabbitmq::{Queue, QueueType};
 use crate::evidence::{Evidence, RabbitMq, Source};
 
 /// The rule.
@@ -32,8 +32,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let Some(rabbit) = &evidence.rabbitmq else {
         return Vec::new();
     };
-    rabbit
-        .queues_of(Role::Tasks)
+    evidence
+        .task_queues(rabbit)
         .filter(|queue| queue.exclusive.seen() != Some(&true))
         .filter_map(|queue| Some(finding(rabbit, queue, &what(queue)?)))
         .collect()
@@ -41,8 +41,10 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
 
 /// What a restart loses.
 fn what(queue: &Queue) -> Option<String> {
+    let some = |count: Option<&u64>| count.is_some_and(|count| *count > 0);
+    let holds_some = some(queue.ready.seen()) || some(queue.unacknowledged.seen());
     if queue.durable.seen() == Some(&false) {
-        return Some("it is not durable".to_owned());
+        return holds_some.then(|| "it is not durable".to_owned());
     }
     // Quorum queues write every message to disk.
     if queue.kind.seen() != Some(&QueueType::Classic) {
@@ -79,18 +81,33 @@ mod tests {
     #[test]
     fn a_queue_that_is_not_durable_is_found() {
         let lab = Rabbit::new()
-            .queue("celery", 0, 1)
+            .queue("celery", 3, 0)
             .with(|q| q.durable = Observed::Seen(false));
         assert_eq!(
             names(&lab.lab().check(&TRANSIENT_QUEUE, "")),
             ["transient-queue"]
         );
+        let empty = Rabbit::new()
+            .queue("celery", 0, 0)
+            .with(|q| q.durable = Observed::Seen(false));
+        assert!(empty.lab().check(&TRANSIENT_QUEUE, "").is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_only_another_program_consumes_is_clear() {
+        let lab = |queue| {
+            let lab = Rabbit::new().queue(queue, 3, 1);
+            let lab = lab.with(|q| q.durable = Observed::Seen(false)).lab();
+            lab.worker("w1", &["celery"])
+        };
+        assert_eq!(lab("celery").check(&TRANSIENT_QUEUE, "").len(), 1);
+        assert!(lab("socketio.1").check(&TRANSIENT_QUEUE, "").is_empty());
     }
 
     #[test]
     fn transient_messages_in_a_durable_queue_are_found() {
         let lab = Rabbit::new()
-            .queue("celery", 3, 1)
+            .queue("celery", 3, 0)
             .with(|q| q.persistent = Observed::Seen(0));
         assert_eq!(
             names(&lab.lab().check(&TRANSIENT_QUEUE, "")),

@@ -47,8 +47,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let routes = Routes::of(evidence, rabbit);
-    rabbit
-        .queues_of(Role::Tasks)
+    evidence
+        .task_queues(rabbit)
         .filter(|queue| queue.kind.seen() == Some(&QueueType::Quorum))
         .filter(|queue| !is_reached(&routes, rabbit, queue))
         .map(|queue| finding(rabbit, queue, waiting))

@@ -1,7 +1,7 @@
 //! CD101: messages wait where no live worker takes them.
 
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, Observed, Reason, Source};
+use crate::evidence::{Evidence, Observed, RabbitMq, Reason, Source};
 
 /// The rule.
 pub static NO_CONSUMER: Rule = Rule {
@@ -17,7 +17,8 @@ pub static NO_CONSUMER: Rule = Rule {
         read: "The queue's messages, and the word of every live worker about the queues that it consumes. Nothing is \
                said while a worker that could consume the queue stays silent, or came or left in the middle. \
                RabbitMQ itself tells how many consumers a queue has; queues that need none are left out: dead-letter \
-               queues, those of native delayed delivery, replies and events.",
+               queues, those of native delayed delivery, replies and events. Where RabbitMQ does not tell which queues \
+               are for dead letters, nothing is said of one by its number of consumers alone.",
         confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE`, or \
                   `rabbitmqctl list_queues name messages_ready consumers`, twice: the number does not fall.",
         mend: "Start a worker with `-Q QUEUE`, or tell a running one: `celery -A APP control add_consumer QUEUE`. If \
@@ -83,7 +84,8 @@ fn unread_queues(evidence: &Evidence) -> Vec<Finding> {
         Observed::Seen(workers) => !workers.unsettled.is_empty(),
         Observed::Unseen(why) => matches!(why.reason, Reason::Unreachable | Reason::TimedOut),
     };
-    if broke_off {
+    let rabbit = evidence.rabbitmq.as_ref();
+    if broke_off || !rabbit.is_some_and(RabbitMq::dead_letters_are_known) {
         return Vec::new();
     }
     let lists = evidence.lists.seen().into_iter().flatten();
@@ -182,6 +184,31 @@ mod tests {
             .argument("x-dead-letter-routing-key", json!("dead"))
             .lab();
         assert!(lab.check(&NO_CONSUMER, "").is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_may_be_for_dead_letters_is_clear() {
+        let lab = Rabbit::new().queue("celery", 0, 1).queue("dead", 3, 0);
+        let behind = |lab: Rabbit| {
+            let lab = lab
+                .queue("work", 0, 1)
+                .argument("x-dead-letter-exchange", json!("dlx"));
+            lab.lab()
+        };
+        assert_eq!(behind(lab).check(&NO_CONSUMER, "").len(), 1);
+        let lab = || Rabbit::new().queue("celery", 0, 1).queue("dead", 3, 0);
+        let mut unread = behind(lab());
+        let rabbit = unread.evidence.rabbitmq.as_mut().expect("RabbitMQ");
+        rabbit.bindings = Observed::not_asked("a test");
+        assert!(unread.check(&NO_CONSUMER, "").is_empty());
+        let untold = lab().with(|queue| queue.policy = Observed::not_asked("a test"));
+        assert!(untold.lab().check(&NO_CONSUMER, "").is_empty());
+        let through = behind(
+            lab()
+                .bound_exchange("dlx", "#", "all")
+                .bound("all", "#", "dead"),
+        );
+        assert!(through.check(&NO_CONSUMER, "").is_empty());
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub static UNBOUND_EXCHANGE: Rule = Rule {
         cause: "The exchange was declared by a sender, and the worker that binds a queue to it never ran in this \
                 virtual host; or its queue was deleted, and its bindings went with it.",
         read: "The exchanges and the bindings of the virtual host by the management API. An exchange counts as one \
-               for tasks where messages were published to it, or a live worker's route names it.",
+               for tasks where messages were published to it and it is no fanout exchange, or where a live worker's \
+               route names it.",
         confirm: "Run `rabbitmqctl list_bindings source_name destination_name` and look for the exchange.",
         mend: "Start a worker that consumes a queue bound to this exchange.",
         prevent: "Route by `queue`, so that Celery declares and binds it each time it sends; or declare exchanges, \
@@ -50,8 +51,9 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .filter(|exchange| !exchange.name.is_empty() && !is_own_exchange(&exchange.name))
         .filter(|exchange| !bound.contains(exchange.name.as_str()) && exchange.alternate.is_none())
         .filter(|exchange| {
+            // Who sends to a fanout exchange does not count on somebody who listens.
             let used = exchange.published_in.seen().is_some_and(|count| *count > 0);
-            used || routed.contains(exchange.name.as_str())
+            used && exchange.kind != "fanout" || routed.contains(exchange.name.as_str())
         })
         .map(|exchange| {
             let name = exchange.name.as_str();
@@ -94,6 +96,8 @@ mod tests {
             .exchange("orders", "topic", 1, 1)
             .bound("orders", "o.#", "celery");
         assert!(bound.lab().check(&UNBOUND_EXCHANGE, "").is_empty());
+        let fanout = Rabbit::new().exchange("socketio", "fanout", 1, 0);
+        assert!(fanout.lab().check(&UNBOUND_EXCHANGE, "").is_empty());
         let idle = Rabbit::new().exchange("orders", "topic", 0, 0);
         assert!(idle.lab().check(&UNBOUND_EXCHANGE, "").is_empty());
     }

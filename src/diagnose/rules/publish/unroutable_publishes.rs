@@ -1,7 +1,7 @@
 //! CD107: RabbitMQ counts publishes that it dropped, because no queue was bound for them.
 
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Exchange, is_own_exchange};
+use crate::evidence::rabbitmq::Exchange;
 use crate::evidence::{Evidence, RabbitMq, Source};
 
 /// The rule.
@@ -19,7 +19,8 @@ pub static UNROUTABLE_PUBLISHES: Rule = Rule {
                 publishes are returned.",
         read: "The statistics of the management API: for each exchange how many messages came in and how many copies \
                went out to queues, and how many publishes the node dropped. Exchanges that Celery uses for events \
-               and remote control are left out, because nobody need listen there.",
+               and remote control are left out, and so are fanout exchanges, because nobody need listen there; and those \
+               of a plugin's type, which may send on later.",
         confirm: "Run `rabbitmqctl list_bindings source_name routing_key destination_name` and look for the \
                   exchange. In the management interface the exchange's page shows publishes in and none out.",
         mend: "Bind a queue: start a worker that declares it with this exchange and routing key. What was dropped is \
@@ -42,10 +43,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     };
     let exchanges = rabbit.exchanges.seen().into_iter().flatten();
     exchanges
-        .filter(|exchange| !is_own_exchange(&exchange.name) || exchange.name == DELAYED_EXCHANGE)
-        // There a message to a queue that does not exist counts as gone out (seen on RabbitMQ 3.10), and one that did not
-        // go out is only not counted yet.
-        .filter(|exchange| !exchange.name.is_empty())
+        .filter(|exchange| exchange.should_hand_on())
         .filter_map(|exchange| Some((exchange, swallowed(rabbit, exchange)?)))
         .map(|(exchange, count)| finding(evidence, rabbit, exchange, count))
         .collect()
@@ -149,6 +147,17 @@ mod tests {
             exchange.settled = false;
         }
         assert!(lab.check(&UNROUTABLE_PUBLISHES, "").is_empty());
+    }
+
+    #[test]
+    fn types_that_send_later_or_to_whoever_listens_are_clear() {
+        for kind in ["x-delayed-message", "fanout"] {
+            let lab = Rabbit::new()
+                .exchange("orders", kind, 5, 0)
+                .dropped(6)
+                .lab();
+            assert!(lab.check(&UNROUTABLE_PUBLISHES, "").is_empty());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! CD404: late-acknowledged work or an ETA that outlasts RabbitMQ's consumer timeout.
 
 use crate::celery::control::ClaimState;
+use crate::diagnose::view::ConsumerTimeout;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::rabbitmq::Queue;
 use crate::evidence::{RabbitMq, Source, WorkerClaim};
@@ -20,7 +21,8 @@ pub static CONSUMER_TIMEOUT: Rule = Rule {
                 long task is unacknowledged too.",
         read: "The workers' word: what runs since when and unacknowledged, which ETA a task waits for, and the \
                task's time limit. The timeout is what the management API tells of the consumer (RabbitMQ 4.0 and \
-               later), else RabbitMQ's default of 30 minutes. RabbitMQ 4.3 and later do not look at classic queues.",
+               later) or the queue's settings, else RabbitMQ's default of 30 minutes, which the server may have \
+               raised: then nothing is said to be an error. RabbitMQ 4.3 and later do not look at classic queues.",
         confirm: "Run `rabbitmqctl environment` and look for consumer_timeout. In the worker's log look for \
                   `PRECONDITION_FAILED - delivery acknowledgement on channel`.",
         mend: "Raise consumer_timeout on the server, or x-consumer-timeout on the queue (RabbitMQ 3.12 and later), \
@@ -71,7 +73,7 @@ fn queue_of<'e>(rabbit: &'e RabbitMq, case: &Case<'_>, holder: &WorkerClaim) -> 
 
 fn outlasts(case: &Case<'_>, holder: &WorkerClaim, queue: &Queue) -> Option<Finding> {
     let timeout = case.evidence.consumer_timeout(queue)?;
-    let allowed = plain::duration(timeout.seconds);
+    let (allowed, then) = words(&timeout);
     let (node, claim) = (&holder.node, &holder.claim);
     let finding = |message: String| {
         Finding::of(&CONSUMER_TIMEOUT, message)
@@ -94,17 +96,18 @@ fn outlasts(case: &Case<'_>, holder: &WorkerClaim, queue: &Queue) -> Option<Find
         let ran = case.now() - started;
         if ran > timeout.seconds {
             let mut found = finding(format!(
-                "{node} has been running it unacknowledged for {}, longer than the consumer timeout of {allowed}: it \
-                 is delivered again",
+                "{node} has been running it unacknowledged for {}, longer than {allowed}: {then}it is delivered again",
                 plain::duration(ran)
             ));
-            found.severity = Severity::Error;
+            if !timeout.assumed {
+                found.severity = Severity::Error;
+            }
             return Some(found.evidence("running_seconds", ran));
         }
         let worker = case.evidence.answered().iter().find(|w| w.node == *node)?;
         let limit = worker.registered.seen()?.get(case.name()?)?.time_limit?;
         let message = format!(
-            "{node} runs it unacknowledged, and its time limit of {} is longer than the consumer timeout of {allowed}",
+            "{node} runs it unacknowledged, and its time limit of {} is longer than {allowed}",
             plain::duration(limit)
         );
         return (limit > timeout.seconds)
@@ -116,11 +119,24 @@ fn outlasts(case: &Case<'_>, holder: &WorkerClaim, queue: &Queue) -> Option<Find
         .filter(|_| claim.state == ClaimState::Scheduled)?
         .seconds_until(case.evidence.taken_at);
     let message = format!(
-        "{node} holds it unacknowledged for {} more, until its ETA, and the consumer timeout is {allowed}: it will be \
-         delivered again, and the worker shuts down",
+        "{node} holds it unacknowledged for {} more, until its ETA, longer than {allowed}: {then}it will be delivered \
+         again, and the worker shuts down",
         plain::duration(left)
     );
     (left > timeout.seconds).then(|| finding(message).evidence("eta_in_seconds", left))
+}
+
+/// The timeout, and the condition for what follows, where the server does not tell its own.
+fn words(timeout: &ConsumerTimeout) -> (String, &'static str) {
+    let time = plain::duration(timeout.seconds);
+    if timeout.assumed {
+        let allowed = format!(
+            "RabbitMQ's default consumer timeout of {time} (this server does not tell its own)"
+        );
+        (allowed, "unless it was raised, ")
+    } else {
+        (format!("the consumer timeout of {time}"), "")
+    }
 }
 
 #[cfg(test)]
@@ -148,11 +164,56 @@ mod tests {
         lab
     }
 
+    /// The same with a timeout that RabbitMQ tells.
+    fn told(mut lab: Lab, timeout_ms: Option<u64>) -> Lab {
+        let rabbit = lab.evidence.rabbitmq.as_mut().expect("a RabbitMQ");
+        for consumer in rabbit.consumers.seen_mut().expect("seen") {
+            consumer.timeout_ms = Observed::Seen(timeout_ms);
+        }
+        lab
+    }
+
     #[test]
     fn a_run_beyond_the_timeout_is_an_error() {
-        let found = running(1900.0, false).check(&CONSUMER_TIMEOUT, "t1");
+        let lab = told(running(1900.0, false), Some(1_800_000));
+        let found = lab.check(&CONSUMER_TIMEOUT, "t1");
         assert_eq!(names(&found), ["consumer-timeout"]);
         assert_eq!(found[0].severity, Severity::Error);
+        assert!(found[0].message.contains("of 30m: it is delivered again"));
+    }
+
+    #[test]
+    fn a_timeout_that_is_not_told_may_have_been_raised() {
+        let found = running(1900.0, false).check(&CONSUMER_TIMEOUT, "t1");
+        assert_eq!(found[0].severity, Severity::Warning);
+        assert!(
+            found[0].message.contains("unless it was raised"),
+            "{}",
+            found[0].message
+        );
+        // The oldest that Debian had: nothing is timed there.
+        let mut old = running(1900.0, false);
+        let rabbit = old.evidence.rabbitmq.as_mut().expect("a RabbitMQ");
+        rabbit.version = Observed::Seen("3.8.9".to_owned());
+        assert!(old.check(&CONSUMER_TIMEOUT, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_timeout_of_the_queue_counts_from_rabbitmq_3_12_on() {
+        let of = |version: &str| {
+            let lab = Rabbit::new()
+                .version(version)
+                .queue("celery", 0, 1)
+                .argument("x-consumer-timeout", serde_json::json!(36_000_000))
+                .lab();
+            let lab = lab
+                .worker("w1", &["celery"])
+                .claimed("t1", "w1", ClaimState::Scheduled);
+            let mut lab = lab;
+            lab.task("t1").claims[0].claim.eta = When::from_epoch(NOW + 7200.0);
+            lab.check(&CONSUMER_TIMEOUT, "t1").len()
+        };
+        assert_eq!((of("3.12.14"), of("3.10.8")), (0, 1));
     }
 
     #[test]
@@ -190,11 +251,7 @@ mod tests {
 
     #[test]
     fn a_timeout_that_is_switched_off_is_clear() {
-        let mut lab = scheduled(7200.0);
-        let rabbit = lab.evidence.rabbitmq.as_mut().expect("a RabbitMQ");
-        for consumer in rabbit.consumers.seen_mut().expect("seen") {
-            consumer.timeout_ms = Observed::Seen(None);
-        }
+        let lab = told(scheduled(7200.0), None);
         assert!(lab.check(&CONSUMER_TIMEOUT, "t1").is_empty());
     }
 }

@@ -19,8 +19,8 @@ pub static DELIVERY_LIMIT: Rule = Rule {
                 requeue, both count. So a task that kills its worker disappears after some rounds, with STARTED as \
                 its last word.",
         read: "The type, arguments and effective policy of each queue, and where its dead-letter exchange leads, by the \
-               management API. The limit that RabbitMQ 4 sets by itself is worth knowing and no warning, until \
-               messages are redelivered.",
+               management API. The limit that RabbitMQ 4 sets by itself is worth knowing and no warning. How often \
+               messages were redelivered is counted from the broker's start, and looks with --peek count too.",
         confirm: "Run `rabbitmqctl list_queues name type arguments effective_policy_definition`. In the management \
                   interface the queue's page shows its delivery limit.",
         mend: "Give the queue a dead-letter exchange with a queue bound to it: `rabbitmqctl set_policy`.",
@@ -58,7 +58,7 @@ fn limit(rabbit: &RabbitMq, queue: &Queue) -> Option<(i64, bool)> {
         // From RabbitMQ 4.0 on -1 is no limit.
         return (limit >= 0).then_some((limit, true));
     }
-    let (major, _) = numbers(rabbit.version.seen()?)?;
+    let (major, _, _) = numbers(rabbit.version.seen()?)?;
     (major >= 4).then_some((DEFAULT_LIMIT, false))
 }
 
@@ -80,7 +80,7 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, (limit, set): (i64, bool)) -> Findi
     .confirm(queues_command(rabbit))
     .remedy("give the queue a dead-letter exchange with a queue bound to it")
     .subject("queue", name);
-    if !set && redelivered == 0 {
+    if !set {
         finding.severity = Severity::Info;
     }
     finding
@@ -92,6 +92,7 @@ mod tests {
 
     use super::*;
     use crate::diagnose::testkit::{Rabbit, names};
+    use crate::evidence::Observed;
 
     #[test]
     fn a_limit_that_was_set_without_dead_letters_is_found() {
@@ -109,6 +110,7 @@ mod tests {
         let found = Rabbit::new()
             .version("4.0.5")
             .quorum("celery", 0, 1)
+            .with(|queue| queue.redelivered = Observed::Seen(3))
             .lab()
             .check(&DELIVERY_LIMIT, "");
         assert_eq!(found[0].severity, Severity::Info);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::at;
-use crate::celery::routing::Queue;
+use crate::celery::routing::{Gap, Queue};
 use crate::diagnose::view::routing::Judged;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::routing::{QueueFacts, Routing};
@@ -53,6 +53,8 @@ const COMPARED: [&str; 12] = [
     "x-single-active-consumer",
 ];
 
+const TYPE: &str = "x-queue-type";
+
 fn check(routing: &Routing) -> Judged {
     let mut judged = Judged::default();
     let Some(broker) = &routing.broker else {
@@ -66,6 +68,16 @@ fn check(routing: &Routing) -> Judged {
                 continue;
             };
             let differences = differences(&queue, there, &mut judged);
+            if let Some(kind) = type_by_default(&queue, there) {
+                judged.unknown(&Gap {
+                    why: format!(
+                        "queue {} has x-queue-type {kind} there, which the virtual host's default may have given it",
+                        queue.name
+                    ),
+                    file: broker.source.clone(),
+                    line: 0,
+                });
+            }
             if differences.is_empty() {
                 continue;
             }
@@ -138,12 +150,23 @@ fn differences(queue: &Queue, there: &QueueFacts, judged: &mut Judged) -> Vec<St
     all
 }
 
+/// The type of a queue that the broker has with one and we declare without: where that is the default type of the
+/// virtual host, RabbitMQ adds it to a declaration before it compares (RabbitMQ 3.10 to 4.1 `rabbit_channel.erl`,
+/// `augment_declare_args`).
+fn type_by_default<'q>(queue: &Queue, there: &'q QueueFacts) -> Option<&'q str> {
+    let ours = queue.arguments.as_ref().ok()?;
+    let theirs = there.arguments.as_ref()?.get(TYPE)?.as_str()?;
+    let untold = ours.iter().all(|(name, _)| name != TYPE);
+    (untold && theirs != "classic").then_some(theirs)
+}
+
 fn same(name: &str, ours: Option<&Value>, theirs: Option<&Value>) -> bool {
     match (ours, theirs) {
         (Some(a), Some(b)) => a == b || (a.as_f64().is_some() && a.as_f64() == b.as_f64()),
         (None, None) => true,
+        (None, Some(_)) => name == TYPE,
         // A queue of the default type may or may not have been given it by name.
-        (None, Some(one)) | (Some(one), None) => name == "x-queue-type" && one == "classic",
+        (Some(one), None) => name == TYPE && one == "classic",
     }
 }
 
@@ -182,11 +205,29 @@ mod tests {
             found[0].contains("x-max-priority 10 (the broker has none)"),
             "{found:?}"
         );
-        let found =
-            project(&[], &[("x-queue-type", json!("quorum"))]).found(&QUEUE_ARGUMENTS_CONFLICT);
+        let classic = [("x-queue-type", json!("classic"))];
+        let found = project(&[("x-queue-type", json!("quorum"))], &classic)
+            .found(&QUEUE_ARGUMENTS_CONFLICT);
         assert!(
-            found[0].contains("no x-queue-type (the broker has quorum)"),
+            found[0].contains("x-queue-type quorum (the broker has classic)"),
             "{found:?}"
+        );
+        let found = project(&[], &[("x-expires", json!(1000))]).found(&QUEUE_ARGUMENTS_CONFLICT);
+        assert!(
+            found[0].contains("no x-expires (the broker has 1000)"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_type_that_may_be_the_virtual_host_s_default_is_unknown() {
+        let quorum = [("x-queue-type", json!("quorum"))];
+        let judged = project(&[], &quorum).judged(&QUEUE_ARGUMENTS_CONFLICT);
+        assert!(judged.findings.is_empty());
+        assert!(
+            judged.unknown[0].why.contains("quorum"),
+            "{:?}",
+            judged.unknown
         );
     }
 

@@ -1,6 +1,6 @@
 //! CD209: one id stands more than once in the broker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnose::view::Route;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
@@ -18,7 +18,8 @@ pub static DUPLICATE_MESSAGE: Rule = Rule {
         cause: "A retry is sent under the same id before the first message is acknowledged; if that acknowledgement \
                 never comes, both stay. Or the caller set task_id itself and sent twice. Or a message was restored \
                 while another copy of it remained: it then carries the same delivery tag.",
-        read: "Every queue and `unacked`, twice: copies that moved between the two looks do not count. A retry that \
+        read: "Every queue and `unacked`, twice: copies that moved between the two looks do not count. On RabbitMQ, the \
+               queues that were looked into: copies in one queue, or in several that nobody consumes. A retry that \
                was just sent by a run that is still to be acknowledged, and an exchange that sends to several queues \
                on purpose, are not reported.",
         confirm: "Trace the id again: both copies are still there. Look for `received` with this id in the workers' \
@@ -38,12 +39,7 @@ pub static DUPLICATE_MESSAGE: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    let copies: Vec<&Copy> = case
-        .task
-        .copies
-        .iter()
-        .filter(|copy| !matches!(copy.place, Place::OtherDatabase { .. }))
-        .collect();
+    let copies = at_one_time(case);
     if copies.len() < 2 || is_fresh_retry(case) || is_by_design(case) {
         return Vec::new();
     }
@@ -88,6 +84,36 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .subject("task", case.name().unwrap_or("unknown"))
         .task(case.id),
     ]
+}
+
+/// The copies that stand in the broker at one time. RabbitMQ's queues are looked into one after another, so that one
+/// message may be seen in two of them: only what nobody takes out meanwhile is counted together.
+fn at_one_time<'c>(case: &Case<'c>) -> Vec<&'c Copy> {
+    let copies = case.task.copies.iter();
+    let copies = copies.filter(|copy| !matches!(copy.place, Place::OtherDatabase { .. }));
+    let Some(rabbit) = &case.evidence.rabbitmq else {
+        return copies.collect();
+    };
+    let mut resting: Vec<&Copy> = Vec::new();
+    let mut moving: BTreeMap<&str, Vec<&Copy>> = BTreeMap::new();
+    for copy in copies {
+        let queue = match &copy.place {
+            Place::Queue { key: queue, .. }
+            | Place::DeadLetter { queue, .. }
+            | Place::Delayed { queue, .. } => queue.as_str(),
+            Place::OtherDatabase { .. } | Place::Unacked { .. } => continue,
+        };
+        let rests = rabbit.queue(queue).is_some_and(|queue| {
+            queue.consumers.seen() == Some(&0) && queue.number("message-ttl").is_none()
+        });
+        if rests {
+            resting.push(copy);
+        } else {
+            moving.entry(queue).or_default().push(copy);
+        }
+    }
+    let sets = moving.into_values().chain([resting]);
+    sets.max_by_key(Vec::len).unwrap_or_default()
 }
 
 fn place(case: &Case<'_>, copy: &Copy) -> String {
@@ -141,7 +167,7 @@ mod tests {
     use crate::celery::control::ClaimState;
     use crate::celery::exchange::Binding;
     use crate::celery::message::Envelope;
-    use crate::diagnose::testkit::{Lab, NOW, envelope, names};
+    use crate::diagnose::testkit::{Lab, NOW, Rabbit, envelope, names};
     use crate::evidence::{BindingTable, Observed};
 
     fn tagged(tag: &str, retries: u64) -> Envelope {
@@ -180,6 +206,26 @@ mod tests {
             assert_eq!(names(&found), ["duplicate-message"]);
             assert!(found[0].message.contains(how), "{}", found[0].message);
         }
+    }
+
+    #[test]
+    fn on_rabbitmq_a_message_may_have_moved_from_one_look_to_the_next() {
+        let lab = |consumers, second: &str| {
+            let lab = Rabbit::new()
+                .queue("celery", 2, consumers)
+                .queue("mail", 1, consumers)
+                .lab();
+            let untagged = || Envelope {
+                retries: Some(0),
+                ..envelope("t1")
+            };
+            lab.queued_as("celery", untagged())
+                .queued_as(second, untagged())
+        };
+        let found = |lab: Lab| lab.check(&DUPLICATE_MESSAGE, "t1").len();
+        assert_eq!(found(lab(1, "celery")), 1);
+        assert_eq!(found(lab(1, "mail")), 0);
+        assert_eq!(found(lab(0, "mail")), 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::diagnose::view::{Routes, queues_command};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::rabbitmq::{Queue, Role};
+use crate::evidence::rabbitmq::Queue;
 use crate::evidence::{Evidence, RabbitMq, Source};
 
 /// The rule.
@@ -37,8 +37,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     };
     let routes = Routes::of(evidence, rabbit);
-    rabbit
-        .queues_of(Role::Tasks)
+    evidence
+        .task_queues(rabbit)
         .filter_map(|queue| {
             let limits = limits(queue);
             let dropped = matches!(routes.dead_letters(queue), Ok(None));
