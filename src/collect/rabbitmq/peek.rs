@@ -2,6 +2,7 @@
 //! when the channel closes, which keeps their order where a rejection might not. What stays is the mark `redelivered`.
 
 use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_core::Stream as _;
@@ -30,6 +31,9 @@ const SHARE: u16 = 10_000;
 
 /// So long without a message, and the queue is asked whether there are more.
 const QUIET: Duration = Duration::from_millis(50);
+
+/// So long messages gather.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// So often an empty queue is waited for whose messages may still be on their way.
 const LATE: u32 = 6;
@@ -315,8 +319,15 @@ impl AmqpClient {
     }
 }
 
-/// The next delivery; none when the consumer was cancelled.
+/// The next delivery; none when the consumer was cancelled. Where there is none yet, some gather before it looks again: to
+/// be woken for each costs both cores more than to look at it.
 async fn next(consumer: &mut Consumer, client: &AmqpClient) -> Option<lapin::Result<Delivery>> {
+    let mut unheard = Context::from_waker(Waker::noop());
+    if let Poll::Ready(next) = Pin::new(&mut *consumer).poll_next(&mut unheard) {
+        return next;
+    }
+    client.valve().all_seen();
+    sleep(GATHER).await;
     std::future::poll_fn(|cx| {
         let polled = Pin::new(&mut *consumer).poll_next(cx);
         if polled.is_pending() {
