@@ -452,6 +452,7 @@ impl<'p> BrokerReader<'p> {
                 database,
                 lists: pass.lists,
                 mailboxes: mailboxes.collect(),
+                claimed: None,
             });
         }
         Ok((all, copies))
@@ -505,6 +506,7 @@ impl<'p> BrokerReader<'p> {
                 database,
                 lists: celery,
                 mailboxes: mailboxes.collect(),
+                claimed: None,
             });
         }
         Ok(idle)

@@ -141,9 +141,9 @@ fn without_rest(evidence: &mut Evidence, plan: &Plan, why: &Why, started: Instan
 
 /// A reading under way.
 pub(super) struct Reading<'r> {
-    plan: &'r Plan,
+    pub(super) plan: &'r Plan,
     pub(super) deadline: Deadline,
-    server: &'r RedisServer,
+    pub(super) server: &'r RedisServer,
     pub(super) progress: Progress<'r>,
     pub(super) evidence: &'r mut Evidence,
     pub(super) broker: BrokerReader<'r>,
@@ -200,7 +200,8 @@ impl Reading<'_> {
         }
         self.unless_silent()?;
         if let Question::Everything(wanted) = self.plan.question {
-            return self.read_everything(&wanted).await;
+            self.read_everything(&wanted).await?;
+            return self.ask_namesakes(cleanup).await;
         }
         self.look(&ids.into_iter().collect(), Look::Whole).await?;
         let (again, look) = self.unsettled();
@@ -214,7 +215,7 @@ impl Reading<'_> {
         }
         related::read_chords(self.evidence, self.results).await;
         self.read_other_databases().await;
-        Ok(())
+        self.ask_namesakes(cleanup).await
     }
 
     async fn read_server(&mut self) -> Result<(), Why> {
@@ -410,7 +411,7 @@ impl Reading<'_> {
     }
 
     /// Notes what kept a second look from being whole.
-    fn note_gap(&mut self, source: Source, obstacle: Option<&Why>) {
+    pub(super) fn note_gap(&mut self, source: Source, obstacle: Option<&Why>) {
         let known = self.evidence.reads.iter_mut();
         let whole = known
             .filter(|read| read.source == source)

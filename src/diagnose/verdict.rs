@@ -6,7 +6,7 @@ use super::causes;
 use super::finding::Finding;
 use super::plain;
 use super::stages::stages;
-use super::view::{Case, Fate, Holder, Route, UNHEARD};
+use super::view::{Case, Elsewhere, Fate, Holder, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
@@ -461,12 +461,25 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             ),
         );
     }
-    if let Some((node, database)) = case.worker_elsewhere() {
+    if let Some(Elsewhere {
+        node,
+        database,
+        sure,
+    }) = case.worker_elsewhere()
+    {
+        let ours = case.evidence.broker.database;
+        let whose = if sure {
+            format!("a worker of database {database}, not {ours}")
+        } else {
+            format!(
+                "a name that workers of database {ours} and of {database} have, and those of {database} did not all \
+                 say what they have"
+            )
+        };
         return (
             Verdict::Undetermined,
             format!(
-                "its result names {node}, a worker of database {database}, not {}: trace it with that database's URL",
-                case.evidence.broker.database
+                "its result names {node}, {whose}: trace it with the URL of database {database}"
             ),
         );
     }

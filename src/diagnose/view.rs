@@ -9,7 +9,7 @@ pub(crate) mod routing;
 mod worker;
 
 pub use self::case::{Case, Fate};
-pub(super) use self::case::{Held, Holder, UNHEARD, stored};
+pub(super) use self::case::{Elsewhere, Held, Holder, UNHEARD, stored};
 pub use self::deployment::Visibility;
 pub(super) use self::rabbitmq::{numbers, queues_command};
 pub(super) use self::route::{Route, Routes};

@@ -1,5 +1,7 @@
 //! Facts about the broker: its server, its queues, what it holds for workers.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::Observed;
@@ -179,4 +181,9 @@ pub struct OtherDatabase {
     pub lists: Vec<List>,
     /// Worker mailboxes that its binding table names (`_kombu.binding.celery.pidbox`).
     pub mailboxes: Vec<String>,
+    /// Tasks that its workers say they have or that are unacknowledged in it, of those that nothing accounts for here
+    /// and whose results name a worker of the broker's own database. None where its workers were not asked, or not all
+    /// of them answered.
+    #[serde(default)]
+    pub claimed: Option<BTreeSet<String>>,
 }

@@ -163,6 +163,26 @@ pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> 
         let members = members(client, &key).await?;
         sets.push((prefix.to_owned(), exchange.to_owned(), members));
     }
+    Ok(tables(&sets))
+}
+
+/// The binding tables of the workers' mailboxes under these prefixes, as far as there are any.
+pub(crate) async fn mailboxes(
+    client: &Client,
+    prefixes: &BTreeSet<String>,
+) -> Result<Vec<BindingTable>, Why> {
+    let mut sets = Vec::new();
+    for prefix in prefixes {
+        let members = members(client, &format!("{prefix}{MAILBOXES}")).await?;
+        if !members.is_empty() {
+            sets.push((prefix.clone(), mailbox_exchange().to_owned(), members));
+        }
+    }
+    Ok(tables(&sets))
+}
+
+/// Reads binding sets: each with its prefix, its exchange and its members.
+fn tables(sets: &[(String, String, Vec<Vec<u8>>)]) -> Vec<BindingTable> {
     let known: BTreeSet<&str> = sets
         .iter()
         .flat_map(|(_, exchange, members)| members.iter().map(move |m| (m, exchange)))
@@ -173,7 +193,7 @@ pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> 
         .map(|(prefix, exchange, members)| table(prefix, exchange, members, &known))
         .collect();
     tables.sort_by(|a, b| (&a.prefix, &a.exchange).cmp(&(&b.prefix, &b.exchange)));
-    Ok(tables)
+    tables
 }
 
 /// Reads the members of a binding set: each by the separator that it was written with, as far as that can be told, else by

@@ -6,7 +6,8 @@ use super::route::Route;
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, Source, StoredResult, TaskEvidence, Worker, WorkerClaim,
+    Copy, Evidence, List, Observed, OtherDatabase, Place, Source, StoredResult, TaskEvidence,
+    Worker, WorkerClaim,
 };
 
 /// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
@@ -58,6 +59,17 @@ pub struct Held<'e> {
     pub exchange: &'e str,
     /// The routing key with which a restore would send it.
     pub routing_key: &'e str,
+}
+
+/// A worker of another database of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elsewhere<'e> {
+    /// Its node name.
+    pub node: &'e str,
+    /// Its database.
+    pub database: u32,
+    /// Whether the task is sure to be its; else a worker of the broker's own database has the name too.
+    pub sure: bool,
 }
 
 /// What will become of a copy in a queue.
@@ -408,21 +420,26 @@ impl<'e> Case<'e> {
         whole && heard && !found && gone
     }
 
-    /// The worker that its unfinished result names and its database, where the worker is connected to another database
-    /// of the server and has no mailbox here.
-    pub fn worker_elsewhere(&self) -> Option<(&'e str, u32)> {
+    /// The worker that its unfinished result names, where one of this name works in another database of the server. Two
+    /// workers of one name are told apart by what those there say that they have.
+    pub fn worker_elsewhere(&self) -> Option<Elsewhere<'e>> {
         let result = self.result().filter(|result| !result.doc.ready)?;
         let node = result.doc.worker.as_deref()?;
         let workers = self.evidence.workers.seen()?;
-        if self.evidence.answers(node) || workers.unanswered_names.iter().any(|name| name == node) {
-            return None;
-        }
+        let left = workers.unanswered_names.iter().any(|name| name == node);
+        let here_too = left || self.evidence.answers(node);
+        let has = |other: &OtherDatabase| Some(other.claimed.as_ref()?.contains(self.id));
         let others = self.evidence.other_databases.seen()?;
         let home = others.iter().find(|other| {
             let there = self.evidence.workers_in(other.database) != Some(0);
-            there && other.mailboxes.iter().any(|name| name == node)
+            let theirs = !here_too || has(other) != Some(false);
+            there && theirs && other.mailboxes.iter().any(|name| name == node)
         })?;
-        Some((node, home.database))
+        Some(Elsewhere {
+            node,
+            database: home.database,
+            sure: !here_too || has(home) == Some(true),
+        })
     }
 
     /// Whether the worker that its unfinished result names may be shutting down warmly: it took its mailbox away, as

@@ -1,6 +1,6 @@
 //! Snapshots: what is written can be read back, what cannot be read says why, and whatever can be read can be judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -173,6 +173,7 @@ fn complete(evidence: &mut Evidence) {
             read: Observed::Unseen(Why::new(Reason::Truncated, "too long")),
         }],
         mailboxes: vec!["celery@w9".to_owned()],
+        claimed: Some(BTreeSet::from(["t6".to_owned()])),
     }]);
     if let Some(all) = evidence.reservations.seen_mut() {
         all[0].mutex = Some(MutexTtl::Seconds(12.5));
