@@ -267,6 +267,12 @@ fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
             Verdict::Stuck,
             format!("it waits in {place}, and no live worker consumes that queue"),
         ),
+        Fate::DeadLettered => (
+            Verdict::DeadLettered,
+            format!(
+                "it waits in {place}, where kombu puts what no binding takes; no live worker takes from there"
+            ),
+        ),
         Fate::PriorityNotPolled => (
             Verdict::Stuck,
             format!("it waits in {place}, in a priority's list that no live worker takes from"),
@@ -300,7 +306,7 @@ fn rank(fate: &Fate) -> u8 {
     match fate {
         Fate::Waiting => 0,
         Fate::Undecided(_) => 1,
-        Fate::NobodyReads | Fate::PriorityNotPolled => 2,
+        Fate::NobodyReads | Fate::PriorityNotPolled | Fate::DeadLettered => 2,
         Fate::Expired | Fate::Revoked | Fate::NotRegistered | Fate::ContentRefused => 3,
     }
 }

@@ -79,6 +79,8 @@ pub enum Fate {
     Waiting,
     /// No live worker takes from its queue.
     NobodyReads,
+    /// Kombu put it where it puts what no binding takes, and no live worker takes from there: none need.
+    DeadLettered,
     /// Live workers take from its queue, and none from its priority's list.
     PriorityNotPolled,
     /// Its `expires` has passed.
@@ -278,7 +280,14 @@ impl<'e> Case<'e> {
         if !self.evidence.readers(list).is_empty() {
             Fate::Waiting
         } else if self.evidence.consumers(list).is_empty() {
-            self.unless_unsure(Fate::NobodyReads)
+            let by_design = self
+                .evidence
+                .is_dead_letter_queue(&list.prefix, &list.queue);
+            self.unless_unsure(if by_design {
+                Fate::DeadLettered
+            } else {
+                Fate::NobodyReads
+            })
         } else if self
             .evidence
             .consumers(list)

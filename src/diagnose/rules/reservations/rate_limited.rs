@@ -120,9 +120,10 @@ fn among_others(case: &Case<'_>, rabbit: &RabbitMq) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::celery::control::{ClaimState, TaskTraits};
+    use crate::celery::exchange::{Binding, DEFAULT_SEP};
     use crate::celery::result::ResultDoc;
     use crate::diagnose::testkit::{Lab, Rabbit, TASK, doc_of_state, names};
-    use crate::evidence::Observed;
+    use crate::evidence::{BindingTable, Observed, Place};
 
     fn limited() -> Lab {
         let traits = TaskTraits {
@@ -199,6 +200,28 @@ mod tests {
         });
         let lab = other.unacked("t1", 9.0);
         assert!(lab.check(&RATE_LIMITED, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_dead_letter_queue_is_none_that_it_came_through() {
+        let mut lab = limited().unacked("t1", 9.0).with_worker(|worker| {
+            let stats = worker.stats.seen_mut().expect("seen");
+            stats.transport.deadletter_queue = Some("dead".to_owned());
+        });
+        if let Place::Unacked { exchange, .. } = &mut lab.task("t1").copies[0].place {
+            "orders".clone_into(exchange);
+        }
+        lab.evidence.bindings = Observed::Seen(vec![BindingTable {
+            prefix: String::new(),
+            exchange: "orders".to_owned(),
+            sep: DEFAULT_SEP.to_owned(),
+            bindings: vec![Binding {
+                routing_key: "celery".to_owned(),
+                pattern: String::new(),
+                queue: "celery".to_owned(),
+            }],
+        }]);
+        assert_eq!(lab.check(&RATE_LIMITED, "t1").len(), 1);
     }
 
     #[test]

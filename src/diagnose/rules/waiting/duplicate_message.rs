@@ -216,5 +216,11 @@ mod tests {
             bindings: vec![binding("celery"), binding("mail")],
         }]);
         assert!(lab.check(&DUPLICATE_MESSAGE, "t1").is_empty());
+        // It would take only what the bindings do not.
+        let lab = lab.worker("w1", &["celery"]).with_worker(|w| {
+            let stats = w.stats.seen_mut().expect("seen");
+            stats.transport.deadletter_queue = Some("dead".to_owned());
+        });
+        assert!(lab.check(&DUPLICATE_MESSAGE, "t1").is_empty());
     }
 }
