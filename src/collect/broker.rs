@@ -440,7 +440,7 @@ impl<'p> BrokerReader<'p> {
             if let Some(why) = pass.obstacle {
                 return Err(why);
             }
-            let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::of(p, None)).collect();
+            let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::usual(p)).collect();
             let (_, held) = there.reservations(&keys, wanted).await?;
             let found = pass.copies.into_iter().chain(held);
             copies.extend(found.map(|copy| elsewhere(copy, database)));
@@ -533,11 +533,14 @@ impl<'p> BrokerReader<'p> {
         for mut copy in std::mem::take(copies) {
             if let Place::Unacked {
                 prefix,
+                names,
                 tag,
                 delivered_at,
                 ..
             } = &mut copy.place
-                && let Some(keys) = keys.iter().find(|keys| keys.prefix() == prefix)
+                && let Some(keys) = keys
+                    .iter()
+                    .find(|keys| keys.prefix() == prefix && keys.names() == names)
             {
                 match unacked::standing(&self.client, keys, tag).await {
                     Ok(Some(score)) => *delivered_at = score,
@@ -567,9 +570,9 @@ fn elsewhere(copy: Copy, database: u32) -> Copy {
             position,
             of,
         },
-        Place::Unacked { prefix, .. } => Place::OtherDatabase {
+        Place::Unacked { prefix, names, .. } => Place::OtherDatabase {
             database,
-            key: format!("{prefix}unacked"),
+            key: format!("{prefix}{}", names.hash),
             position: 0,
             of: 0,
         },

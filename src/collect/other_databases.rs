@@ -139,7 +139,7 @@ impl Reading<'_> {
                 continue;
             }
             let names = Names::of(&tables, None, &[]);
-            let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::of(p, None)).collect();
+            let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::usual(p)).collect();
             // In the direction in which messages move.
             let (_, held) = there
                 .reservations(&keys, &Wanted::ids(ids.iter().cloned()))

@@ -15,7 +15,6 @@ use super::related;
 use super::results::Results;
 use super::workers::{Claims, Panel};
 use super::{Plan, Progress, Question, SERVER_TIMEOUT, Target, rabbitmq};
-use crate::celery::control::TransportOptions;
 use crate::config::url::RedisServer;
 use crate::evidence::{
     BindingTable, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, Source, TaskEvidence,
@@ -303,7 +302,6 @@ impl Reading<'_> {
         } else {
             Observed::not_asked("left out by --no-workers")
         };
-        let mut options: BTreeMap<String, TransportOptions> = BTreeMap::new();
         for worker in self.evidence.answered() {
             for queue in worker.queues.seen().into_iter().flatten() {
                 self.names
@@ -312,13 +310,10 @@ impl Reading<'_> {
             }
             if let Some(stats) = worker.stats.seen() {
                 self.names.seps.extend(stats.transport.sep.clone());
-                options
-                    .entry(worker.prefix.clone())
-                    .or_insert_with(|| stats.transport.clone());
             }
         }
-        let keys = |prefix: &String| Keys::of(prefix, options.get(prefix));
-        self.keys = self.names.prefixes.iter().map(keys).collect();
+        let keys = |prefix: &String| Keys::under(prefix, self.evidence.answered());
+        self.keys = self.names.prefixes.iter().flat_map(keys).collect();
         let settled = related::settle_prefix(self.plan, self.evidence, self.results);
         if let Err(why) = self.deadline.within_part(FOR_KEYS, settled).await {
             self.results.give_up(&why);

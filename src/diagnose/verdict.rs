@@ -6,7 +6,7 @@ use super::causes;
 use super::finding::Finding;
 use super::plain;
 use super::stages::stages;
-use super::view::{Case, Elsewhere, Fate, Holder, Route, UNHEARD};
+use super::view::{Case, Elsewhere, Fate, Held, Holder, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
@@ -225,14 +225,14 @@ fn unacked(case: &Case<'_>) -> Option<(Verdict, String)> {
                 too_late(case, held.envelope)
             ),
         ),
-        Holder::Nobody => (Verdict::Stuck, orphan(case, held.prefix, held.delivered_at)),
+        Holder::Nobody => (Verdict::Stuck, orphan(case, &held)),
     })
 }
 
-fn orphan(case: &Case<'_>, prefix: &str, delivered_at: Option<f64>) -> String {
-    let visibility = case.evidence.visibility(prefix).seconds;
-    let due = delivered_at.map(|at| at + visibility - case.now());
-    let later = match (case.evidence.sweep_period(prefix), due) {
+fn orphan(case: &Case<'_>, held: &Held<'_>) -> String {
+    let visibility = case.evidence.visibility(held.store()).seconds;
+    let due = held.delivered_at.map(|at| at + visibility - case.now());
+    let later = match (case.evidence.sweep_period(held.store()), due) {
         (None, _) => "no live worker is there to restore it".to_owned(),
         (Some(_), None) => "nothing restores it without an index entry".to_owned(),
         (Some(_), Some(due)) if due > 0.0 => format!(

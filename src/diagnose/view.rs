@@ -10,6 +10,7 @@ mod worker;
 
 pub use self::case::{Case, Fate};
 pub(super) use self::case::{Elsewhere, Held, Holder, UNHEARD, stored};
+pub(super) use self::deployment::Store;
 pub use self::deployment::Visibility;
 pub(super) use self::rabbitmq::{numbers, queues_command};
 pub(super) use self::route::{Route, Routes};

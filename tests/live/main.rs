@@ -18,6 +18,6 @@ mod hostile;
 mod lab;
 mod lab_itself;
 mod lab_rabbitmq;
-mod namesakes;
 mod rabbitmq;
 mod routes;
+mod shared_server;

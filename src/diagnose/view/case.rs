@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::deployment::Store;
 use super::route::Route;
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
 use crate::evidence::{
     Copy, Evidence, List, Observed, OtherDatabase, Place, Source, StoredResult, TaskEvidence,
-    Worker, WorkerClaim,
+    UnackedNames, Worker, WorkerClaim,
 };
 
 /// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
@@ -51,6 +52,8 @@ pub struct Held<'e> {
     pub envelope: &'e Envelope,
     /// The `global_keyprefix` before the key.
     pub prefix: &'e str,
+    /// The names of the keys.
+    pub names: &'e UnackedNames,
     /// The delivery tag.
     pub tag: &'e str,
     /// Unix seconds of its delivery; none without an index entry.
@@ -479,10 +482,36 @@ impl<'e> Case<'e> {
     }
 }
 
+impl<'e> Held<'e> {
+    /// Where it is kept.
+    pub fn store(&self) -> Store<'e> {
+        Store {
+            prefix: self.prefix,
+            names: Some(self.names),
+        }
+    }
+
+    /// The key of the hash.
+    pub fn hash(&self) -> String {
+        format!("{}{}", self.prefix, self.names.hash)
+    }
+
+    /// The key of the index.
+    pub fn index(&self) -> String {
+        format!("{}{}", self.prefix, self.names.index)
+    }
+
+    /// The key of the sweep's lock.
+    pub fn mutex(&self) -> String {
+        format!("{}{}", self.prefix, self.names.mutex)
+    }
+}
+
 fn held(copy: &Copy) -> Option<Held<'_>> {
     match &copy.place {
         Place::Unacked {
             prefix,
+            names,
             tag,
             delivered_at,
             exchange,
@@ -490,6 +519,7 @@ fn held(copy: &Copy) -> Option<Held<'_>> {
         } => Some(Held {
             envelope: &copy.envelope,
             prefix,
+            names,
             tag,
             delivered_at: *delivered_at,
             exchange,

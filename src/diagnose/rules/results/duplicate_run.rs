@@ -218,7 +218,7 @@ fn held_again(case: &Case<'_>) -> Option<String> {
         .find(|held| case.holder(held) == Holder::Nobody && !case.comes_too_late(held.envelope))?;
     let due = copy
         .delivered_at
-        .map(|at| at + case.evidence.visibility(copy.prefix).seconds - case.now());
+        .map(|at| at + case.evidence.visibility(copy.store()).seconds - case.now());
     let when = match due {
         None => return None,
         Some(due) if due > 0.0 => format!(

@@ -1,6 +1,6 @@
 //! CD301: a reservation outlived the visibility timeout and was not restored.
 
-use crate::diagnose::view::{DEFAULT_SWEEP_PERIOD, Visibility};
+use crate::diagnose::view::{DEFAULT_SWEEP_PERIOD, Store, Visibility};
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
@@ -41,13 +41,13 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .into_iter()
         .filter_map(|held| {
             let age = case.now() - held.delivered_at?;
-            let (visibility, patience) = patience(case, held.prefix)?;
+            let (visibility, patience) = patience(case, held.store())?;
             if age <= visibility.seconds + patience {
                 return None;
             }
             let overdue = plain::duration(age - visibility.seconds);
-            let index = plain::key(&format!("{}unacked_index", held.prefix));
-            let mutex = plain::key(&format!("{}unacked_mutex", held.prefix));
+            let index = plain::key(&held.index());
+            let mutex = plain::key(&held.mutex());
             let tag = plain::key(held.tag);
             let finding = Finding::of(
                 &VISIBILITY_EXPIRED,
@@ -74,16 +74,14 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// The visibility timeout, and how much longer a restore may take where all is well.
-fn patience(case: &Case<'_>, prefix: &str) -> Option<(Visibility, f64)> {
+fn patience(case: &Case<'_>, store: Store<'_>) -> Option<(Visibility, f64)> {
     let evidence = case.evidence;
-    if evidence.nobody_sweeps(prefix) {
-        return Some((evidence.visibility(prefix), 0.0));
+    if evidence.nobody_sweeps(store) {
+        return Some((evidence.visibility(store), 0.0));
     }
     // A worker that may be there and told nothing can have any timeout.
-    let visibility = evidence.visibility_told(prefix)?;
-    let period = evidence
-        .sweep_period(prefix)
-        .unwrap_or(DEFAULT_SWEEP_PERIOD);
+    let visibility = evidence.visibility_told(store)?;
+    let period = evidence.sweep_period(store).unwrap_or(DEFAULT_SWEEP_PERIOD);
     // One sweep can find the lock taken by another worker.
     Some((visibility, 2.0 * period))
 }

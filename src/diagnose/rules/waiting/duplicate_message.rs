@@ -98,7 +98,7 @@ fn place(case: &Case<'_>, copy: &Copy) -> String {
         }
         Place::DeadLetter { queue, .. } => format!("dead-letter queue {queue}"),
         Place::Delayed { queue, .. } => format!("queue {queue}"),
-        Place::Unacked { prefix, .. } => format!("{prefix}unacked"),
+        Place::Unacked { prefix, names, .. } => format!("{prefix}{}", names.hash),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Two apps with one result backend, one node name and a database each.
+//! Apps that share a server: one node name in two databases, and two sets of keys in one.
 
 use std::time::Duration;
 
@@ -71,4 +71,43 @@ fn a_task_of_the_namesake_is_not_lost_and_one_of_ours_is() {
             .expect("alive");
         assert_eq!(left, Vec::<String>::new());
     }
+}
+
+#[test]
+fn what_an_app_keeps_under_names_of_its_own_is_found() {
+    let lab = Lab::new();
+    let server = lab.redis_with(&["--save", "3600", "1"]);
+    let plain = json!({"broker_url": server.db(0), "result_backend": server.db(2)});
+    let mut named = plain.clone();
+    named["broker_transport_options"] = json!({
+        "unacked_key": "held",
+        "unacked_index_key": "held_index",
+        "unacked_mutex_key": "held_mutex",
+        "visibility_timeout": 43_200,
+    });
+    named["task_default_queue"] = json!("shop");
+    let _plain = lab.worker("a", &plain, &[]);
+    let mut killed = lab.worker("b", &named, &[]);
+    let orphan = lab.send(&named, "labapp.late", &json!([600]), &json!({}));
+    killed.wait_received(&orphan);
+    killed.kill();
+    let _named = lab.worker("c", &named, &[]);
+    server.wait_for_workers("/0.celery.pidbox", 2);
+    let traced = run(&lab, &server, &["trace", &orphan]);
+    assert_eq!(
+        traced.json()["traces"][0]["verdict"],
+        "stuck",
+        "{traced:#?}"
+    );
+    assert!(traced.stdout.contains("ZSCORE held_index"), "{traced:#?}");
+    assert!(traced.stdout.contains("in about 12h"), "{traced:#?}");
+    let audited = run(&lab, &server, &["audit"]);
+    assert!(audited.stdout.contains(&orphan), "{audited:#?}");
+    let report = audited.json();
+    let found = report["findings"].as_array().expect("findings").iter();
+    let found: Vec<&Value> = found.map(|finding| &finding["name"]).collect();
+    assert!(
+        !found.contains(&&json!("visibility-conflict")),
+        "{audited:#?}"
+    );
 }
