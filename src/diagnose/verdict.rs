@@ -495,6 +495,15 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             format!("it was not found; who has it can't be told: {UNHEARD}"),
         );
     }
+    if let Some((node, task)) = case.hidden_bucket() {
+        return (
+            Verdict::Undetermined,
+            format!(
+                "it was not found; it may wait for the rate limit of {task} on {node}, which tells of no such task and, \
+                 with ack_emulation off, keeps it in no key"
+            ),
+        );
+    }
     match result {
         Some(result) => (
             Verdict::Lost,

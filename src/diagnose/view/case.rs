@@ -429,7 +429,29 @@ impl<'e> Case<'e> {
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
         let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
         let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();
-        whole && heard && !found && gone
+        whole && heard && !found && gone && self.hidden_bucket().is_none()
+    }
+
+    /// A worker that may have it in the bucket of a rate limit, and the task that is limited. No reply tells of such a
+    /// task, and with `ack_emulation` off no key does (kombu 5.7 transport/redis.py, `Channel.__init__`).
+    pub fn hidden_bucket(&self) -> Option<(&'e str, &'e str)> {
+        let waits = ["PENDING", "RECEIVED", "RETRY"];
+        // What has begun has left the bucket.
+        if let Some(result) = self.result()
+            && !waits.contains(&result.doc.state.as_str())
+        {
+            return None;
+        }
+        let mut workers = self
+            .evidence
+            .answered()
+            .iter()
+            .filter(|w| w.keeps_nothing());
+        workers.find_map(|worker| {
+            let mut limited = worker.rate_limits().into_iter().map(|(task, _)| task);
+            let task = limited.find(|task| self.name().is_none_or(|name| name == *task))?;
+            Some((worker.node.as_str(), task))
+        })
     }
 
     /// The worker that its unfinished result names, where one of this name works in another database of the server. Two

@@ -152,6 +152,7 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
         );
     }
     let due = delivered_at + case.evidence.visibility(held.store()).seconds - case.now();
+    let delay = case.evidence.restore_delay(held.store()).unwrap_or(period);
     if due > 0.0 {
         (
             format!(
@@ -160,11 +161,11 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
             ),
             format!("wait, with a worker running; or put it back {by_hand}"),
         )
-    } else if -due <= 2.0 * period {
+    } else if -due <= delay {
         (
             format!(
                 "live workers will restore it within {}",
-                plain::duration(2.0 * period)
+                plain::duration(delay)
             ),
             "wait, with a worker running".to_owned(),
         )

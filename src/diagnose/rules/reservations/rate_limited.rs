@@ -122,7 +122,9 @@ mod tests {
     use crate::celery::control::{ClaimState, TaskTraits};
     use crate::celery::exchange::{Binding, DEFAULT_SEP};
     use crate::celery::result::ResultDoc;
+    use crate::diagnose::rules::results::retry_vanished::RETRY_VANISHED;
     use crate::diagnose::testkit::{Lab, Rabbit, TASK, doc_of_state, names};
+    use crate::diagnose::{Verdict, judge};
     use crate::evidence::{BindingTable, Observed, Place};
 
     fn limited() -> Lab {
@@ -238,6 +240,31 @@ mod tests {
         let mut restored = started("w0");
         restored.task("t1").copies[0].envelope.redelivered = true;
         assert_eq!(restored.check(&RATE_LIMITED, "t1").len(), 1);
+    }
+
+    #[test]
+    fn without_acknowledgements_one_in_a_bucket_is_nowhere_to_be_seen() {
+        let verdict = |lab: &Lab| judge(&lab.evidence, &["t1".to_owned()]).traces[0].verdict;
+        let off = || {
+            limited().with_worker(|worker| {
+                worker
+                    .stats
+                    .seen_mut()
+                    .expect("seen")
+                    .transport
+                    .ack_emulation = Some(false);
+            })
+        };
+        assert_eq!(verdict(&limited().absent("t1")), Verdict::Unknown);
+        assert_eq!(verdict(&off().absent("t1")), Verdict::Undetermined);
+        // What has begun waits in no bucket.
+        assert_eq!(verdict(&off().result("t1", "STARTED")), Verdict::Lost);
+        let mut other = doc_of_state("RETRY");
+        other.name = Some("shop.other".to_owned());
+        assert_eq!(verdict(&off().result_as("t1", other)), Verdict::Lost);
+        let retried = off().result("t1", "RETRY");
+        assert_eq!(verdict(&retried), Verdict::Undetermined);
+        assert!(retried.check(&RETRY_VANISHED, "t1").is_empty());
     }
 
     #[test]

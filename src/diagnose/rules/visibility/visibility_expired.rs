@@ -19,7 +19,8 @@ pub static VISIBILITY_EXPIRED: Rule = Rule {
                 `unacked_mutex` never goes away, or where the workers hang.",
         read: "The time of delivery in `unacked_index`, the clock of the Redis server, and the visibility timeout: \
                what you gave, else the shortest of the live workers, else kombu's 3600 s where no worker is left to \
-               ask. Where a worker may sweep, two of its sweeps are waited for before anything is said.",
+               ask. Where a worker may sweep, two of its sweeps are waited for before anything is said, and more where \
+               unacked_restore_limit lets each restore only some.",
         confirm: "Run `redis-cli ZSCORE unacked_index TAG` and compare it with `redis-cli TIME`. Run `redis-cli TTL \
                   unacked_mutex`: -1 is a lock that never goes away.",
         mend: "Start a worker on this database, or restart the ones that hang; it sweeps within some minutes. If the \
@@ -81,9 +82,8 @@ fn patience(case: &Case<'_>, store: Store<'_>) -> Option<(Visibility, f64)> {
     }
     // A worker that may be there and told nothing can have any timeout.
     let visibility = evidence.visibility_told(store)?;
-    let period = evidence.sweep_period(store).unwrap_or(DEFAULT_SWEEP_PERIOD);
-    // One sweep can find the lock taken by another worker.
-    Some((visibility, 2.0 * period))
+    let delay = evidence.restore_delay(store);
+    Some((visibility, delay.unwrap_or(2.0 * DEFAULT_SWEEP_PERIOD)))
 }
 
 #[cfg(test)]
@@ -124,6 +124,24 @@ mod tests {
         assert!(!found(
             &Lab::new().worker("w1", &["celery"]).unacked("t1", 3700.0)
         ));
+    }
+
+    #[test]
+    fn with_a_limit_to_each_sweep_more_of_them_are_waited_for() {
+        let lab = |limits: &[Option<u64>]| {
+            let mut lab = Lab::new().unacked("t1", 3900.0);
+            lab.evidence.reservations.seen_mut().expect("seen")[0].unacked = 30;
+            for limit in limits {
+                lab = lab.worker("w1", &["celery"]).with_worker(|w| {
+                    let stats = w.stats.seen_mut().expect("seen");
+                    stats.transport.unacked_restore_limit = *limit;
+                });
+            }
+            lab
+        };
+        assert!(!found(&lab(&[Some(10)])));
+        assert!(found(&lab(&[Some(40)])));
+        assert!(found(&lab(&[Some(10), None])));
     }
 
     #[test]
