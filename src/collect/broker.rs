@@ -394,14 +394,14 @@ impl<'p> BrokerReader<'p> {
     pub(crate) async fn reservations(
         &self,
         keys: &[Keys],
-        wanted: &Wanted,
+        wanted: &mut Wanted,
     ) -> Result<(Vec<Reservations>, Vec<Copy>), Why> {
         let mut all = Vec::new();
         let mut copies = Vec::new();
         for keys in keys {
             let mut summary = unacked::summary(&self.client, keys).await?;
-            let found =
-                unacked::search(&self.client, keys, self.plan.keep, |id| wanted.has(id)).await?;
+            let mut keep = |id: &str| wanted.has(id) && wanted.keep_one();
+            let found = unacked::search(&self.client, keys, self.plan.keep, &mut keep).await?;
             summary.malformed = found.malformed;
             copies.extend(found.copies);
             all.push(summary);

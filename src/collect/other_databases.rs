@@ -142,7 +142,7 @@ impl Reading<'_> {
             let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::usual(p)).collect();
             // In the direction in which messages move.
             let (_, held) = there
-                .reservations(&keys, &Wanted::ids(ids.iter().cloned()))
+                .reservations(&keys, &mut Wanted::ids(ids.iter().cloned()))
                 .await?;
             let mut panel = Panel::open(self.plan, &server, &tables, &names, cleanup).await?;
             let claims = panel.claims(Some(&ids), true).await?;

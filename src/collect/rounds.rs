@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::broker::{BrokerReader, QueuePass, Wanted, by_id};
+use super::broker::{BrokerReader, KEPT, QueuePass, Wanted, by_id};
 use super::cleanup::Cleanup;
 use super::deadline::Deadline;
 use super::notes::{blank, line, note_results, note_workers, nothing, replace_read, task, traced};
@@ -371,7 +371,7 @@ impl Reading<'_> {
     ) -> Result<Claims, Why> {
         let mut wanted = Wanted::ids(ids.iter().cloned());
         self.look_into_queues(&mut wanted, look, copies).await?;
-        copies.extend(self.look_into_unacked(&wanted).await?);
+        copies.extend(self.look_into_unacked(&mut wanted).await?);
         self.ask_for(ids, copies).await
     }
 
@@ -437,17 +437,23 @@ impl Reading<'_> {
         self.queues = pass;
     }
 
-    pub(super) async fn look_into_unacked(&mut self, wanted: &Wanted) -> Result<Vec<Copy>, Why> {
+    pub(super) async fn look_into_unacked(
+        &mut self,
+        wanted: &mut Wanted,
+    ) -> Result<Vec<Copy>, Why> {
         let started = Instant::now();
         match self.broker.reservations(&self.keys, wanted).await {
             Ok((reservations, copies)) => {
                 let entries: u64 = reservations.iter().map(|r| r.unacked).sum();
                 let detail = format!("{entries} unacknowledged");
-                self.replace_read(line(
-                    Source::Unacked,
-                    started,
-                    Ok((ReadStatus::Complete, detail)),
-                ));
+                let mut read = line(Source::Unacked, started, Ok((ReadStatus::Complete, detail)));
+                let full = matches!(wanted, Wanted::All { left: Some(0), .. });
+                if full && (copies.len() as u64) < entries {
+                    read.status = ReadStatus::Partial;
+                    read.detail = format!("{}; {KEPT}", read.detail);
+                    read.reason = Some(Reason::Truncated);
+                }
+                self.replace_read(read);
                 self.evidence.reservations = Observed::Seen(reservations);
                 Ok(copies)
             }

@@ -28,6 +28,9 @@ pub struct Census {
     pub software: BTreeMap<String, Software>,
     /// Kept tasks do not hold every message, though every message was counted: the queues were read whole for an audit.
     pub counted_whole: bool,
+    /// The same of what is unacknowledged.
+    #[serde(default)]
+    pub unacked_counted_whole: bool,
 }
 
 /// Messages with one fate.

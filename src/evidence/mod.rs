@@ -227,13 +227,16 @@ impl Evidence {
         };
         let wanted = |id: &String| census.by_result.contains(id) || census.twice.ids.contains(id);
         self.tasks.retain(|id, _| wanted(id));
-        if !census.counted_whole {
-            return;
-        }
-        for list in self.lists.seen_mut().into_iter().flatten() {
+        let lists = self.lists.seen_mut().into_iter().flatten();
+        for list in lists.filter(|_| census.counted_whole) {
             list.read = Observed::Seen(());
         }
-        for read in self.reads.iter_mut().filter(|r| r.source == Source::Queues) {
+        let whole = |source: Source| match source {
+            Source::Queues => census.counted_whole,
+            Source::Unacked => census.unacked_counted_whole,
+            _ => false,
+        };
+        for read in self.reads.iter_mut().filter(|read| whole(read.source)) {
             read.status = ReadStatus::Complete;
             read.reason = None;
         }

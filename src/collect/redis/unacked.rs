@@ -131,7 +131,7 @@ pub(crate) async fn search(
     client: &Client,
     keys: &Keys,
     keep: Keep,
-    wanted: impl Fn(&str) -> bool,
+    mut wanted: impl FnMut(&str) -> bool,
 ) -> Result<Found, Why> {
     let mut found = Found::default();
     let mut kept: Vec<(Vec<u8>, Reservation)> = Vec::new();
@@ -140,10 +140,10 @@ pub(crate) async fn search(
         found.read += 1;
         match parse_unacked(value, keep) {
             // HSCAN may show an entry twice.
+            Ok(_) if seen.contains(tag) => {}
             Ok(reservation) if wanted(&reservation.envelope.id) => {
-                if seen.insert(tag.to_vec()) {
-                    kept.push((tag.to_vec(), reservation));
-                }
+                seen.insert(tag.to_vec());
+                kept.push((tag.to_vec(), reservation));
             }
             Ok(_) => {}
             Err(_) => found.malformed += 1,
