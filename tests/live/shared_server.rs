@@ -111,3 +111,30 @@ fn what_an_app_keeps_under_names_of_its_own_is_found() {
         "{audited:#?}"
     );
 }
+
+#[test]
+fn workers_with_a_control_exchange_of_their_own_are_asked_too() {
+    let lab = Lab::new();
+    let server = lab.redis_with(&["--save", "3600", "1"]);
+    let plain = json!({"broker_url": server.db(0), "result_backend": server.db(2)});
+    let mut apart = plain.clone();
+    apart["control_exchange"] = json!("shop");
+    apart["task_default_queue"] = json!("shop");
+    let worker = lab.worker("a", &apart, &[]);
+    let running = lab.send(&apart, "labapp.sleep", &json!([600]), &json!({}));
+    worker.wait_received(&running);
+    server.wait_for_workers("/0.shop.pidbox", 1);
+    let verdict = |answered: &str| {
+        let traced = run(&lab, &server, &["trace", &running]);
+        assert!(traced.stdout.contains(answered), "{traced:#?}");
+        assert_eq!(
+            traced.json()["traces"][0]["verdict"],
+            "running",
+            "{traced:#?}"
+        );
+    };
+    verdict("1 of 1 answered");
+    let _plain = lab.worker("b", &plain, &[]);
+    server.wait_for_workers("/0.celery.pidbox", 1);
+    verdict("2 of 2 answered");
+}
