@@ -435,6 +435,9 @@ impl<'e> Case<'e> {
     /// A worker that may have it in the bucket of a rate limit, and the task that is limited. No reply tells of such a
     /// task, and with `ack_emulation` off no key does (kombu 5.7 transport/redis.py, `Channel.__init__`).
     pub fn hidden_bucket(&self) -> Option<(&'e str, &'e str)> {
+        if self.evidence.rabbitmq.is_some() {
+            return None;
+        }
         let waits = ["PENDING", "RECEIVED", "RETRY"];
         // What has begun has left the bucket.
         if let Some(result) = self.result()
