@@ -16,6 +16,9 @@ use crate::evidence::{
     Observed, OtherDatabase, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
 };
 
+/// Of the time until a deadline so much may have gone by when the workers of other databases have answered.
+const FOR_NAMESAKES: f64 = 0.9;
+
 impl Reading<'_> {
     /// Looks into the server's other databases, where an id was found nowhere, or waits where nobody answers.
     pub(super) async fn read_other_databases(&mut self) {
@@ -71,6 +74,7 @@ impl Reading<'_> {
             }
         }
     }
+
     /// Asks the workers of other databases for the tasks that nothing accounts for and whose results name a worker that
     /// is known here, where a worker there has that name too: apps with one result backend and Celery's default node
     /// names. The result alone does not tell which of the two began the task.
@@ -81,11 +85,21 @@ impl Reading<'_> {
         if in_doubt.is_empty() || self.panel.is_none() || went_away {
             return Ok(());
         }
-        match self.ask_elsewhere(&in_doubt, cleanup).await {
-            Ok(asked) if asked.is_empty() => return Ok(()),
-            Ok(asked) => self.note_namesakes(asked),
-            Err(why) if gone(&why) => return Err(why),
-            Err(why) => self.note_gap(Source::OtherDatabases, Some(&why)),
+        let mut asked = Vec::new();
+        let outcome = self.ask_elsewhere(&in_doubt, cleanup, &mut asked);
+        let outcome = self.deadline.within_part(FOR_NAMESAKES, outcome).await;
+        match outcome.flatten() {
+            Ok(()) if asked.is_empty() => return Ok(()),
+            Ok(()) => self.note_namesakes(asked),
+            // Whether there is a namesake is not known, and nothing can be said of what is in doubt.
+            Err(why) if asked.is_empty() && (gone(&why) || why.reason == Reason::Truncated) => {
+                return Err(why);
+            }
+            Err(why) => {
+                self.note_namesakes(asked);
+                self.note_gap(Source::OtherDatabases, Some(&why));
+                return Ok(());
+            }
         }
         // A task that ended meanwhile is with no worker any more, and has its result.
         let ids: Vec<String> = in_doubt.into_keys().collect();
@@ -114,15 +128,15 @@ impl Reading<'_> {
             .collect()
     }
 
-    /// Asks in every other database that has a mailbox of one of these nodes.
+    /// Asks in every other database that has a mailbox of one of these nodes, and notes it before it asks.
     async fn ask_elsewhere(
         &self,
         in_doubt: &BTreeMap<String, String>,
         cleanup: &Cleanup,
-    ) -> Result<Vec<OtherDatabase>, Why> {
+        asked: &mut Vec<OtherDatabase>,
+    ) -> Result<(), Why> {
         let ids: BTreeSet<String> = in_doubt.keys().cloned().collect();
         let nodes: BTreeSet<&String> = in_doubt.values().collect();
-        let mut asked = Vec::new();
         for database in server::databases(&self.broker.client).await? {
             if database == self.server.db {
                 continue;
@@ -138,6 +152,12 @@ impl Reading<'_> {
             if !mailboxes.iter().any(|node| nodes.contains(node)) {
                 continue;
             }
+            asked.push(OtherDatabase {
+                database,
+                lists: Vec::new(),
+                mailboxes,
+                claimed: None,
+            });
             let names = Names::of(&tables, None, &[]);
             let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::usual(p)).collect();
             // In the direction in which messages move.
@@ -148,14 +168,11 @@ impl Reading<'_> {
             let claims = panel.claims(Some(&ids), true).await?;
             let held = held.into_iter().map(|copy| copy.envelope.id);
             let whole = panel.workers.silent == 0 && panel.workers.unsettled.is_empty();
-            asked.push(OtherDatabase {
-                database,
-                lists: Vec::new(),
-                mailboxes,
-                claimed: whole.then(|| claims.held.into_keys().chain(held).collect()),
-            });
+            if let Some(other) = asked.last_mut().filter(|_| whole) {
+                other.claimed = Some(claims.held.into_keys().chain(held).collect());
+            }
         }
-        Ok(asked)
+        Ok(())
     }
 
     /// Adds what was asked to what is known of the databases.
