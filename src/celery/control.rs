@@ -39,9 +39,9 @@ pub const TASK_INFO_ITEMS: [&str; 7] = settings::TRAITS;
 /// `routing_key` in a route and `global_keyprefix` too (Celery 5.7 app/utils.py, `filter_hidden_settings`).
 pub const STARRED: &str = "********";
 
-/// The channel that workers of this database listen on (`fanout_prefix` at its default, `/{db}.`).
-pub fn channel(db: i64) -> String {
-    format!("/{db}.celery.pidbox")
+/// The channel of a fanout exchange that workers of this database listen on (`fanout_prefix` at its default, `/{db}.`).
+pub fn channel(db: i64, exchange: &str) -> String {
+    format!("/{db}.{exchange}")
 }
 
 /// The member of [`REPLY_BINDINGS`] that makes workers' replies reach the list [`reply_list`]. A worker splits it by its

@@ -394,14 +394,14 @@ impl<'p> BrokerReader<'p> {
     pub(crate) async fn reservations(
         &self,
         keys: &[Keys],
-        wanted: &Wanted,
+        wanted: &mut Wanted,
     ) -> Result<(Vec<Reservations>, Vec<Copy>), Why> {
         let mut all = Vec::new();
         let mut copies = Vec::new();
         for keys in keys {
             let mut summary = unacked::summary(&self.client, keys).await?;
-            let found =
-                unacked::search(&self.client, keys, self.plan.keep, |id| wanted.has(id)).await?;
+            let mut keep = |id: &str| wanted.has(id) && wanted.keep_one();
+            let found = unacked::search(&self.client, keys, self.plan.keep, &mut keep).await?;
             summary.malformed = found.malformed;
             copies.extend(found.copies);
             all.push(summary);
@@ -440,7 +440,7 @@ impl<'p> BrokerReader<'p> {
             if let Some(why) = pass.obstacle {
                 return Err(why);
             }
-            let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::of(p, None)).collect();
+            let keys: Vec<Keys> = names.prefixes.iter().map(|p| Keys::usual(p)).collect();
             let (_, held) = there.reservations(&keys, wanted).await?;
             let found = pass.copies.into_iter().chain(held);
             copies.extend(found.map(|copy| elsewhere(copy, database)));
@@ -452,6 +452,7 @@ impl<'p> BrokerReader<'p> {
                 database,
                 lists: pass.lists,
                 mailboxes: mailboxes.collect(),
+                claimed: None,
             });
         }
         Ok((all, copies))
@@ -505,6 +506,7 @@ impl<'p> BrokerReader<'p> {
                 database,
                 lists: celery,
                 mailboxes: mailboxes.collect(),
+                claimed: None,
             });
         }
         Ok(idle)
@@ -531,11 +533,14 @@ impl<'p> BrokerReader<'p> {
         for mut copy in std::mem::take(copies) {
             if let Place::Unacked {
                 prefix,
+                names,
                 tag,
                 delivered_at,
                 ..
             } = &mut copy.place
-                && let Some(keys) = keys.iter().find(|keys| keys.prefix() == prefix)
+                && let Some(keys) = keys
+                    .iter()
+                    .find(|keys| keys.prefix() == prefix && keys.names() == names)
             {
                 match unacked::standing(&self.client, keys, tag).await {
                     Ok(Some(score)) => *delivered_at = score,
@@ -565,9 +570,9 @@ fn elsewhere(copy: Copy, database: u32) -> Copy {
             position,
             of,
         },
-        Place::Unacked { prefix, .. } => Place::OtherDatabase {
+        Place::Unacked { prefix, names, .. } => Place::OtherDatabase {
             database,
-            key: format!("{prefix}unacked"),
+            key: format!("{prefix}{}", names.hash),
             position: 0,
             of: 0,
         },

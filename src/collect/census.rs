@@ -43,8 +43,8 @@ impl Reading<'_> {
             self.look(&again, Look::Newcomers).await?;
         }
         self.look_at_repeats(count.twice).await?;
-        if wanted.keep.is_some() {
-            self.keep_single_tasks(queued).await?;
+        if let Some(most) = wanted.keep {
+            self.keep_single_tasks(queued, most).await?;
         }
         related::read_chords(self.evidence, self.results).await;
         self.read_idle_databases().await;
@@ -159,13 +159,13 @@ impl Reading<'_> {
         }
     }
 
-    /// Keeps messages one by one, for traces of a snapshot. A message that moved meanwhile keeps its later place.
-    async fn keep_single_tasks(&mut self, queued: Vec<Copy>) -> Result<(), Why> {
-        let everything = Wanted::All {
-            left: None,
-            counter: Box::new(Counter::new(Known::default(), HashSet::new())),
-        };
-        let held = self.look_into_unacked(&everything).await?;
+    /// Keeps messages one by one, for traces of a snapshot: those of queues that are given, and of those that are
+    /// unacknowledged no more than `most`. A message that moved meanwhile keeps its later place.
+    async fn keep_single_tasks(&mut self, queued: Vec<Copy>, most: u64) -> Result<(), Why> {
+        let counted = self.evidence.complete(Source::Unacked);
+        let held = self.look_into_unacked(&mut Wanted::all(most)).await?;
+        let kept = self.evidence.complete(Source::Unacked);
+        self.census().unacked_counted_whole = counted && !kept;
         let tags: BTreeSet<String> = held
             .iter()
             .filter_map(|c| c.envelope.delivery_tag.clone())

@@ -252,7 +252,8 @@ impl Reading<'_> {
             .iter()
             .map(|keys| Ages {
                 prefix: keys.prefix().to_owned(),
-                timeout_seconds: timeout(known, keys),
+                names: keys.names().clone(),
+                timeout_seconds: self.timeout(keys),
                 quarters: [0; 4],
                 beyond: 0,
                 unindexed: 0,
@@ -286,12 +287,14 @@ impl Reading<'_> {
         let room = MOST_CLASSES
             .saturating_sub(self.census().classes.len())
             .max(100);
+        let sweep = |keys: &Keys| (self.timeout(keys), self.sweep_seconds(keys));
+        let sweeps: Vec<(f64, f64)> = self.keys.iter().map(sweep).collect();
         let mut held: HashMap<u64, usize> = HashMap::new();
         let mut classes: Vec<Held> = Vec::new();
         let mut unclassed = 0;
         for record in &records {
             let id = record.id.text();
-            let kind = self.kind(known, record, &id, holdings, results);
+            let kind = Self::kind(known, sweeps[record.keys], record, &id, holdings, results);
             let class = match held.get(&kind) {
                 Some(class) => *class,
                 None if classes.len() >= room => {
@@ -328,22 +331,19 @@ impl Reading<'_> {
 
     /// What tells the fate of a reservation: its message, its age, who has it, and what its result says.
     fn kind(
-        &self,
         known: &Known,
+        (timeout, period): (f64, f64),
         record: &Record,
         id: &str,
         holdings: &Holdings,
         results: &ById,
     ) -> u64 {
-        let keys = &self.keys[record.keys];
         let age = record.at.map(|at| {
             let age = seconds(known.now) - at;
-            let timeout = timeout(known, keys);
-            let bounds = [3600.0, timeout, timeout + 2.0 * self.sweep_seconds(keys)];
-            bounds.map(|bound| age > bound)
+            [3600.0, timeout, timeout + 2.0 * period].map(|bound| age > bound)
         });
         let eta = record.eta.zip(record.at);
-        let beyond = eta.map(|(eta, at)| eta - at > timeout(known, keys));
+        let beyond = eta.map(|(eta, at)| eta - at > timeout);
         let holder = holdings.of(id).map(|(node, state, redelivered)| {
             // Of what waits for its ETA the worker does not matter, and there can be very many workers.
             let node = if state == ClaimState::Scheduled {
@@ -371,13 +371,26 @@ impl Reading<'_> {
     fn sweep_seconds(&self, keys: &Keys) -> f64 {
         let workers = self.evidence.answered().iter();
         workers
-            .filter(|worker| worker.prefix == keys.prefix())
+            .filter(|worker| keys.are_of(worker))
             .filter_map(|worker| worker.stats.seen())
             .filter_map(|stats| {
                 let transport = &stats.transport;
                 Some(transport.unacked_restore_interval? * transport.unacked_restore_throttle?)
             })
             .fold(100.0, f64::max)
+    }
+
+    /// Seconds of the visibility timeout under these keys: what the user gave, else the shortest that a worker told, else
+    /// kombu's default.
+    fn timeout(&self, keys: &Keys) -> f64 {
+        let workers = self.evidence.answered().iter();
+        let told = workers
+            .filter(|worker| keys.are_of(worker))
+            .filter_map(|worker| worker.stats.seen())
+            .map(|stats| stats.transport.visibility_timeout.unwrap_or(3600.0))
+            .min_by(f64::total_cmp);
+        let given = self.evidence.visibility_timeout_given;
+        given.or(told).unwrap_or(3600.0)
     }
 
     /// Reads for each class one message that stands for all.
@@ -446,6 +459,7 @@ impl Reading<'_> {
             }
             let place = Place::Unacked {
                 prefix: self.keys[keys].prefix().to_owned(),
+                names: self.keys[keys].names().clone(),
                 tag,
                 delivered_at,
                 exchange,
@@ -534,10 +548,6 @@ fn record(n: usize, tag: &str, held: Reservation, keys: &Keys, known: &Known) ->
         at: None,
         claimed: false,
     }
-}
-
-fn timeout(known: &Known, keys: &Keys) -> f64 {
-    known.timeouts.get(keys.prefix()).copied().unwrap_or(3600.0)
 }
 
 /// The oldest first; without an entry in the index, before all.

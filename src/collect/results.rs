@@ -261,6 +261,17 @@ fn stored(
 
 async fn read_chord(client: &Client, prefix: &str, group: &str) -> Result<Option<ChordParts>, Why> {
     let key = key_for_group(prefix, group);
+    let Some(parts) = read_counters(client, &key, group).await? else {
+        return Ok(None);
+    };
+    // One that ended meanwhile lost its counters while we read them one by one.
+    let mut exists = cmd("EXISTS");
+    exists.arg(format!("{key}.s"));
+    let over = parts.size.is_some() && !client.ask::<bool>(&exists).await?;
+    Ok((!over).then_some(parts))
+}
+
+async fn read_counters(client: &Client, key: &str, group: &str) -> Result<Option<ChordParts>, Why> {
     let size: Option<String> = client.ask(cmd("GET").arg(format!("{key}.s"))).await?;
     // Parts that were replaced while they ran change the total (Celery 5.7 backends/redis.py, `add_to_chord`).
     let change: Option<String> = client.ask(cmd("GET").arg(format!("{key}.t"))).await?;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::broker::{BrokerReader, QueuePass, Wanted, by_id};
+use super::broker::{BrokerReader, KEPT, QueuePass, Wanted, by_id};
 use super::cleanup::Cleanup;
 use super::deadline::Deadline;
 use super::notes::{blank, line, note_results, note_workers, nothing, replace_read, task, traced};
@@ -15,7 +15,6 @@ use super::related;
 use super::results::Results;
 use super::workers::{Claims, Panel};
 use super::{Plan, Progress, Question, SERVER_TIMEOUT, Target, rabbitmq};
-use crate::celery::control::TransportOptions;
 use crate::config::url::RedisServer;
 use crate::evidence::{
     BindingTable, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, Source, TaskEvidence,
@@ -141,9 +140,9 @@ fn without_rest(evidence: &mut Evidence, plan: &Plan, why: &Why, started: Instan
 
 /// A reading under way.
 pub(super) struct Reading<'r> {
-    plan: &'r Plan,
+    pub(super) plan: &'r Plan,
     pub(super) deadline: Deadline,
-    server: &'r RedisServer,
+    pub(super) server: &'r RedisServer,
     pub(super) progress: Progress<'r>,
     pub(super) evidence: &'r mut Evidence,
     pub(super) broker: BrokerReader<'r>,
@@ -200,7 +199,8 @@ impl Reading<'_> {
         }
         self.unless_silent()?;
         if let Question::Everything(wanted) = self.plan.question {
-            return self.read_everything(&wanted).await;
+            self.read_everything(&wanted).await?;
+            return self.ask_namesakes(cleanup).await;
         }
         self.look(&ids.into_iter().collect(), Look::Whole).await?;
         let (again, look) = self.unsettled();
@@ -214,7 +214,7 @@ impl Reading<'_> {
         }
         related::read_chords(self.evidence, self.results).await;
         self.read_other_databases().await;
-        Ok(())
+        self.ask_namesakes(cleanup).await
     }
 
     async fn read_server(&mut self) -> Result<(), Why> {
@@ -302,7 +302,6 @@ impl Reading<'_> {
         } else {
             Observed::not_asked("left out by --no-workers")
         };
-        let mut options: BTreeMap<String, TransportOptions> = BTreeMap::new();
         for worker in self.evidence.answered() {
             for queue in worker.queues.seen().into_iter().flatten() {
                 self.names
@@ -311,13 +310,10 @@ impl Reading<'_> {
             }
             if let Some(stats) = worker.stats.seen() {
                 self.names.seps.extend(stats.transport.sep.clone());
-                options
-                    .entry(worker.prefix.clone())
-                    .or_insert_with(|| stats.transport.clone());
             }
         }
-        let keys = |prefix: &String| Keys::of(prefix, options.get(prefix));
-        self.keys = self.names.prefixes.iter().map(keys).collect();
+        let keys = |prefix: &String| Keys::under(prefix, self.evidence.answered());
+        self.keys = self.names.prefixes.iter().flat_map(keys).collect();
         let settled = related::settle_prefix(self.plan, self.evidence, self.results);
         if let Err(why) = self.deadline.within_part(FOR_KEYS, settled).await {
             self.results.give_up(&why);
@@ -375,7 +371,7 @@ impl Reading<'_> {
     ) -> Result<Claims, Why> {
         let mut wanted = Wanted::ids(ids.iter().cloned());
         self.look_into_queues(&mut wanted, look, copies).await?;
-        copies.extend(self.look_into_unacked(&wanted).await?);
+        copies.extend(self.look_into_unacked(&mut wanted).await?);
         self.ask_for(ids, copies).await
     }
 
@@ -410,7 +406,7 @@ impl Reading<'_> {
     }
 
     /// Notes what kept a second look from being whole.
-    fn note_gap(&mut self, source: Source, obstacle: Option<&Why>) {
+    pub(super) fn note_gap(&mut self, source: Source, obstacle: Option<&Why>) {
         let known = self.evidence.reads.iter_mut();
         let whole = known
             .filter(|read| read.source == source)
@@ -441,17 +437,23 @@ impl Reading<'_> {
         self.queues = pass;
     }
 
-    pub(super) async fn look_into_unacked(&mut self, wanted: &Wanted) -> Result<Vec<Copy>, Why> {
+    pub(super) async fn look_into_unacked(
+        &mut self,
+        wanted: &mut Wanted,
+    ) -> Result<Vec<Copy>, Why> {
         let started = Instant::now();
         match self.broker.reservations(&self.keys, wanted).await {
             Ok((reservations, copies)) => {
                 let entries: u64 = reservations.iter().map(|r| r.unacked).sum();
                 let detail = format!("{entries} unacknowledged");
-                self.replace_read(line(
-                    Source::Unacked,
-                    started,
-                    Ok((ReadStatus::Complete, detail)),
-                ));
+                let mut read = line(Source::Unacked, started, Ok((ReadStatus::Complete, detail)));
+                let full = matches!(wanted, Wanted::All { left: Some(0), .. });
+                if full && (copies.len() as u64) < entries {
+                    read.status = ReadStatus::Partial;
+                    read.detail = format!("{}; {KEPT}", read.detail);
+                    read.reason = Some(Reason::Truncated);
+                }
+                self.replace_read(read);
                 self.evidence.reservations = Observed::Seen(reservations);
                 Ok(copies)
             }

@@ -40,7 +40,7 @@ pub(super) async fn look_through(
     for group in scan.chords {
         let chord = results.chord(&group).await;
         let waits = chord.seen().and_then(Option::as_ref);
-        let waits = waits.filter(|c| c.size.is_some_and(|size| c.joined < size));
+        let waits = waits.filter(|c| c.size.is_some_and(|size| c.joined <= size));
         if let Some((member, _)) = waits.and_then(|chord| chord.members.first().cloned()) {
             let result = results.read(std::slice::from_ref(&member)).await;
             let result = result.into_values().next();

@@ -85,7 +85,8 @@ impl Panel {
                 continue;
             }
             let sep = Names::reply_separator(tables, prefix);
-            let mailbox = RedisMailbox::open(server, prefix, &sep, cleanup).await?;
+            let exchanges = Names::control_exchanges(tables, prefix);
+            let mailbox = RedisMailbox::open(server, prefix, &sep, exchanges, cleanup).await?;
             let mailbox = Mailbox::Redis(Box::new(mailbox));
             panel
                 .introduce(prefix, &mailbox, declared, Until::Everyone)

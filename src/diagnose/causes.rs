@@ -29,6 +29,7 @@ pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
             broker_forgot(case),
             worker_ending(case),
             restore_dropped(case),
+            without_acknowledgements(case),
             Some(delivery_cut_off()),
         ]
         .into_iter()
@@ -195,6 +196,26 @@ fn restore_dropped(case: &Case<'_>) -> Option<Cause> {
     })
 }
 
+/// Without emulated acknowledgements a worker has what it was given in its memory alone.
+fn without_acknowledgements(case: &Case<'_>) -> Option<Cause> {
+    let workers = case.evidence.answered().iter();
+    let nodes: Vec<&str> = workers
+        .filter(|worker| worker.keeps_nothing())
+        .map(|worker| worker.node.as_str())
+        .collect();
+    (!nodes.is_empty()).then(|| Cause {
+        name: "no-acknowledgements",
+        text: format!(
+            "a worker took it and was killed before it had ended: with ack_emulation off, as on {}, nothing keeps what \
+             is delivered, acks_late or not",
+            plain::names(&nodes)
+        ),
+        confirm: "look in the workers' logs for `received` with this id and no `succeeded` or `failed` after it"
+            .to_owned(),
+        weight: 65,
+    })
+}
+
 fn delivery_cut_off() -> Cause {
     Cause {
         name: "cut-off-delivery",
@@ -318,6 +339,22 @@ mod tests {
         }
         let trace = judge(&lab.evidence, &["t".to_owned()]).traces.remove(0);
         trace.causes.iter().map(|cause| cause.name).collect()
+    }
+
+    #[test]
+    fn without_acknowledgements_a_crash_loses_what_was_delivered() {
+        let named = |ack_emulation| {
+            let mut lab = Lab::new().worker("w1", &["celery"]).with_worker(|w| {
+                let stats = w.stats.seen_mut().expect("seen");
+                stats.transport.ack_emulation = ack_emulation;
+            });
+            lab.task("t");
+            let trace = judge(&lab.evidence, &["t".to_owned()]).traces.remove(0);
+            let mut causes = trace.causes.iter();
+            causes.any(|cause| cause.name == "no-acknowledgements")
+        };
+        assert!(named(Some(false)));
+        assert!(!named(Some(true)) && !named(None));
     }
 
     #[test]

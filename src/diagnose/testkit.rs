@@ -14,7 +14,7 @@ use crate::celery::result::ResultDoc;
 use crate::evidence::{
     Broker, Census, Class, ClientFacts, Copy, Evidence, Health, List, Observed, Place, Read,
     ReadStatus, Reason, Reservations, ResultBackend, Scope, ServerFacts, Source, StoredResult,
-    TaskEvidence, Why, Worker, WorkerClaim, Workers,
+    TaskEvidence, UnackedNames, Why, Worker, WorkerClaim, Workers,
 };
 
 /// The task that every message carries unless a test says otherwise.
@@ -128,6 +128,7 @@ impl Lab {
         });
         let reservations = Reservations {
             prefix: String::new(),
+            names: UnackedNames::default(),
             unacked: 0,
             indexed: 0,
             malformed: 0,
@@ -350,6 +351,7 @@ impl Lab {
         let id = envelope.id.clone();
         let place = Place::Unacked {
             prefix: String::new(),
+            names: UnackedNames::default(),
             tag: format!("tag-{id}"),
             delivered_at,
             exchange: String::new(),

@@ -6,7 +6,7 @@ use super::causes;
 use super::finding::Finding;
 use super::plain;
 use super::stages::stages;
-use super::view::{Case, Fate, Holder, Route, UNHEARD};
+use super::view::{Case, Elsewhere, Fate, Held, Holder, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
@@ -225,14 +225,14 @@ fn unacked(case: &Case<'_>) -> Option<(Verdict, String)> {
                 too_late(case, held.envelope)
             ),
         ),
-        Holder::Nobody => (Verdict::Stuck, orphan(case, held.prefix, held.delivered_at)),
+        Holder::Nobody => (Verdict::Stuck, orphan(case, &held)),
     })
 }
 
-fn orphan(case: &Case<'_>, prefix: &str, delivered_at: Option<f64>) -> String {
-    let visibility = case.evidence.visibility(prefix).seconds;
-    let due = delivered_at.map(|at| at + visibility - case.now());
-    let later = match (case.evidence.sweep_period(prefix), due) {
+fn orphan(case: &Case<'_>, held: &Held<'_>) -> String {
+    let visibility = case.evidence.visibility(held.store()).seconds;
+    let due = held.delivered_at.map(|at| at + visibility - case.now());
+    let later = match (case.evidence.sweep_period(held.store()), due) {
         (None, _) => "no live worker is there to restore it".to_owned(),
         (Some(_), None) => "nothing restores it without an index entry".to_owned(),
         (Some(_), Some(due)) if due > 0.0 => format!(
@@ -267,6 +267,12 @@ fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
             Verdict::Stuck,
             format!("it waits in {place}, and no live worker consumes that queue"),
         ),
+        Fate::DeadLettered => (
+            Verdict::DeadLettered,
+            format!(
+                "it waits in {place}, where kombu puts what no binding takes; no live worker takes from there"
+            ),
+        ),
         Fate::PriorityNotPolled => (
             Verdict::Stuck,
             format!("it waits in {place}, in a priority's list that no live worker takes from"),
@@ -300,7 +306,7 @@ fn rank(fate: &Fate) -> u8 {
     match fate {
         Fate::Waiting => 0,
         Fate::Undecided(_) => 1,
-        Fate::NobodyReads | Fate::PriorityNotPolled => 2,
+        Fate::NobodyReads | Fate::PriorityNotPolled | Fate::DeadLettered => 2,
         Fate::Expired | Fate::Revoked | Fate::NotRegistered | Fate::ContentRefused => 3,
     }
 }
@@ -461,12 +467,25 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             ),
         );
     }
-    if let Some((node, database)) = case.worker_elsewhere() {
+    if let Some(Elsewhere {
+        node,
+        database,
+        sure,
+    }) = case.worker_elsewhere()
+    {
+        let ours = case.evidence.broker.database;
+        let whose = if sure {
+            format!("a worker of database {database}, not {ours}")
+        } else {
+            format!(
+                "a name that workers of database {ours} and of {database} have, and those of {database} did not all \
+                 say what they have"
+            )
+        };
         return (
             Verdict::Undetermined,
             format!(
-                "its result names {node}, a worker of database {database}, not {}: trace it with that database's URL",
-                case.evidence.broker.database
+                "its result names {node}, {whose}: trace it with the URL of database {database}"
             ),
         );
     }
@@ -474,6 +493,15 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
         return (
             Verdict::Undetermined,
             format!("it was not found; who has it can't be told: {UNHEARD}"),
+        );
+    }
+    if let Some((node, task)) = case.hidden_bucket() {
+        return (
+            Verdict::Undetermined,
+            format!(
+                "it was not found; it may wait for the rate limit of {task} on {node}, which tells of no such task and, \
+                 with ack_emulation off, keeps it in no key"
+            ),
         );
     }
     match result {

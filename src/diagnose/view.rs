@@ -9,7 +9,8 @@ pub(crate) mod routing;
 mod worker;
 
 pub use self::case::{Case, Fate};
-pub(super) use self::case::{Held, Holder, UNHEARD, stored};
+pub(super) use self::case::{Elsewhere, Held, Holder, UNHEARD, stored};
+pub(super) use self::deployment::Store;
 pub use self::deployment::Visibility;
 pub(super) use self::rabbitmq::{ConsumerTimeout, numbers, queues_command};
 pub(super) use self::route::{Route, Routes};

@@ -1,8 +1,11 @@
 //! Facts about the broker: its server, its queues, what it holds for workers.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::Observed;
+use crate::celery::control::TransportOptions;
 use crate::celery::exchange::Binding;
 
 /// What the server says of itself. Every field may be refused or missing on its own.
@@ -139,11 +142,58 @@ pub struct List {
     pub read: Observed<()>,
 }
 
-/// The reservations of one key prefix.
+/// The names of the three keys of reservations, without the `global_keyprefix`: the transport options `unacked_key`,
+/// `unacked_index_key` and `unacked_mutex_key` (kombu 5.7 transport/redis.py, `Channel`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnackedNames {
+    /// The hash.
+    pub hash: String,
+    /// The sorted set.
+    pub index: String,
+    /// The lock of the sweep.
+    pub mutex: String,
+}
+
+impl Default for UnackedNames {
+    fn default() -> Self {
+        Self::of(&TransportOptions::default())
+    }
+}
+
+impl UnackedNames {
+    /// The names that a worker with these options uses.
+    pub fn of(options: &TransportOptions) -> Self {
+        let [hash, index, mutex] = names(options).map(str::to_owned);
+        Self { hash, index, mutex }
+    }
+
+    /// Whether a worker with these options uses them.
+    pub fn are_of(&self, options: &TransportOptions) -> bool {
+        names(options) == [&self.hash, &self.index, &self.mutex]
+    }
+
+    /// Whether they are kombu's own.
+    pub fn are_usual(&self) -> bool {
+        self.are_of(&TransportOptions::default())
+    }
+}
+
+fn names(options: &TransportOptions) -> [&str; 3] {
+    [
+        options.unacked_key.as_deref().unwrap_or("unacked"),
+        (options.unacked_index_key.as_deref()).unwrap_or("unacked_index"),
+        (options.unacked_mutex_key.as_deref()).unwrap_or("unacked_mutex"),
+    ]
+}
+
+/// The reservations of one key prefix, and of workers with one set of names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reservations {
     /// The `global_keyprefix` before the keys.
     pub prefix: String,
+    /// The names of the keys.
+    #[serde(default, skip_serializing_if = "UnackedNames::are_usual")]
+    pub names: UnackedNames,
     /// Entries of `unacked`.
     pub unacked: u64,
     /// Entries of `unacked_index`.
@@ -179,4 +229,9 @@ pub struct OtherDatabase {
     pub lists: Vec<List>,
     /// Worker mailboxes that its binding table names (`_kombu.binding.celery.pidbox`).
     pub mailboxes: Vec<String>,
+    /// Tasks that its workers say they have or that are unacknowledged in it, of those that nothing accounts for here
+    /// and whose results name a worker of the broker's own database. None where its workers were not asked, or not all
+    /// of them answered.
+    #[serde(default)]
+    pub claimed: Option<BTreeSet<String>>,
 }

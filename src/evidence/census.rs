@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::TaskEvidence;
+use super::{TaskEvidence, UnackedNames};
 
 /// How many ids a class names.
 pub const NAMED_IDS: usize = 10;
@@ -28,6 +28,9 @@ pub struct Census {
     pub software: BTreeMap<String, Software>,
     /// Kept tasks do not hold every message, though every message was counted: the queues were read whole for an audit.
     pub counted_whole: bool,
+    /// The same of what is unacknowledged.
+    #[serde(default)]
+    pub unacked_counted_whole: bool,
 }
 
 /// Messages with one fate.
@@ -54,11 +57,14 @@ pub struct Twice {
     pub not_compared: u64,
 }
 
-/// The ages of the reservations under one key prefix, in parts of the visibility timeout.
+/// The ages of the reservations under one key prefix and one set of names, in parts of the visibility timeout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ages {
     /// The `global_keyprefix`.
     pub prefix: String,
+    /// The names of the keys.
+    #[serde(default, skip_serializing_if = "UnackedNames::are_usual")]
+    pub names: UnackedNames,
     /// The timeout that they were held against, in seconds.
     #[serde(serialize_with = "super::file::finite::number")]
     pub timeout_seconds: f64,

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::broker::{
     BindingTable, ClientFacts, Health, List, MutexTtl, OtherDatabase, Replica, Reservations,
-    ServerFacts,
+    ServerFacts, UnackedNames,
 };
 pub use self::census::{Ages, Census, Class, ListMovement, Movement, NAMED_IDS, Software, Twice};
 pub use self::observed::{Observed, Reason, Why};
@@ -43,7 +43,7 @@ pub struct Evidence {
     pub bindings: Observed<Vec<BindingTable>>,
     /// Every list of the broker's database that holds, or may hold, task messages.
     pub lists: Observed<Vec<List>>,
-    /// The `unacked` halves, one entry for each key prefix in use.
+    /// The `unacked` halves, one entry for each key prefix and each set of names in use.
     pub reservations: Observed<Vec<Reservations>>,
     /// Other databases of the same server. Looked into only where an id was not found in the broker's own.
     pub other_databases: Observed<Vec<OtherDatabase>>,
@@ -227,13 +227,16 @@ impl Evidence {
         };
         let wanted = |id: &String| census.by_result.contains(id) || census.twice.ids.contains(id);
         self.tasks.retain(|id, _| wanted(id));
-        if !census.counted_whole {
-            return;
-        }
-        for list in self.lists.seen_mut().into_iter().flatten() {
+        let lists = self.lists.seen_mut().into_iter().flatten();
+        for list in lists.filter(|_| census.counted_whole) {
             list.read = Observed::Seen(());
         }
-        for read in self.reads.iter_mut().filter(|r| r.source == Source::Queues) {
+        let whole = |source: Source| match source {
+            Source::Queues => census.counted_whole,
+            Source::Unacked => census.unacked_counted_whole,
+            _ => false,
+        };
+        for read in self.reads.iter_mut().filter(|read| whole(read.source)) {
             read.status = ReadStatus::Complete;
             read.reason = None;
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Observed, WorkerClaim};
+use super::{Observed, UnackedNames, WorkerClaim};
 use crate::celery::message::Envelope;
 use crate::celery::result::ResultDoc;
 
@@ -74,6 +74,9 @@ pub enum Place {
     Unacked {
         /// The `global_keyprefix` before the key.
         prefix: String,
+        /// The names of the keys.
+        #[serde(default, skip_serializing_if = "UnackedNames::are_usual")]
+        names: UnackedNames,
         /// The delivery tag, the field's name.
         tag: String,
         /// The score in `unacked_index`: Unix seconds of the delivery by the worker's clock. None where the index has

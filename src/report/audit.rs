@@ -180,6 +180,7 @@ impl Report<'_> {
     fn ages(&mut self, of: &Ages) -> io::Result<()> {
         let timeout = of.timeout_seconds;
         let under = match of.prefix.as_str() {
+            _ if !of.names.are_usual() => format!(" in {}{}", of.prefix, of.names.hash),
             "" => String::new(),
             prefix => format!(" {}", plain::under(prefix)),
         };

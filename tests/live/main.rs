@@ -20,3 +20,4 @@ mod lab_itself;
 mod lab_rabbitmq;
 mod rabbitmq;
 mod routes;
+mod shared_server;

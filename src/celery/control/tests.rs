@@ -35,7 +35,7 @@ fn a_request_is_what_kombu_sends() {
 
 #[test]
 fn names() {
-    assert_eq!(channel(3), "/3.celery.pidbox");
+    assert_eq!(channel(3, "celery.pidbox"), "/3.celery.pidbox");
     assert_eq!(
         reply_binding("OID", DEFAULT_SEP),
         "OID\x06\x16\x06\x16OID.reply.celery.pidbox"

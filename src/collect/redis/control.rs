@@ -1,6 +1,6 @@
 //! Remote control over Redis: requests by PUBLISH, replies in a list of our own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +32,8 @@ pub(crate) struct Mailbox {
     replies: Client,
     prefix: String,
     database: u32,
+    /// The exchanges that workers listen to.
+    exchanges: BTreeSet<String>,
     oid: String,
 }
 
@@ -41,6 +43,7 @@ impl Mailbox {
         server: &RedisServer,
         prefix: &str,
         sep: &str,
+        exchanges: BTreeSet<String>,
         cleanup: &Cleanup,
     ) -> Result<Self, Why> {
         let control = Arc::new(Client::connect(server, server.db).await?);
@@ -63,6 +66,7 @@ impl Mailbox {
             replies,
             prefix: prefix.to_owned(),
             database: server.db,
+            exchanges,
             oid,
         })
     }
@@ -135,11 +139,20 @@ impl Mailbox {
         Ok(receivers)
     }
 
+    /// Publishes to everyone. Whatever the exchange, workers reply to the one that the request names.
+    async fn publish(&self, message: &str) -> Result<u64, Why> {
+        let mut receivers = 0_u64;
+        for exchange in &self.exchanges {
+            receivers = receivers.saturating_add(self.publish_to(exchange, message).await?);
+        }
+        Ok(receivers)
+    }
+
     /// Publishes to the channel that kombu's workers listen on. Where nobody does, to those of other options
     /// and versions: `fanout_prefix=False`, and Sentinel before kombu 5.4.0, which forgot to fill in the database.
-    async fn publish(&self, message: &str) -> Result<u64, Why> {
-        let usual = channel(i64::from(self.database));
-        for name in [usual.as_str(), "celery.pidbox", "/{db}.celery.pidbox"] {
+    async fn publish_to(&self, exchange: &str, message: &str) -> Result<u64, Why> {
+        let usual = channel(i64::from(self.database), exchange);
+        for name in [&usual, exchange, &format!("/{{db}}.{exchange}")] {
             let mut command = cmd("PUBLISH");
             command.arg(format!("{}{name}", self.prefix)).arg(message);
             let receivers: u64 = self.control.ask(&command).await?;

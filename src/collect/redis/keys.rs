@@ -53,18 +53,26 @@ impl Names {
 
     /// The nodes whose mailboxes are in the binding tables, under a prefix.
     pub(crate) fn mailboxes(tables: &[BindingTable], prefix: &str) -> Vec<String> {
-        let suffix = format!(".{}", mailbox_exchange());
-        let nodes = mailbox_table(tables, prefix)
-            .into_iter()
-            .flat_map(|table| &table.bindings);
-        nodes
-            .filter_map(|binding| binding.queue.strip_suffix(&suffix).map(str::to_owned))
-            .collect()
+        let nodes = mailbox_tables(tables, prefix).flat_map(|table| {
+            let suffix = format!(".{}", table.exchange);
+            let bindings = table.bindings.iter();
+            bindings
+                .filter_map(move |binding| Some(binding.queue.strip_suffix(&suffix)?.to_owned()))
+        });
+        nodes.collect()
+    }
+
+    /// The exchanges over which the workers under a prefix are reached: the usual one, and those of apps that set
+    /// `control_exchange` (Celery 5.7 app/control.py, `Control`).
+    pub(crate) fn control_exchanges(tables: &[BindingTable], prefix: &str) -> BTreeSet<String> {
+        let own = mailbox_tables(tables, prefix).map(|table| table.exchange.clone());
+        own.chain([mailbox_exchange().to_owned()]).collect()
     }
 
     /// The separator of the workers under a prefix, by which they read where to reply to.
     pub(crate) fn reply_separator(tables: &[BindingTable], prefix: &str) -> String {
-        mailbox_table(tables, prefix).map_or(DEFAULT_SEP.to_owned(), |table| table.sep.clone())
+        let table = mailbox_tables(tables, prefix).next();
+        table.map_or(DEFAULT_SEP.to_owned(), |table| table.sep.clone())
     }
 
     /// Reads a list's key: its prefix, its queue, its priority.
@@ -101,10 +109,18 @@ fn mailbox_exchange() -> &'static str {
     MAILBOXES.strip_prefix(BINDING).unwrap_or(MAILBOXES)
 }
 
-fn mailbox_table<'t>(tables: &'t [BindingTable], prefix: &str) -> Option<&'t BindingTable> {
-    tables
+/// The tables that mailboxes are in, the usual one first.
+fn mailbox_tables<'t>(
+    tables: &'t [BindingTable],
+    prefix: &str,
+) -> impl Iterator<Item = &'t BindingTable> {
+    let mut found: Vec<&BindingTable> = tables
         .iter()
-        .find(|table| table.prefix == prefix && table.exchange == mailbox_exchange())
+        .filter(|table| table.prefix == prefix && is_control(&table.exchange))
+        .filter(|table| !table.exchange.starts_with("reply."))
+        .collect();
+    found.sort_by_key(|table| table.exchange != mailbox_exchange());
+    found.into_iter()
 }
 
 fn list(
@@ -163,6 +179,26 @@ pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> 
         let members = members(client, &key).await?;
         sets.push((prefix.to_owned(), exchange.to_owned(), members));
     }
+    Ok(tables(&sets))
+}
+
+/// The binding tables of the workers' mailboxes under these prefixes, as far as there are any.
+pub(crate) async fn mailboxes(
+    client: &Client,
+    prefixes: &BTreeSet<String>,
+) -> Result<Vec<BindingTable>, Why> {
+    let mut sets = Vec::new();
+    for prefix in prefixes {
+        let members = members(client, &format!("{prefix}{MAILBOXES}")).await?;
+        if !members.is_empty() {
+            sets.push((prefix.clone(), mailbox_exchange().to_owned(), members));
+        }
+    }
+    Ok(tables(&sets))
+}
+
+/// Reads binding sets: each with its prefix, its exchange and its members.
+fn tables(sets: &[(String, String, Vec<Vec<u8>>)]) -> Vec<BindingTable> {
     let known: BTreeSet<&str> = sets
         .iter()
         .flat_map(|(_, exchange, members)| members.iter().map(move |m| (m, exchange)))
@@ -173,7 +209,7 @@ pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> 
         .map(|(prefix, exchange, members)| table(prefix, exchange, members, &known))
         .collect();
     tables.sort_by(|a, b| (&a.prefix, &a.exchange).cmp(&(&b.prefix, &b.exchange)));
-    Ok(tables)
+    tables
 }
 
 /// Reads the members of a binding set: each by the separator that it was written with, as far as that can be told, else by
@@ -299,6 +335,31 @@ mod tests {
         named: bool,
     ) -> (String, String, Option<i64>, bool) {
         (prefix.to_owned(), queue.to_owned(), priority, named)
+    }
+
+    #[test]
+    fn workers_have_mailboxes_on_the_exchange_that_their_app_sets() {
+        let table = |prefix: &str, exchange: &str, node: &str| BindingTable {
+            prefix: prefix.to_owned(),
+            exchange: exchange.to_owned(),
+            sep: DEFAULT_SEP.to_owned(),
+            bindings: vec![Binding {
+                routing_key: String::new(),
+                pattern: String::new(),
+                queue: format!("{node}.{exchange}"),
+            }],
+        };
+        let tables = [
+            table("", "a.pidbox", "w1@x"),
+            table("", "celery.pidbox", "w2@x"),
+            table("", "reply.a.pidbox", "oid"),
+            table("p_", "celery.pidbox", "w3@x"),
+        ];
+        assert_eq!(Names::mailboxes(&tables, ""), ["w2@x", "w1@x"]);
+        let exchanges = |prefix| Vec::from_iter(Names::control_exchanges(&tables, prefix));
+        assert_eq!(exchanges(""), ["a.pidbox", "celery.pidbox"]);
+        assert_eq!(exchanges("p_"), ["celery.pidbox"]);
+        assert_eq!(exchanges("q_"), ["celery.pidbox"]);
     }
 
     #[test]

@@ -6,38 +6,61 @@ use redis::cmd;
 
 use super::client::{Client, decode};
 use super::list::REPLY_BYTES;
-use crate::celery::control::TransportOptions;
 use crate::celery::message::Keep;
 use crate::celery::unacked::{Reservation, parse_unacked};
-use crate::evidence::{Copy, MutexTtl, Place, Reservations, Why};
+use crate::evidence::{Copy, MutexTtl, Place, Reservations, UnackedNames, Why, Worker};
 
-/// The names of the three keys, with their prefix.
+/// The three keys, with their prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Keys {
     prefix: String,
+    names: UnackedNames,
     unacked: String,
     index: String,
     mutex: String,
 }
 
 impl Keys {
-    /// The names that a worker with these options uses.
-    pub(crate) fn of(prefix: &str, options: Option<&TransportOptions>) -> Self {
-        let named = |name: Option<&String>, default: &str| {
-            format!("{prefix}{}", name.map_or(default, String::as_str))
-        };
+    /// Those of these names.
+    pub(crate) fn of(prefix: &str, names: UnackedNames) -> Self {
         Self {
             prefix: prefix.to_owned(),
-            unacked: named(options.and_then(|o| o.unacked_key.as_ref()), "unacked"),
-            index: named(
-                options.and_then(|o| o.unacked_index_key.as_ref()),
-                "unacked_index",
-            ),
-            mutex: named(
-                options.and_then(|o| o.unacked_mutex_key.as_ref()),
-                "unacked_mutex",
-            ),
+            unacked: format!("{prefix}{}", names.hash),
+            index: format!("{prefix}{}", names.index),
+            mutex: format!("{prefix}{}", names.mutex),
+            names,
         }
+    }
+
+    /// Those of kombu's own names.
+    pub(crate) fn usual(prefix: &str) -> Self {
+        Self::of(prefix, UnackedNames::default())
+    }
+
+    /// Those under a prefix that these workers use, and kombu's own: what a worker left there before it was given other
+    /// names comes back by no sweep.
+    pub(crate) fn under(prefix: &str, workers: &[Worker]) -> Vec<Self> {
+        let told = workers
+            .iter()
+            .filter(|worker| worker.prefix == prefix)
+            .filter_map(|worker| worker.stats.seen())
+            .map(|stats| UnackedNames::of(&stats.transport));
+        let mut all: Vec<UnackedNames> = Vec::new();
+        for names in told.chain([UnackedNames::default()]) {
+            if !all.contains(&names) {
+                all.push(names);
+            }
+        }
+        all.into_iter()
+            .map(|names| Self::of(prefix, names))
+            .collect()
+    }
+
+    /// Whether a worker uses them, by its own word.
+    pub(crate) fn are_of(&self, worker: &Worker) -> bool {
+        let stats = worker.stats.seen();
+        worker.prefix == self.prefix
+            && stats.is_some_and(|stats| self.names.are_of(&stats.transport))
     }
 
     /// The key of the hash.
@@ -48,6 +71,11 @@ impl Keys {
     /// The prefix.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The names, without the prefix.
+    pub(crate) fn names(&self) -> &UnackedNames {
+        &self.names
     }
 }
 
@@ -75,6 +103,7 @@ pub(crate) async fn summary(client: &Client, keys: &Keys) -> Result<Reservations
     };
     Ok(Reservations {
         prefix: keys.prefix.clone(),
+        names: keys.names.clone(),
         unacked,
         indexed,
         malformed: 0,
@@ -108,7 +137,7 @@ pub(crate) async fn search(
     client: &Client,
     keys: &Keys,
     keep: Keep,
-    wanted: impl Fn(&str) -> bool,
+    mut wanted: impl FnMut(&str) -> bool,
 ) -> Result<Found, Why> {
     let mut found = Found::default();
     let mut kept: Vec<(Vec<u8>, Reservation)> = Vec::new();
@@ -117,10 +146,10 @@ pub(crate) async fn search(
         found.read += 1;
         match parse_unacked(value, keep) {
             // HSCAN may show an entry twice.
+            Ok(_) if seen.contains(tag) => {}
             Ok(reservation) if wanted(&reservation.envelope.id) => {
-                if seen.insert(tag.to_vec()) {
-                    kept.push((tag.to_vec(), reservation));
-                }
+                seen.insert(tag.to_vec());
+                kept.push((tag.to_vec(), reservation));
             }
             Ok(_) => {}
             Err(error) if error.may_be_celerys() => {}
@@ -146,6 +175,7 @@ pub(crate) async fn search(
             } = reservation.clone();
             let place = Place::Unacked {
                 prefix: keys.prefix.clone(),
+                names: keys.names.clone(),
                 tag: String::from_utf8_lossy(tag).into_owned(),
                 delivered_at: decode(score?, "ZSCORE")?,
                 exchange,
@@ -241,4 +271,29 @@ pub(crate) async fn standing(
         .ask(cmd("HEXISTS").arg(&keys.unacked).arg(tag))
         .await?;
     Ok(there.then_some(score))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::Lab;
+
+    #[test]
+    fn every_set_of_names_that_a_worker_uses_is_read() {
+        let mut lab = Lab::new();
+        for (node, hash) in [("w1", None), ("w2", Some("shop")), ("w3", Some("shop"))] {
+            lab = lab.worker(node, &["celery"]).with_worker(|worker| {
+                let stats = worker.stats.seen_mut().expect("seen");
+                stats.transport.unacked_key = hash.map(str::to_owned);
+            });
+        }
+        let hashes = |prefix: &str, lab: &Lab| -> Vec<String> {
+            let keys = Keys::under(prefix, lab.evidence.answered());
+            keys.iter().map(|keys| keys.hash().to_owned()).collect()
+        };
+        assert_eq!(hashes("", &lab), ["unacked", "shop"]);
+        assert_eq!(hashes("p_", &lab), ["p_unacked"]);
+        lab.workers_mut().answered.remove(0);
+        assert_eq!(hashes("", &lab), ["shop", "unacked"]);
+    }
 }

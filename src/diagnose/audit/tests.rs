@@ -6,7 +6,7 @@ use crate::celery::message::Envelope;
 use crate::celery::when::When;
 use crate::diagnose::testkit::{Lab, NOW, TASK, doc_of_state, envelope};
 use crate::diagnose::{CheckStatus, Severity};
-use crate::evidence::{Census, ChordParts, Copy, Twice};
+use crate::evidence::{Census, ChordParts, Copy, Twice, UnackedNames};
 
 fn audited(lab: &Lab) -> Diagnosis {
     audit(&lab.evidence, &Thresholds::default())
@@ -199,6 +199,7 @@ fn what_is_said_of_a_task_names_it() {
     let class = &mut census(&mut held).classes[0];
     class.task.copies[0].place = Place::Unacked {
         prefix: String::new(),
+        names: UnackedNames::default(),
         tag: "d1".to_owned(),
         delivered_at: Some(NOW - 60.0),
         exchange: String::new(),

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::deployment::Store;
 use super::route::Route;
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
 use crate::evidence::{
-    Copy, Evidence, List, Observed, Place, RabbitMq, Source, StoredResult, TaskEvidence, Worker,
-    WorkerClaim,
+    Copy, Evidence, List, Observed, OtherDatabase, Place, RabbitMq, Source, StoredResult,
+    TaskEvidence, UnackedNames, Worker, WorkerClaim,
 };
 
 /// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
@@ -51,6 +52,8 @@ pub struct Held<'e> {
     pub envelope: &'e Envelope,
     /// The `global_keyprefix` before the key.
     pub prefix: &'e str,
+    /// The names of the keys.
+    pub names: &'e UnackedNames,
     /// The delivery tag.
     pub tag: &'e str,
     /// Unix seconds of its delivery; none without an index entry.
@@ -61,6 +64,17 @@ pub struct Held<'e> {
     pub routing_key: &'e str,
 }
 
+/// A worker of another database of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elsewhere<'e> {
+    /// Its node name.
+    pub node: &'e str,
+    /// Its database.
+    pub database: u32,
+    /// Whether the task is sure to be its; else a worker of the broker's own database has the name too.
+    pub sure: bool,
+}
+
 /// What will become of a copy in a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
@@ -68,6 +82,8 @@ pub enum Fate {
     Waiting,
     /// No live worker takes from its queue.
     NobodyReads,
+    /// Kombu put it where it puts what no binding takes, and no live worker takes from there: none need.
+    DeadLettered,
     /// Live workers take from its queue, and none from its priority's list.
     PriorityNotPolled,
     /// Its `expires` has passed.
@@ -272,7 +288,14 @@ impl<'e> Case<'e> {
         if !self.evidence.readers(list).is_empty() {
             Fate::Waiting
         } else if self.evidence.consumers(list).is_empty() {
-            self.unless_unsure(Fate::NobodyReads)
+            let by_design = self
+                .evidence
+                .is_dead_letter_queue(&list.prefix, &list.queue);
+            self.unless_unsure(if by_design {
+                Fate::DeadLettered
+            } else {
+                Fate::NobodyReads
+            })
         } else if self
             .evidence
             .consumers(list)
@@ -411,24 +434,54 @@ impl<'e> Case<'e> {
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
         let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
         let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();
-        whole && heard && !found && gone
+        whole && heard && !found && gone && self.hidden_bucket().is_none()
     }
 
-    /// The worker that its unfinished result names and its database, where the worker is connected to another database
-    /// of the server and has no mailbox here.
-    pub fn worker_elsewhere(&self) -> Option<(&'e str, u32)> {
+    /// A worker that may have it in the bucket of a rate limit, and the task that is limited. No reply tells of such a
+    /// task, and with `ack_emulation` off no key does (kombu 5.7 transport/redis.py, `Channel.__init__`).
+    pub fn hidden_bucket(&self) -> Option<(&'e str, &'e str)> {
+        if self.evidence.rabbitmq.is_some() {
+            return None;
+        }
+        let waits = ["PENDING", "RECEIVED", "RETRY"];
+        // What has begun has left the bucket.
+        if let Some(result) = self.result()
+            && !waits.contains(&result.doc.state.as_str())
+        {
+            return None;
+        }
+        let mut workers = self
+            .evidence
+            .answered()
+            .iter()
+            .filter(|w| w.keeps_nothing());
+        workers.find_map(|worker| {
+            let mut limited = worker.rate_limits().into_iter().map(|(task, _)| task);
+            let task = limited.find(|task| self.name().is_none_or(|name| name == *task))?;
+            Some((worker.node.as_str(), task))
+        })
+    }
+
+    /// The worker that its unfinished result names, where one of this name works in another database of the server. Two
+    /// workers of one name are told apart by what those there say that they have.
+    pub fn worker_elsewhere(&self) -> Option<Elsewhere<'e>> {
         let result = self.result().filter(|result| !result.doc.ready)?;
         let node = result.doc.worker.as_deref()?;
         let workers = self.evidence.workers.seen()?;
-        if self.evidence.answers(node) || workers.unanswered_names.iter().any(|name| name == node) {
-            return None;
-        }
+        let left = workers.unanswered_names.iter().any(|name| name == node);
+        let here_too = left || self.evidence.answers(node);
+        let has = |other: &OtherDatabase| Some(other.claimed.as_ref()?.contains(self.id));
         let others = self.evidence.other_databases.seen()?;
         let home = others.iter().find(|other| {
             let there = self.evidence.workers_in(other.database) != Some(0);
-            there && other.mailboxes.iter().any(|name| name == node)
+            let theirs = !here_too || has(other) != Some(false);
+            there && theirs && other.mailboxes.iter().any(|name| name == node)
         })?;
-        Some((node, home.database))
+        Some(Elsewhere {
+            node,
+            database: home.database,
+            sure: !here_too || has(home) == Some(true),
+        })
     }
 
     /// Whether the worker that its unfinished result names may be shutting down warmly: it took its mailbox away, as
@@ -459,10 +512,36 @@ impl<'e> Case<'e> {
     }
 }
 
+impl<'e> Held<'e> {
+    /// Where it is kept.
+    pub fn store(&self) -> Store<'e> {
+        Store {
+            prefix: self.prefix,
+            names: Some(self.names),
+        }
+    }
+
+    /// The key of the hash.
+    pub fn hash(&self) -> String {
+        format!("{}{}", self.prefix, self.names.hash)
+    }
+
+    /// The key of the index.
+    pub fn index(&self) -> String {
+        format!("{}{}", self.prefix, self.names.index)
+    }
+
+    /// The key of the sweep's lock.
+    pub fn mutex(&self) -> String {
+        format!("{}{}", self.prefix, self.names.mutex)
+    }
+}
+
 fn held(copy: &Copy) -> Option<Held<'_>> {
     match &copy.place {
         Place::Unacked {
             prefix,
+            names,
             tag,
             delivered_at,
             exchange,
@@ -470,6 +549,7 @@ fn held(copy: &Copy) -> Option<Held<'_>> {
         } => Some(Held {
             envelope: &copy.envelope,
             prefix,
+            names,
             tag,
             delivered_at: *delivered_at,
             exchange,

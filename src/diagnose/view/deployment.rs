@@ -1,7 +1,7 @@
 //! What holds for the deployment as a whole: who is there, what is consumed, which timeouts are in force.
 
 use super::worker::{DEFAULT_VISIBILITY_TIMEOUT, is_fanout};
-use crate::evidence::{ClientFacts, Evidence, List, Reservations, Worker};
+use crate::evidence::{ClientFacts, Evidence, List, Reservations, UnackedNames, Worker};
 
 /// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
 const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
@@ -13,6 +13,34 @@ pub struct Visibility {
     pub seconds: f64,
     /// Where it comes from, in words.
     pub source: String,
+}
+
+/// Where messages are kept that are delivered and not acknowledged. Each worker sweeps one such store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Store<'e> {
+    /// The `global_keyprefix` before the keys.
+    pub prefix: &'e str,
+    /// The names of the keys; none where it is not known which of those under the prefix it is.
+    pub names: Option<&'e UnackedNames>,
+}
+
+impl Store<'_> {
+    /// Whether a worker keeps there what it was given, as far as it told.
+    fn is_of(self, worker: &Worker) -> bool {
+        let told = self.names.zip(worker.stats.seen());
+        worker.prefix == self.prefix
+            && told.is_none_or(|(names, stats)| names.are_of(&stats.transport))
+    }
+}
+
+impl Reservations {
+    /// Where they are kept.
+    pub fn store(&self) -> Store<'_> {
+        Store {
+            prefix: &self.prefix,
+            names: Some(&self.names),
+        }
+    }
 }
 
 impl Evidence {
@@ -48,15 +76,27 @@ impl Evidence {
         self.answered().iter().filter(takes).collect()
     }
 
-    /// The reservations under a key prefix.
-    pub fn reservations_of(&self, prefix: &str) -> Option<&Reservations> {
+    /// The reservations of a store.
+    pub fn reservations_of(&self, store: Store<'_>) -> Option<&Reservations> {
         let all = self.reservations.seen()?;
-        all.iter().find(|entry| entry.prefix == prefix)
+        all.iter().find(|entry| entry.store() == store)
     }
 
-    /// The visibility timeout in force for a key prefix: what the user said, else the shortest that a live worker
-    /// has, else kombu's default.
-    pub fn visibility(&self, prefix: &str) -> Visibility {
+    /// The store of the workers that take from a list, where it is known.
+    pub fn store_of<'e>(&'e self, list: &'e List) -> Store<'e> {
+        let takers = self.consumers(list);
+        let stores = self.reservations.seen().into_iter().flatten();
+        let mut stores = stores.map(Reservations::store);
+        let theirs = stores.find(|store| takers.iter().any(|worker| store.is_of(worker)));
+        theirs.unwrap_or(Store {
+            prefix: &list.prefix,
+            names: None,
+        })
+    }
+
+    /// The visibility timeout in force for a store: what the user said, else the shortest that a live worker has, else
+    /// kombu's default.
+    pub fn visibility(&self, store: Store<'_>) -> Visibility {
         if let Some(seconds) = self.visibility_timeout_given {
             return Visibility {
                 seconds,
@@ -66,7 +106,7 @@ impl Evidence {
         let shortest = self
             .answered()
             .iter()
-            .filter(|w| w.prefix == prefix)
+            .filter(|w| store.is_of(w))
             .filter_map(|w| Some((w.visibility_timeout()?, &w.node)))
             .min_by(|a, b| a.0.total_cmp(&b.0));
         match shortest {
@@ -82,12 +122,32 @@ impl Evidence {
     }
 
     /// Seconds within which live workers restore what has become visible again; none where nobody is there to do it.
-    pub fn sweep_period(&self, prefix: &str) -> Option<f64> {
+    pub fn sweep_period(&self, store: Store<'_>) -> Option<f64> {
         self.answered()
             .iter()
-            .filter(|w| w.prefix == prefix && w.queues.seen().is_none_or(|q| !q.is_empty()))
+            .filter(|w| store.is_of(w) && w.queues.seen().is_none_or(|q| !q.is_empty()))
             .map(Worker::sweep_period)
             .min_by(f64::total_cmp)
+    }
+
+    /// Seconds by which a restore comes late where all is well; none where nobody is there to do it. One sweep can find
+    /// the lock taken by another worker, and with `unacked_restore_limit` in all workers one restores only so many, the
+    /// newest first (kombu 5.7 transport/redis.py, `restore_visible`).
+    pub fn restore_delay(&self, store: Store<'_>) -> Option<f64> {
+        let period = self.sweep_period(store)?;
+        let workers = self.answered().iter().filter(|w| store.is_of(w));
+        let limits: Option<Vec<u64>> = workers
+            .map(|w| w.stats.seen()?.transport.unacked_restore_limit)
+            .collect();
+        let limit = limits.into_iter().flatten().max();
+        let held = self.reservations_of(store).map_or(0, |entry| entry.unacked);
+        let more = limit.map_or(0, |limit| held / limit.max(1));
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a number of messages is far below 2^52"
+        )]
+        let sweeps = more as f64 + 2.0;
+        Some(sweeps * period)
     }
 
     /// How many connections of workers there are in another database: those that wait in BRPOP or are subscribed to
@@ -115,22 +175,22 @@ impl Evidence {
             })
     }
 
-    /// The visibility timeout, where somebody told it: the user, or a live worker of this key prefix. A worker that
-    /// told it sweeps with it, so that others, silent ones too, can only make it shorter.
-    pub fn visibility_told(&self, prefix: &str) -> Option<Visibility> {
+    /// The visibility timeout, where somebody told it: the user, or a live worker of this store. A worker that told it
+    /// sweeps with it, so that others, silent ones too, can only make it shorter.
+    pub fn visibility_told(&self, store: Store<'_>) -> Option<Visibility> {
         let told = self.visibility_timeout_given.is_some()
             || self
                 .answered()
                 .iter()
-                .any(|w| w.prefix == prefix && w.visibility_timeout().is_some());
-        told.then(|| self.visibility(prefix))
+                .any(|w| store.is_of(w) && w.visibility_timeout().is_some());
+        told.then(|| self.visibility(store))
     }
 
-    /// Whether it is sure that no worker is there to sweep the reservations of a key prefix: none of it answered,
-    /// none is silent, and nothing takes messages without remote control.
-    pub fn nobody_sweeps(&self, prefix: &str) -> bool {
+    /// Whether it is sure that no worker is there to sweep a store: none of it answered, none is silent, and nothing
+    /// takes messages without remote control.
+    pub fn nobody_sweeps(&self, store: Store<'_>) -> bool {
         self.all_workers_answered()
-            && self.sweep_period(prefix).is_none()
+            && self.sweep_period(store).is_none()
             && self.unheard_consumers() == 0
     }
 

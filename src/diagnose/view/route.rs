@@ -24,11 +24,40 @@ pub enum Route {
 
 impl Evidence {
     /// Where the broker sends a message with this exchange and routing key: on Redis as kombu does (kombu 5.7
-    /// transport/virtual/base.py, `Channel._lookup`), on RabbitMQ as the server does.
+    /// transport/virtual/exchange.py), on RabbitMQ as the server does.
     pub fn route(&self, prefix: &str, exchange: &str, routing_key: &str) -> Route {
         if let Some(rabbit) = &self.rabbitmq {
             return Routes::of(self, rabbit).to(exchange, routing_key);
         }
+        match self.by_bindings(prefix, exchange, routing_key) {
+            Route::Nowhere => match self.exchange_type(prefix, exchange) {
+                Some(ExchangeType::Direct) => self.undeliverable(prefix),
+                // `TopicExchange.deliver` leaves the dead-letter queue out, and a fanout looks nothing up.
+                Some(ExchangeType::Topic | ExchangeType::Fanout) => Route::Nowhere,
+                None if self.undeliverable(prefix) == Route::Nowhere => Route::Nowhere,
+                None => Route::Unknown(format!("the type of exchange {exchange} is not known")),
+            },
+            other => other,
+        }
+    }
+
+    /// Where a worker on Redis puts a message back that was delivered under this exchange and routing key (kombu 5.7
+    /// transport/redis.py, `_do_restore_message`). What no binding takes any more goes to the dead-letter queue, whatever
+    /// the type of the exchange.
+    pub(in crate::diagnose) fn way_back(
+        &self,
+        prefix: &str,
+        exchange: &str,
+        routing_key: &str,
+    ) -> Route {
+        match self.by_bindings(prefix, exchange, routing_key) {
+            Route::Nowhere => self.undeliverable(prefix),
+            other => other,
+        }
+    }
+
+    /// The queues on Redis whose bindings take a message.
+    fn by_bindings(&self, prefix: &str, exchange: &str, routing_key: &str) -> Route {
         if exchange.is_empty() {
             return Route::Queues(BTreeSet::from([routing_key.to_owned()]));
         }
@@ -39,9 +68,6 @@ impl Evidence {
             .iter()
             .find(|table| table.prefix == prefix && table.exchange == exchange)
             .map_or(&[], |table| table.bindings.as_slice());
-        if let Some(queue) = self.dead_letter_queue(prefix) {
-            return Route::Queues(BTreeSet::from([queue.to_owned()]));
-        }
         // Of a starred key no more can be said than of the exchange: bound to nothing, it takes no key.
         if routing_key == STARRED && !table.is_empty() {
             return Route::Unknown(
@@ -97,12 +123,35 @@ impl Evidence {
             .and_then(|queue| exchange_type_of(queue.exchange_type.as_deref()?))
     }
 
-    fn dead_letter_queue(&self, prefix: &str) -> Option<&str> {
+    /// Where kombu puts what no binding takes: into the transport option `deadletter_queue`, else nowhere (kombu 5.7
+    /// transport/virtual/base.py, `Channel._lookup`).
+    fn undeliverable(&self, prefix: &str) -> Route {
+        let told: BTreeSet<Option<&str>> = self.dead_letter_queues(prefix).collect();
+        let queues: BTreeSet<String> = told.iter().flatten().map(|q| (*q).to_owned()).collect();
+        match (queues.is_empty(), told.contains(&None)) {
+            (true, _) => Route::Nowhere,
+            (false, false) => Route::Queues(queues),
+            (false, true) => Route::Unknown(
+                "some workers have a deadletter_queue for it, and others have none".to_owned(),
+            ),
+        }
+    }
+
+    /// Whether a queue on Redis is one for what no binding takes. It needs no consumer.
+    pub(in crate::diagnose) fn is_dead_letter_queue(&self, prefix: &str, queue: &str) -> bool {
+        self.rabbitmq.is_none()
+            && self
+                .dead_letter_queues(prefix)
+                .any(|own| own == Some(queue))
+    }
+
+    /// The transport option `deadletter_queue` of each worker that told its options.
+    fn dead_letter_queues(&self, prefix: &str) -> impl Iterator<Item = Option<&str>> {
         self.answered()
             .iter()
-            .filter(|w| w.prefix == prefix)
+            .filter(move |w| w.prefix == prefix)
             .filter_map(|w| w.stats.seen())
-            .find_map(|stats| stats.transport.deadletter_queue.as_deref())
+            .map(|stats| stats.transport.deadletter_queue.as_deref())
     }
 }
 

@@ -108,6 +108,13 @@ impl Worker {
             .collect()
     }
 
+    /// Whether it keeps nowhere what it was given and has not acknowledged, by its own word: the transport option
+    /// `ack_emulation` of Redis is off.
+    pub fn keeps_nothing(&self) -> bool {
+        let stats = self.stats.seen();
+        stats.is_some_and(|stats| stats.transport.ack_emulation == Some(false))
+    }
+
     /// How many of its slots are free; none where it did not say.
     pub fn free_slots(&self) -> Option<u64> {
         let slots = self.stats.seen()?.concurrency?;

@@ -1,6 +1,6 @@
 //! Snapshots: what is written can be read back, what cannot be read says why, and whatever can be read can be judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -173,6 +173,7 @@ fn complete(evidence: &mut Evidence) {
             read: Observed::Unseen(Why::new(Reason::Truncated, "too long")),
         }],
         mailboxes: vec!["celery@w9".to_owned()],
+        claimed: Some(BTreeSet::from(["t6".to_owned()])),
     }]);
     if let Some(all) = evidence.reservations.seen_mut() {
         all[0].mutex = Some(MutexTtl::Seconds(12.5));
@@ -220,6 +221,40 @@ impl Read for OneByOne<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let one = buffer.len().min(1);
         self.0.read(&mut buffer[..one])
+    }
+}
+
+#[test]
+fn what_an_earlier_version_did_not_know_is_as_it_was_then() {
+    let evidence = rich();
+    let mut json = serde_json::to_value(&evidence).expect("JSON");
+    // Names of keys that are kombu's own are not written.
+    assert!(json.pointer("/reservations/seen/0/unacked").is_some());
+    assert!(json.pointer("/reservations/seen/0/names").is_none());
+    let others = json.pointer_mut("/other_databases/seen/0").expect("seen");
+    others.as_object_mut().expect("an object").remove("claimed");
+    let old = read(&*with_header(&header(), &json.to_string())).expect("ours");
+    let mut expected = evidence;
+    expected.other_databases.seen_mut().expect("seen")[0].claimed = None;
+    assert_eq!(old, expected);
+}
+
+#[test]
+fn what_was_counted_and_not_kept_is_whole_for_an_audit() {
+    for (counted, status) in [(true, ReadStatus::Complete), (false, ReadStatus::Partial)] {
+        let mut evidence = Lab::new()
+            .unacked("t1", 9.0)
+            .counted()
+            .read_only_part(Source::Unacked, Reason::Truncated)
+            .evidence;
+        evidence
+            .census
+            .get_or_insert_default()
+            .unacked_counted_whole = counted;
+        assert!(!evidence.complete(Source::Unacked));
+        evidence.for_audit();
+        let read = evidence.read(Source::Unacked).expect("it was read");
+        assert_eq!(read.status, status);
     }
 }
 

@@ -316,7 +316,10 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
 
 /// Ours has the parts of Celery's own request, and no others.
 fn request(raw: &[u8], truth: &Value) {
-    assert_eq!(text(&truth["channel"]), control::channel(0));
+    assert_eq!(
+        text(&truth["channel"]),
+        control::channel(0, "celery.pidbox")
+    );
     let unpack = |raw: &[u8]| {
         let mut envelope: Value = serde_json::from_slice(raw).unwrap();
         let body = STANDARD.decode(text(&envelope["body"])).unwrap();

@@ -17,8 +17,9 @@ pub static NO_CONSUMER: Rule = Rule {
         read: "The queue's messages, and the word of every live worker about the queues that it consumes. Nothing is \
                said while a worker that could consume the queue stays silent, or came or left in the middle. \
                RabbitMQ itself tells how many consumers a queue has; queues that need none are left out: dead-letter \
-               queues, those of native delayed delivery, replies and events. Where RabbitMQ does not tell which queues \
-               are for dead letters, nothing is said of one by its number of consumers alone.",
+               queues (on Redis the transport option deadletter_queue), those of native delayed delivery, replies and \
+               events. Where RabbitMQ does not tell which queues are for dead letters, nothing is said of one by its \
+               number of consumers alone.",
         confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE`, or \
                   `rabbitmqctl list_queues name messages_ready consumers`, twice: the number does not fall.",
         mend: "Start a worker with `-Q QUEUE`, or tell a running one: `celery -A APP control add_consumer QUEUE`. If \
@@ -127,11 +128,28 @@ mod tests {
 
     use super::*;
     use crate::diagnose::testkit::{Lab, Rabbit, names};
+    use crate::diagnose::{Verdict, judge};
 
     #[test]
     fn a_queue_that_nobody_consumes_is_found() {
         let lab = Lab::new().worker("w1", &["celery"]).queued("t1", "emials");
         assert_eq!(names(&lab.check(&NO_CONSUMER, "t1")), ["no-consumer"]);
+    }
+
+    #[test]
+    fn on_redis_the_dead_letter_queue_needs_no_consumer() {
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .with_worker(|w| {
+                let stats = w.stats.seen_mut().expect("seen");
+                stats.transport.deadletter_queue = Some("dead".to_owned());
+            })
+            .queued("t1", "dead")
+            .queued("t2", "emials");
+        assert!(lab.check(&NO_CONSUMER, "t1").is_empty());
+        assert_eq!(names(&lab.check(&NO_CONSUMER, "t2")), ["no-consumer"]);
+        let verdict = judge(&lab.evidence, &["t1".to_owned()]).traces[0].verdict;
+        assert_eq!(verdict, Verdict::DeadLettered);
     }
 
     #[test]

@@ -40,7 +40,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .into_iter()
         .filter(|held| {
             case.evidence
-                .route(held.prefix, held.exchange, held.routing_key)
+                .way_back(held.prefix, held.exchange, held.routing_key)
                 == Route::Nowhere
         })
         .map(|held| {
@@ -105,6 +105,18 @@ mod tests {
     #[test]
     fn the_default_exchange_needs_no_binding() {
         assert!(held_from("").check(&RESTORE_BLACK_HOLE, "t1").is_empty());
+    }
+
+    #[test]
+    fn a_dead_letter_queue_takes_what_no_binding_does() {
+        let lab = held_from("orders").with_worker(|w| {
+            let stats = w.stats.seen_mut().expect("seen");
+            stats.transport.deadletter_queue = Some("dead".to_owned());
+        });
+        assert!(lab.check(&RESTORE_BLACK_HOLE, "t1").is_empty());
+        // Which of the two restores it nobody knows.
+        let lab = lab.worker("w2", &["celery"]);
+        assert!(lab.check(&RESTORE_BLACK_HOLE, "t1").is_empty());
     }
 
     #[test]

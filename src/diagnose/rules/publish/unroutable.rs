@@ -32,8 +32,8 @@ pub static UNROUTABLE: Rule = Rule {
         mend: "Start a worker that consumes a queue bound to this exchange and routing key: it writes the binding \
                when it starts. What was dropped is gone and has to be sent again.",
         prevent: "Route by `queue`, not by exchange and routing key: Celery then declares and binds the queue each \
-                  time it sends. Or set the transport option deadletter_queue, so that kombu keeps what it cannot \
-                  route.",
+                  time it sends. Or set the transport option deadletter_queue, so that kombu keeps what a direct \
+                  exchange cannot route.",
         references: &[
             "kombu 5.7 transport/virtual/exchange.py, DirectExchange.deliver",
             "kombu commit 73b10a93 (5.2.0)",
@@ -85,9 +85,16 @@ fn retries(case: &Case<'_>) -> Vec<Finding> {
             case.evidence.route(prefix, exchange, key) == Route::Nowhere
         })
         .map(|(prefix, exchange, key)| {
+            let restored = case.evidence.rabbitmq.is_none()
+                && case.evidence.way_back(prefix, exchange, key) != Route::Nowhere;
+            let what = if restored {
+                "a retry"
+            } else {
+                "a retry or a restore"
+            };
             let message = format!(
                 "it came through exchange {exchange} with routing key {key}, which lead to no queue any more: \
-                 a retry or a restore of it will be dropped"
+                 {what} of it will be dropped"
             );
             finding(case, message, prefix, exchange, key)
         })
@@ -184,6 +191,27 @@ mod tests {
     fn a_message_whose_retry_would_be_dropped_is_found() {
         let lab = routed("orders", "new");
         assert_eq!(names(&lab.check(&UNROUTABLE, "t1")), ["unroutable"]);
+    }
+
+    #[test]
+    fn a_topic_exchange_leaves_the_dead_letter_queue_out() {
+        let lab = |kind: &str| {
+            routed("orders", "new").with_worker(|w| {
+                let stats = w.stats.seen_mut().expect("seen");
+                stats.transport.deadletter_queue = Some("dead".to_owned());
+                let queue = &mut w.queues.seen_mut().expect("seen")[0];
+                queue.exchange = Some("orders".to_owned());
+                queue.exchange_type = Some(kind.to_owned());
+            })
+        };
+        assert!(lab("direct").check(&UNROUTABLE, "t1").is_empty());
+        let found = lab("topic").check(&UNROUTABLE, "t1");
+        assert_eq!(names(&found), ["unroutable"]);
+        assert!(
+            found[0]
+                .message
+                .ends_with(": a retry of it will be dropped")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! CD106: the message is in one database and the workers are in another.
 
+use crate::diagnose::view::Elsewhere;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Place, Source};
 
@@ -45,7 +46,7 @@ fn started_elsewhere(case: &Case<'_>) -> Option<Finding> {
     if !case.task.copies.is_empty() || !case.task.claims.is_empty() {
         return None;
     }
-    let (node, database) = case.worker_elsewhere()?;
+    let Elsewhere { node, database, .. } = case.worker_elsewhere().filter(|w| w.sure)?;
     let ours = case.evidence.broker.database;
     Some(
         Finding::of(
@@ -211,6 +212,7 @@ mod tests {
             database: 3,
             lists: Vec::new(),
             mailboxes: vec!["celery@w9".to_owned()],
+            claimed: None,
         }]);
     }
 
@@ -247,6 +249,42 @@ mod tests {
         );
         for lab in [started("w1"), started("celery@w8")] {
             assert!(lab.check(&WRONG_DATABASE, "t1").is_empty());
+        }
+    }
+
+    #[test]
+    fn of_two_workers_of_one_name_the_one_that_has_it_is_meant() {
+        let lab = |claimed: Option<&[&str]>| {
+            let mut doc = doc_of_state("STARTED");
+            doc.worker = Some("celery@w9".to_owned());
+            let mut lab = Lab::new()
+                .worker("celery@w9", &["celery"])
+                .result_as("t1", doc);
+            mailbox_in_three(&mut lab);
+            let others = lab.evidence.other_databases.seen_mut().expect("seen");
+            others[0].claimed = claimed.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect());
+            lab
+        };
+        let killed = |mut lab: Lab| {
+            let workers = lab.workers_mut();
+            let gone = workers.answered.remove(0);
+            workers.unanswered_names.push(gone.node);
+            lab
+        };
+        let is_lost: &[(Option<&[&str]>, bool, bool)] = &[
+            (None, false, false),
+            (Some(&["t1"]), true, false),
+            (Some(&["t2"]), false, true),
+        ];
+        for (claimed, elsewhere, lost) in is_lost {
+            for lab in [lab(*claimed), killed(lab(*claimed))] {
+                let found = |rule| lab.check(rule, "t1").len() == 1;
+                assert_eq!(found(&WRONG_DATABASE), *elsewhere, "{claimed:?}");
+                assert_eq!(found(&VANISHED_WHILE_RUNNING), *lost, "{claimed:?}");
+                let verdict = judge(&lab.evidence, &["t1".to_owned()]).traces[0].verdict;
+                assert_eq!(verdict == Verdict::Lost, *lost, "{claimed:?}");
+                assert_eq!(verdict == Verdict::Undetermined, !lost, "{claimed:?}");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! CD401: a message is unacknowledged, and no live worker has it.
 
-use crate::diagnose::view::{Held, Holder};
+use crate::diagnose::view::{Held, Holder, Store};
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{MutexTtl, Source};
 
@@ -57,7 +57,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 }
 
 fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
-    let visibility = case.evidence.visibility(held.prefix);
+    let visibility = case.evidence.visibility(held.store());
     let (prospect, remedy) = prospect(case, held);
     let result = case.result().filter(|result| !result.doc.ready);
     let by = result.and_then(|result| result.doc.worker.as_deref());
@@ -83,12 +83,11 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
         "celery -A APP inspect --timeout 3 query_task {}",
         case.id
     ))
-    .confirm(format!(
-        "{} ZSCORE {}unacked_index {}",
-        case.evidence.broker_cli(),
-        held.prefix,
-        held.tag
-    ))
+    .confirm(case.evidence.redis_cli(&format!(
+        "ZSCORE {} {}",
+        plain::key(&held.index()),
+        plain::key(held.tag)
+    )))
     .remedy(remedy)
     .task(case.id);
     if let Some(at) = held.delivered_at {
@@ -111,11 +110,29 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
     );
     let Some(delivered_at) = held.delivered_at else {
         return (
-            "nobody will restore it: unacked_index has no entry for it".to_owned(),
+            format!(
+                "nobody will restore it: {} has no entry for it",
+                held.index()
+            ),
             format!("put it back {by_hand}"),
         );
     };
-    let Some(period) = case.evidence.sweep_period(held.prefix) else {
+    let Some(period) = case.evidence.sweep_period(held.store()) else {
+        let anywhere = Store {
+            prefix: held.prefix,
+            names: None,
+        };
+        if case.evidence.sweep_period(anywhere).is_some() {
+            return (
+                format!(
+                    "nobody will restore it: no live worker uses {}",
+                    held.hash()
+                ),
+                format!(
+                    "start a worker whose transport options name that key; or put it back {by_hand}"
+                ),
+            );
+        }
         return (
             "nobody will restore it while no worker runs".to_owned(),
             format!(
@@ -125,16 +142,17 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
     };
     let mutex = case
         .evidence
-        .reservations_of(held.prefix)
+        .reservations_of(held.store())
         .and_then(|r| r.mutex);
     if mutex == Some(MutexTtl::Never) {
-        let key = format!("{}unacked_mutex", held.prefix);
+        let key = held.mutex();
         return (
             format!("nobody will restore it: {key} never expires and keeps every worker from it"),
-            format!("{} DEL {key}", case.evidence.broker_cli()),
+            (case.evidence).redis_cli(&format!("DEL {}", plain::key(&key))),
         );
     }
-    let due = delivered_at + case.evidence.visibility(held.prefix).seconds - case.now();
+    let due = delivered_at + case.evidence.visibility(held.store()).seconds - case.now();
+    let delay = case.evidence.restore_delay(held.store()).unwrap_or(period);
     if due > 0.0 {
         (
             format!(
@@ -143,11 +161,11 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
             ),
             format!("wait, with a worker running; or put it back {by_hand}"),
         )
-    } else if -due <= 2.0 * period {
+    } else if -due <= delay {
         (
             format!(
                 "live workers will restore it within {}",
-                plain::duration(2.0 * period)
+                plain::duration(delay)
             ),
             "wait, with a worker running".to_owned(),
         )
@@ -168,7 +186,7 @@ mod tests {
     use crate::celery::control::{ClaimState, TaskTraits};
     use crate::diagnose::testkit::{Lab, TASK, doc_of_state, envelope, names};
     use crate::diagnose::{Verdict, judge};
-    use crate::evidence::{Observed, Reason};
+    use crate::evidence::{Observed, Place, Reason, UnackedNames};
 
     fn found(lab: &Lab) -> Vec<String> {
         let findings = lab.check(&ORPHANED_RESERVATION, "t1");
@@ -202,6 +220,40 @@ mod tests {
             .worker("w1", &["celery"])
             .unacked_as(envelope("t1"), None);
         assert!(found(&lab)[0].contains("unacked_index has no entry"));
+    }
+
+    #[test]
+    fn keys_with_other_names_are_named_and_only_their_workers_count() {
+        let lab = |own: bool| {
+            let mut lab = Lab::new().worker("w1", &["celery"]).unacked("t1", 600.0);
+            lab = lab.worker("w2", &["celery"]).with_worker(|w| {
+                let stats = w.stats.seen_mut().expect("seen");
+                stats.transport.unacked_key = Some("shop".to_owned());
+                stats.transport.unacked_index_key = Some("shop_index".to_owned());
+                stats.transport.visibility_timeout = Some(60.0);
+            });
+            let shop = UnackedNames {
+                hash: "shop".to_owned(),
+                index: "shop_index".to_owned(),
+                ..UnackedNames::default()
+            };
+            if let (true, Place::Unacked { names, .. }) = (own, &mut lab.task("t1").copies[0].place)
+            {
+                *names = shop;
+            }
+            lab
+        };
+        assert!(found(&lab(false))[0].ends_with("restore it in about 51m 40s"));
+        let shop = lab(true);
+        let findings = shop.check(&ORPHANED_RESERVATION, "t1");
+        assert!(findings[0].message.ends_with("have not restored it"));
+        assert_eq!(
+            findings[0].confirm[1],
+            "redis-cli -n 0 ZSCORE shop_index tag-t1"
+        );
+        let mut left = shop;
+        left.workers_mut().answered.remove(1);
+        assert!(found(&left)[0].ends_with("no live worker uses shop"));
     }
 
     #[test]

@@ -120,9 +120,12 @@ fn among_others(case: &Case<'_>, rabbit: &RabbitMq) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::celery::control::{ClaimState, TaskTraits};
+    use crate::celery::exchange::{Binding, DEFAULT_SEP};
     use crate::celery::result::ResultDoc;
+    use crate::diagnose::rules::results::retry_vanished::RETRY_VANISHED;
     use crate::diagnose::testkit::{Lab, Rabbit, TASK, doc_of_state, names};
-    use crate::evidence::Observed;
+    use crate::diagnose::{Verdict, judge};
+    use crate::evidence::{BindingTable, Observed, Place};
 
     fn limited() -> Lab {
         let traits = TaskTraits {
@@ -202,6 +205,28 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_letter_queue_is_none_that_it_came_through() {
+        let mut lab = limited().unacked("t1", 9.0).with_worker(|worker| {
+            let stats = worker.stats.seen_mut().expect("seen");
+            stats.transport.deadletter_queue = Some("dead".to_owned());
+        });
+        if let Place::Unacked { exchange, .. } = &mut lab.task("t1").copies[0].place {
+            "orders".clone_into(exchange);
+        }
+        lab.evidence.bindings = Observed::Seen(vec![BindingTable {
+            prefix: String::new(),
+            exchange: "orders".to_owned(),
+            sep: DEFAULT_SEP.to_owned(),
+            bindings: vec![Binding {
+                routing_key: "celery".to_owned(),
+                pattern: String::new(),
+                queue: "celery".to_owned(),
+            }],
+        }]);
+        assert_eq!(lab.check(&RATE_LIMITED, "t1").len(), 1);
+    }
+
+    #[test]
     fn one_that_a_gone_worker_had_started_waits_in_no_bucket() {
         let started = |node: &str| {
             let doc = ResultDoc {
@@ -215,6 +240,31 @@ mod tests {
         let mut restored = started("w0");
         restored.task("t1").copies[0].envelope.redelivered = true;
         assert_eq!(restored.check(&RATE_LIMITED, "t1").len(), 1);
+    }
+
+    #[test]
+    fn without_acknowledgements_one_in_a_bucket_is_nowhere_to_be_seen() {
+        let verdict = |lab: &Lab| judge(&lab.evidence, &["t1".to_owned()]).traces[0].verdict;
+        let off = || {
+            limited().with_worker(|worker| {
+                worker
+                    .stats
+                    .seen_mut()
+                    .expect("seen")
+                    .transport
+                    .ack_emulation = Some(false);
+            })
+        };
+        assert_eq!(verdict(&limited().absent("t1")), Verdict::Unknown);
+        assert_eq!(verdict(&off().absent("t1")), Verdict::Undetermined);
+        // What has begun waits in no bucket.
+        assert_eq!(verdict(&off().result("t1", "STARTED")), Verdict::Lost);
+        let mut other = doc_of_state("RETRY");
+        other.name = Some("shop.other".to_owned());
+        assert_eq!(verdict(&off().result_as("t1", other)), Verdict::Lost);
+        let retried = off().result("t1", "RETRY");
+        assert_eq!(verdict(&retried), Verdict::Undetermined);
+        assert!(retried.check(&RETRY_VANISHED, "t1").is_empty());
     }
 
     #[test]

@@ -12,11 +12,14 @@ pub static SILENT_WORKER: Rule = Rule {
     page: Page {
         meaning: "A worker is connected to the broker and listens to remote control, and does not answer it. Either \
                   it hangs, and the tasks that it holds stay where they are; or it uses the solo pool and runs a task \
-                  at this moment. What it holds can't be known until it answers.",
+                  at this moment; or it is in a soft shutdown and waits for its tasks to end. What it holds can't be \
+                  known until it answers.",
         cause: "The worker's main process answers remote control between other work. It can't while it is frozen \
                 (SIGSTOP, a paused container, a swapped-out machine), while it waits in a call that never returns, or \
                 while the solo pool runs a task in the same thread. With gevent and eventlet a task that never yields \
-                blocks it too.",
+                blocks it too. Nor can it while it sleeps for worker_soft_shutdown_timeout (Celery 5.5 and later): a \
+                worker that runs tasks does so on SIGQUIT, a second Ctrl-C, or SIGTERM under REMAP_SIGTERM=SIGQUIT, \
+                and ends by itself after that.",
         read: "On Redis PUBLISH on the pidbox channel returns how many subscribers received the request; fewer replies \
                came within the time given. The names are those in `_kombu.binding.celery.pidbox` that did not answer. \
                Dead workers stay in that set for a while, so that there can be more names than silent workers. On \
@@ -25,12 +28,14 @@ pub static SILENT_WORKER: Rule = Rule {
         confirm: "Run `celery -A APP inspect --timeout 10 ping -d NODE`. On the worker's machine look at its main \
                   process: `ps -o pid,stat,etime,cmd` (state T is stopped, D waits for a disk), and `py-spy dump \
                   --pid PID`, which shows where it stands.",
-        mend: "If a solo pool is at work, wait, or ask again with a longer --timeout. If it hangs, restart it: \
-               unacknowledged messages come back, on Redis after the visibility timeout, on RabbitMQ at once.",
+        mend: "If a solo pool is at work, wait, or ask again with a longer --timeout. If its log says `Initiating \
+               Soft Shutdown`, let it end. If it hangs, restart it: unacknowledged messages come back, on Redis after \
+               the visibility timeout, on RabbitMQ at once.",
         prevent: "Use the prefork pool for tasks that take longer than a second. Give network calls in tasks a \
                   timeout. Watch workers with a probe that asks them, not only for their process.",
         references: &[
             "celery issues 9245, 5685, 3430",
+            "celery 5.7 worker/worker.py, wait_for_soft_shutdown",
             "https://docs.celeryq.dev/en/stable/userguide/workers.html#remote-control",
         ],
     },
@@ -43,7 +48,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     };
     let within = plain::duration(workers.timeout_seconds);
-    let why = "it hangs, or a solo pool is at work";
+    let why = "it hangs, a solo pool is at work, or it is in a soft shutdown";
     match workers.silence() {
         Silence::None => Vec::new(),
         Silence::Named(nodes) => nodes
@@ -89,7 +94,11 @@ fn finding(message: String, node: &str) -> Finding {
     Finding::of(&SILENT_WORKER, message)
         .confirm(format!("celery -A APP inspect --timeout 10 ping -d {node}"))
         .confirm("py-spy dump --pid PID, on the worker's machine")
-        .remedy("ask again with a longer --timeout; restart the worker if it hangs")
+        .confirm("look for `Initiating Soft Shutdown` at the end of the worker's log")
+        .remedy(
+            "ask again with a longer --timeout; restart the worker if it hangs, and leave it alone if it is in a soft \
+             shutdown: it ends by itself",
+        )
 }
 
 #[cfg(test)]
@@ -111,7 +120,9 @@ mod tests {
         let lab = Lab::new().worker("w1", &["celery"]).silent("w2");
         assert_eq!(
             messages(&lab),
-            ["worker w2 did not answer within 2s: it hangs, or a solo pool is at work"]
+            [
+                "worker w2 did not answer within 2s: it hangs, a solo pool is at work, or it is in a soft shutdown"
+            ]
         );
         let findings = lab.check(&SILENT_WORKER, "");
         assert_eq!(names(&findings), ["silent-worker"]);

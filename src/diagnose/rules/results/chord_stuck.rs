@@ -17,18 +17,21 @@ pub static CHORD_STUCK: Rule = Rule {
         meaning: "The task belongs to the header of a chord. The chord's body is sent when every task of the header \
                   has reported its end, and this one never will. The body does not run, and nothing says so: its \
                   result stays PENDING. A part that did report tells of it too, once nothing is in flight any more \
-                  that could report for the others.",
+                  that could report for the others. Or all have reported, and the worker that was to send the body \
+                  died before it did.",
         cause: "In Redis each header task adds its part to the list `.j` when it has ended, and the one that makes the \
                 parts as many as the size in `.s` sends the body. A task that fails or is revoked reports too, and the \
                 body then fails with ChordError. But a task that was lost reports nothing, nor does one that a worker \
                 threw away as not registered or could not decode, nor one whose worker died between storing the \
-                result and reporting it.",
+                result and reporting it. The worker of the last part sends the body and takes the counters away after \
+                that; if it is killed in between, nobody else does either.",
         read: "The chord's parts and its size in the result backend, the result of this task before the broker was \
                read and after it, the queues, the hash `unacked`, and the word of every live worker. A task without a \
                stored result counts in a chord on Redis all the same, so ignore_result is no reason.",
         confirm: "In the result backend's database compare `redis-cli GET celery-taskset-meta-GROUP.s` with \
                   `redis-cli ZCARD celery-taskset-meta-GROUP.j`. Run it twice: the count does not grow.",
-        mend: "Send the whole chord again. Or revoke the parts that are left and send the body by hand, with the \
+        mend: "Where all parts are in, look for the body in the workers' logs first: it may have been sent in the last \
+               moment. Send the whole chord again. Or revoke the parts that are left and send the body by hand, with the \
                results of the header tasks.",
         prevent: "Set acks_late and reject_on_worker_lost on header tasks that can run twice without harm. Make sure \
                   that every worker of the queue knows them. Keep result_expires longer than the longest chord takes, \
@@ -51,10 +54,16 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     let Some(chord) = case.task.chord.seen().and_then(Option::as_ref) else {
         return Vec::new();
     };
-    let Some(size) = chord.size.filter(|size| chord.joined < *size) else {
+    let Some(size) = chord.size.filter(|size| chord.joined <= *size) else {
         return Vec::new();
     };
-    let why = if waits_for(chord, case.id) {
+    let why = if chord.joined == size {
+        // The counters are taken away when the body has been sent.
+        others_are_gone(case, chord).then(|| {
+            "has all its parts, and nobody took its counters away as the worker that sends its body does"
+                .to_owned()
+        })
+    } else if waits_for(chord, case.id) {
         cannot_report(case)
             .map(|why| format!("waits for {} {}, which {why}", case.called(), case.id))
     } else {
@@ -63,6 +72,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     };
     let Some(why) = why else {
         return Vec::new();
+    };
+    let first = if chord.joined == size {
+        "see in the workers' logs that its body did not run; "
+    } else {
+        ""
     };
     let group = &chord.group_id;
     let cli = case.evidence.results_cli();
@@ -77,7 +91,9 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("joined", chord.joined)
             .confirm(format!("{cli} GET celery-taskset-meta-{group}.s"))
             .confirm(format!("{cli} ZCARD celery-taskset-meta-{group}.j"))
-            .remedy("send the whole chord again; or send its body by hand with the results of the header")
+            .remedy(format!(
+                "{first}send the whole chord again; or send its body by hand with the results of the header"
+            ))
             .subject("group", group.as_str())
             .task(case.id),
     ]
@@ -266,6 +282,36 @@ mod tests {
             lab().silent("w2"),
         ] {
             assert!(reported(under_way).check(&CHORD_STUCK, "t1").is_empty());
+        }
+    }
+
+    #[test]
+    fn a_chord_whose_body_nobody_sends_is_found() {
+        let complete = |seconds: f64, lab: Lab| {
+            let doc = ResultDoc {
+                date_done: When::from_epoch(NOW - seconds),
+                ..doc_of_state("SUCCESS")
+            };
+            let mut lab = in_chord(lab.result_as("t1", doc));
+            let parts = chord(&mut lab);
+            parts.size = Some(1);
+            parts.members = vec![("t1".to_owned(), "SUCCESS".to_owned())];
+            lab
+        };
+        let findings = complete(60.0, lab()).check(&CHORD_STUCK, "t1");
+        assert_eq!(names(&findings), ["chord-stuck"]);
+        assert!(
+            findings[0]
+                .message
+                .ends_with("as the worker that sends its body does: 1 of 1 parts are in")
+        );
+        // The worker of the last part has it until the body is sent.
+        for at_it in [
+            complete(0.5, lab()),
+            complete(60.0, lab().claimed("t2", "w1", ClaimState::Active)),
+            complete(60.0, lab().unacked("t2", 9.0)),
+        ] {
+            assert!(at_it.check(&CHORD_STUCK, "t1").is_empty());
         }
     }
 

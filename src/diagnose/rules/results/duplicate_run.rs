@@ -25,7 +25,8 @@ pub static DUPLICATE_RUN: Rule = Rule {
                 delivered again, whether its worker lives or not: tasks with acks_late that run for longer, and tasks \
                 whose ETA is further off, come back again and again. The shortest timeout of all workers and clients \
                 on the database counts. A worker that lost its connection can't acknowledge either. Or the same id \
-                was sent twice.",
+                was sent twice, as an app does that gives a task the same id each time: until the new message runs, \
+                the result is that of the last run.",
         read: "The result before the broker was read, then the queues, the hash `unacked`, and the word of every live \
                worker about this id. A result is stored a moment before the message is acknowledged: a copy counts \
                only if it stood still when looked at again, and a run only if it began after the result. A retry is \
@@ -68,13 +69,18 @@ fn finding(case: &Case<'_>, message: String) -> Finding {
         .any(|copy| copy.envelope.redelivered)
         || case.task.claims.iter().any(|claim| claim.claim.redelivered);
     let claims: Vec<String> = case.task.claims.iter().map(said).collect();
+    let again = if redelivered || case.task.copies.is_empty() {
+        ""
+    } else {
+        "nothing, if the app sends this id again on purpose; else "
+    };
     Finding::of(&DUPLICATE_RUN, message)
         .evidence("claims", claims)
         .evidence("copies", case.task.copies.len())
         .evidence("redelivered", redelivered)
         .confirm(format!("celery -A APP inspect --timeout 3 query_task {}", case.id))
         .remedy(format!(
-            "`celery -A APP control revoke {}` if a second run does harm; set visibility_timeout longer than the \
+            "{again}`celery -A APP control revoke {}` if a second run does harm; set visibility_timeout longer than the \
              longest task and the furthest ETA, on every worker and client",
             case.id
         ))
@@ -218,7 +224,7 @@ fn held_again(case: &Case<'_>) -> Option<String> {
         .find(|held| case.holder(held) == Holder::Nobody && !case.comes_too_late(held.envelope))?;
     let due = copy
         .delivered_at
-        .map(|at| at + case.evidence.visibility(copy.prefix).seconds - case.now());
+        .map(|at| at + case.evidence.visibility(copy.store()).seconds - case.now());
     let when = match due {
         None => return None,
         Some(due) if due > 0.0 => format!(
@@ -349,6 +355,19 @@ mod tests {
                 .message
                 .contains("will be delivered again in 50m")
         );
+    }
+
+    #[test]
+    fn one_that_was_sent_again_may_be_meant() {
+        let remedy = |redelivered| {
+            let mut message = envelope("t1");
+            message.redelivered = redelivered;
+            let lab = ended(9.0).queued_as("celery", message);
+            let mut found = lab.check(&DUPLICATE_RUN, "t1");
+            found.remove(0).remedy
+        };
+        assert!(remedy(false).starts_with("nothing, if the app sends this id again on purpose"));
+        assert!(remedy(true).starts_with("`celery -A APP control revoke t1`"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! CD307: times of workers lie ahead of the server's clock.
 
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, Place, Source};
+use crate::evidence::{Evidence, Place, Source, UnackedNames};
 
 /// How far ahead a time may lie before it counts, in seconds: NTP keeps machines well within it.
 const TOLERANCE: f64 = 5.0;
@@ -39,12 +39,15 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .seen()
         .into_iter()
         .flatten()
-        .filter_map(|entry| Some((entry.newest?, "a delivery in unacked_index".to_owned())));
+        .filter_map(|entry| Some((entry.newest?, delivery(&entry.prefix, &entry.names))));
     let held = evidence.tasks.values().flat_map(|task| &task.copies);
     let held = held.filter_map(|copy| match &copy.place {
-        Place::Unacked { delivered_at, .. } => {
-            Some(((*delivered_at)?, "a delivery in unacked_index".to_owned()))
-        }
+        Place::Unacked {
+            prefix,
+            names,
+            delivered_at,
+            ..
+        } => Some(((*delivered_at)?, delivery(prefix, names))),
         _ => None,
     });
     let claims = evidence.tasks.values().flat_map(|task| &task.claims);
@@ -82,6 +85,10 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .confirm("redis-cli TIME; date +%s")
         .remedy("set the clocks of the workers' machines and of the Redis server right, and keep them so with NTP"),
     ]
+}
+
+fn delivery(prefix: &str, names: &UnackedNames) -> String {
+    format!("a delivery in {prefix}{}", names.index)
 }
 
 /// Seconds that the reading took. The evidence's moment is one of it, and a worker that is well goes on meanwhile.

@@ -40,16 +40,17 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         let left = held.envelope.eta?.seconds_until(now);
         // Seconds from the delivery to the ETA. Without an index entry nothing restores it.
         let wait = left + (case.now() - held.delivered_at?);
-        Some((held.envelope, held.prefix, left, wait))
+        Some((held.envelope, held.store(), left, wait))
     });
     let queued = case.queued().into_iter().filter_map(|copy| {
         let left = copy.envelope.eta?.seconds_until(now);
-        Some((copy.envelope, copy.list?.prefix.as_str(), left, left))
+        let store = case.evidence.store_of(copy.list?);
+        Some((copy.envelope, store, left, left))
     });
     let found = held
         .chain(queued)
-        .find_map(|(envelope, prefix, left, wait)| {
-            let visibility = case.evidence.visibility_told(prefix)?;
+        .find_map(|(envelope, store, left, wait)| {
+            let visibility = case.evidence.visibility_told(store)?;
             // One that expires before its ETA never runs at all: that is another finding.
             let expires = envelope.expires.zip(envelope.eta);
             let runs = expires.is_none_or(|(expires, eta)| expires >= eta);

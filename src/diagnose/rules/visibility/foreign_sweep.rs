@@ -39,7 +39,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .into_iter()
         .filter_map(|held| {
             let age = case.now() - held.delivered_at?;
-            let visibility = case.evidence.visibility_told(held.prefix)?;
+            let visibility = case.evidence.visibility_told(held.store())?;
             // Beyond its own timeout the workers themselves restore it, and other rules say so.
             if age <= DEFAULT_VISIBILITY_TIMEOUT || age > visibility.seconds {
                 return None;

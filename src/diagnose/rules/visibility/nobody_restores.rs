@@ -1,5 +1,6 @@
 //! CD308: unacknowledged messages, and no live worker to restore them.
 
+use crate::diagnose::view::{Held, Store};
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
@@ -35,20 +36,22 @@ pub static NOBODY_RESTORES: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    let mut prefixes: Vec<&str> = case.held().iter().map(|held| held.prefix).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    prefixes
+    let mut stores: Vec<Held<'_>> = case.held();
+    stores.sort_by_key(Held::hash);
+    stores.dedup_by_key(|held| held.hash());
+    stores
         .into_iter()
-        .filter(|prefix| case.evidence.nobody_sweeps(prefix))
-        .map(|prefix| {
-            let key = format!("{prefix}unacked");
+        .filter(|held| case.evidence.nobody_sweeps(held.store()))
+        .map(|one| {
+            let (key, prefix) = (one.hash(), one.prefix);
             let held = case
                 .evidence
-                .reservations_of(prefix)
+                .reservations_of(one.store())
                 .map_or(1, |entry| entry.unacked.max(1));
             let place = if case.evidence.answered().is_empty() {
                 "consumes this database".to_owned()
+            } else if namesakes(case, prefix) {
+                "uses that key".to_owned()
             } else {
                 format!("consumes a queue {}", plain::under(prefix))
             };
@@ -66,12 +69,28 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                     .redis_cli(&format!("HLEN {}", plain::key(&key))),
             )
             .confirm("celery -A APP status")
-            .remedy(
-                "start a worker on this database: it restores the message once the visibility timeout has passed",
-            )
+            .remedy(if namesakes(case, prefix) {
+                format!(
+                    "start a worker whose transport options name these keys: unacked_key {}, unacked_index_key {}, \
+                     unacked_mutex_key {}",
+                    one.names.hash, one.names.index, one.names.mutex
+                )
+            } else {
+                "start a worker on this database: it restores the message once the visibility timeout has passed"
+                    .to_owned()
+            })
             .task(case.id)
         })
         .collect()
+}
+
+/// Whether live workers consume queues under a key prefix, with other names for what they keep there.
+fn namesakes(case: &Case<'_>, prefix: &str) -> bool {
+    let anywhere = Store {
+        prefix,
+        names: None,
+    };
+    case.evidence.sweep_period(anywhere).is_some()
 }
 
 #[cfg(test)]
@@ -98,6 +117,24 @@ mod tests {
         assert_eq!(
             names(&lab.check(&NOBODY_RESTORES, "t1")),
             ["nobody-restores"]
+        );
+    }
+
+    #[test]
+    fn workers_that_keep_theirs_under_other_names_restore_nothing_here() {
+        let lab = Lab::new()
+            .worker("w1", &["celery"])
+            .with_worker(|w| {
+                let stats = w.stats.seen_mut().expect("seen");
+                stats.transport.unacked_index_key = Some("shop_index".to_owned());
+            })
+            .unacked("t1", 10.0);
+        let found = lab.check(&NOBODY_RESTORES, "t1");
+        assert_eq!(names(&found), ["nobody-restores"]);
+        assert!(
+            found[0]
+                .message
+                .contains("no live worker uses that key: nothing restores them")
         );
     }
 

@@ -83,7 +83,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 fn overdue(case: &Case<'_>, holder: &WorkerClaim) -> Option<Overdue> {
     let running = holder.claim.time_start.map(|start| case.now() - start);
     let held = case.held().into_iter().filter_map(|held| {
-        let visibility = case.evidence.visibility_told(held.prefix)?;
+        let visibility = case.evidence.visibility_told(held.store())?;
         let age = held.delivered_at.map(|at| case.now() - at);
         let since = age.into_iter().chain(running).reduce(f64::max)?;
         // A delivery after the start of the run is the second one.
@@ -100,7 +100,9 @@ fn overdue(case: &Case<'_>, holder: &WorkerClaim) -> Option<Overdue> {
         })
     });
     let restored = case.queued().into_iter().filter_map(|copy| {
-        let visibility = case.evidence.visibility_told(&copy.list?.prefix)?;
+        let visibility = case
+            .evidence
+            .visibility_told(case.evidence.store_of(copy.list?))?;
         let since = running?;
         copy.envelope.redelivered.then_some(Overdue {
             visibility,

@@ -33,14 +33,15 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .flatten()
         .filter(|entry| entry.mutex == Some(MutexTtl::Never))
         .map(|entry| {
-            let key = format!("{}unacked_mutex", entry.prefix);
+            let key = format!("{}{}", entry.prefix, entry.names.mutex);
             let quoted = plain::key(&key);
             Finding::of(
                 &STUCK_MUTEX,
                 format!(
-                    "{key} has no time to live: no worker restores any of the {} in {}unacked",
+                    "{key} has no time to live: no worker restores any of the {} in {}{}",
                     plain::count(entry.unacked, "message"),
-                    entry.prefix
+                    entry.prefix,
+                    entry.names.hash
                 ),
             )
             .evidence("key", key.as_str())

@@ -35,13 +35,17 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .into_iter()
         .filter(|held| held.delivered_at.is_none())
         .map(|held| {
-            let index = plain::key(&format!("{}unacked_index", held.prefix));
-            let hash = plain::key(&format!("{}unacked", held.prefix));
+            let index = plain::key(&held.index());
+            let hash = plain::key(&held.hash());
             let tag = plain::key(held.tag);
             let cli = |command: String| case.evidence.redis_cli(&command);
             Finding::of(
                 &UNACKED_WITHOUT_INDEX,
-                "it is in unacked and has no entry in unacked_index: nothing will restore it",
+                format!(
+                    "it is in {} and has no entry in {}: nothing will restore it",
+                    held.hash(),
+                    held.index()
+                ),
             )
             .evidence("delivery_tag", held.tag)
             .evidence("key_prefix", held.prefix)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, Source, Worker};
+use crate::evidence::{Evidence, Source, UnackedNames, Worker};
 
 /// The rule.
 pub static VISIBILITY_CONFLICT: Rule = Rule {
@@ -35,16 +35,18 @@ pub static VISIBILITY_CONFLICT: Rule = Rule {
 
 fn check(evidence: &Evidence) -> Vec<Finding> {
     let sweeps = |worker: &&Worker| worker.queues.seen().is_none_or(|queues| !queues.is_empty());
-    let mut by_prefix: BTreeMap<&str, Vec<(f64, &str)>> = BTreeMap::new();
+    // Workers that keep what they were given under other names do not sweep each other's.
+    let mut by_key: BTreeMap<(&str, String), Vec<(f64, &str)>> = BTreeMap::new();
     for worker in evidence.answered().iter().filter(sweeps) {
-        if let Some(seconds) = worker.visibility_timeout() {
-            let told = by_prefix.entry(&worker.prefix).or_default();
+        if let (Some(seconds), Some(stats)) = (worker.visibility_timeout(), worker.stats.seen()) {
+            let index = UnackedNames::of(&stats.transport).index;
+            let told = by_key.entry((&worker.prefix, index)).or_default();
             told.push((seconds, &worker.node));
         }
     }
-    by_prefix
+    by_key
         .into_iter()
-        .filter_map(|(prefix, mut told)| {
+        .filter_map(|((prefix, _), mut told)| {
             told.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
             let (shortest, longest) = (told.first()?.0, told.last()?.0);
             // Less than a second is rounding.
@@ -122,6 +124,16 @@ mod tests {
     fn another_key_prefix_is_another_world() {
         let lab = with_timeout(Lab::new(), "w1", Some(43_200.0));
         let lab = with_timeout(lab, "w2", None).with_worker(|w| w.prefix = "shop_".to_owned());
+        assert!(lab.check(&VISIBILITY_CONFLICT, "").is_empty());
+    }
+
+    #[test]
+    fn another_index_is_another_world() {
+        let lab = with_timeout(Lab::new(), "w1", Some(43_200.0));
+        let lab = with_timeout(lab, "w2", None).with_worker(|w| {
+            let stats = w.stats.seen_mut().expect("seen");
+            stats.transport.unacked_index_key = Some("shop_index".to_owned());
+        });
         assert!(lab.check(&VISIBILITY_CONFLICT, "").is_empty());
     }
 

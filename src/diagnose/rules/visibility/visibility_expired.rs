@@ -1,6 +1,6 @@
 //! CD301: a reservation outlived the visibility timeout and was not restored.
 
-use crate::diagnose::view::{DEFAULT_SWEEP_PERIOD, Visibility};
+use crate::diagnose::view::{DEFAULT_SWEEP_PERIOD, Store, Visibility};
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
@@ -19,7 +19,8 @@ pub static VISIBILITY_EXPIRED: Rule = Rule {
                 `unacked_mutex` never goes away, or where the workers hang.",
         read: "The time of delivery in `unacked_index`, the clock of the Redis server, and the visibility timeout: \
                what you gave, else the shortest of the live workers, else kombu's 3600 s where no worker is left to \
-               ask. Where a worker may sweep, two of its sweeps are waited for before anything is said.",
+               ask. Where a worker may sweep, two of its sweeps are waited for before anything is said, and more where \
+               unacked_restore_limit lets each restore only some.",
         confirm: "Run `redis-cli ZSCORE unacked_index TAG` and compare it with `redis-cli TIME`. Run `redis-cli TTL \
                   unacked_mutex`: -1 is a lock that never goes away.",
         mend: "Start a worker on this database, or restart the ones that hang; it sweeps within some minutes. If the \
@@ -41,13 +42,13 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .into_iter()
         .filter_map(|held| {
             let age = case.now() - held.delivered_at?;
-            let (visibility, patience) = patience(case, held.prefix)?;
+            let (visibility, patience) = patience(case, held.store())?;
             if age <= visibility.seconds + patience {
                 return None;
             }
             let overdue = plain::duration(age - visibility.seconds);
-            let index = plain::key(&format!("{}unacked_index", held.prefix));
-            let mutex = plain::key(&format!("{}unacked_mutex", held.prefix));
+            let index = plain::key(&held.index());
+            let mutex = plain::key(&held.mutex());
             let tag = plain::key(held.tag);
             let finding = Finding::of(
                 &VISIBILITY_EXPIRED,
@@ -74,18 +75,15 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// The visibility timeout, and how much longer a restore may take where all is well.
-fn patience(case: &Case<'_>, prefix: &str) -> Option<(Visibility, f64)> {
+fn patience(case: &Case<'_>, store: Store<'_>) -> Option<(Visibility, f64)> {
     let evidence = case.evidence;
-    if evidence.nobody_sweeps(prefix) {
-        return Some((evidence.visibility(prefix), 0.0));
+    if evidence.nobody_sweeps(store) {
+        return Some((evidence.visibility(store), 0.0));
     }
     // A worker that may be there and told nothing can have any timeout.
-    let visibility = evidence.visibility_told(prefix)?;
-    let period = evidence
-        .sweep_period(prefix)
-        .unwrap_or(DEFAULT_SWEEP_PERIOD);
-    // One sweep can find the lock taken by another worker.
-    Some((visibility, 2.0 * period))
+    let visibility = evidence.visibility_told(store)?;
+    let delay = evidence.restore_delay(store);
+    Some((visibility, delay.unwrap_or(2.0 * DEFAULT_SWEEP_PERIOD)))
 }
 
 #[cfg(test)]
@@ -126,6 +124,24 @@ mod tests {
         assert!(!found(
             &Lab::new().worker("w1", &["celery"]).unacked("t1", 3700.0)
         ));
+    }
+
+    #[test]
+    fn with_a_limit_to_each_sweep_more_of_them_are_waited_for() {
+        let lab = |limits: &[Option<u64>]| {
+            let mut lab = Lab::new().unacked("t1", 3900.0);
+            lab.evidence.reservations.seen_mut().expect("seen")[0].unacked = 30;
+            for limit in limits {
+                lab = lab.worker("w1", &["celery"]).with_worker(|w| {
+                    let stats = w.stats.seen_mut().expect("seen");
+                    stats.transport.unacked_restore_limit = *limit;
+                });
+            }
+            lab
+        };
+        assert!(!found(&lab(&[Some(10)])));
+        assert!(found(&lab(&[Some(40)])));
+        assert!(found(&lab(&[Some(10), None])));
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn place(case: &Case<'_>, copy: &Copy) -> String {
         }
         Place::DeadLetter { queue, .. } => format!("dead-letter queue {queue}"),
         Place::Delayed { queue, .. } => format!("queue {queue}"),
-        Place::Unacked { prefix, .. } => format!("{prefix}unacked"),
+        Place::Unacked { prefix, names, .. } => format!("{prefix}{}", names.hash),
     }
 }
 
@@ -261,6 +261,12 @@ mod tests {
             sep: crate::celery::exchange::DEFAULT_SEP.to_owned(),
             bindings: vec![binding("celery"), binding("mail")],
         }]);
+        assert!(lab.check(&DUPLICATE_MESSAGE, "t1").is_empty());
+        // It would take only what the bindings do not.
+        let lab = lab.worker("w1", &["celery"]).with_worker(|w| {
+            let stats = w.stats.seen_mut().expect("seen");
+            stats.transport.deadletter_queue = Some("dead".to_owned());
+        });
         assert!(lab.check(&DUPLICATE_MESSAGE, "t1").is_empty());
     }
 }
