@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
+use super::audience::{listening, note_departed, take_in};
 use super::counting::{Known, mark};
 use super::mailbox::Voices;
-use super::workers::{GRACE, Panel, drop_unheard, note_departed, unheard};
+use super::workers::{GRACE, Panel};
 use crate::celery::control::{self, Claim, ClaimState};
 use crate::evidence::{Observed, Reason, Software, Why};
 
@@ -90,16 +91,12 @@ impl Panel {
         let mut holdings = Holdings::default();
         for index in 0..self.mailboxes.len() {
             let prefix = self.mailboxes[index].0.clone();
-            let Some(known) = self
-                .answering
-                .get(&prefix)
-                .filter(|known| !known.is_empty())
-            else {
+            let (_, mailbox) = &self.mailboxes[index];
+            let Some(known) = listening(&self.audiences, &prefix, mailbox) else {
                 continue;
             };
             let mut words: BTreeMap<String, Word> = BTreeMap::new();
             let patience = self.timeout.max(GRACE);
-            let (_, mailbox) = &self.mailboxes[index];
             let receivers = mailbox
                 .ask_each(&requests, patience, known, |method, node, answer| {
                     let at = holdings.nodes.iter().position(|known| *known == node);
@@ -116,11 +113,10 @@ impl Panel {
                 .iter()
                 .map(|(node, word)| (node.clone(), word.voices()))
                 .collect();
-            let receivers = receivers.into_values().min();
-            let unheard = unheard(mailbox, receivers, &voices);
-            drop_unheard(&mut self.workers, &prefix, &voices, unheard);
+            let received = mailbox.received(receivers.values().copied());
+            let audience = take_in(&mut self.workers, &prefix, known, voices, received);
             note_departed(&mut self.workers, mailbox);
-            self.answering.insert(prefix.clone(), voices);
+            self.audiences.insert(prefix.clone(), audience);
             self.note_words(&prefix, words);
         }
         Ok(holdings)
@@ -149,7 +145,7 @@ impl Panel {
         let requests = [("revoked", json!({})), ("report", json!({}))];
         let mut software = BTreeMap::new();
         for (prefix, mailbox) in &self.mailboxes {
-            let Some(known) = self.answering.get(prefix).filter(|known| !known.is_empty()) else {
+            let Some(known) = listening(&self.audiences, prefix, mailbox) else {
                 continue;
             };
             let patience = self.timeout.max(GRACE);

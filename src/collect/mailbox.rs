@@ -1,6 +1,7 @@
 //! Remote control, whatever carries it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -25,13 +26,31 @@ pub(crate) struct Answers {
 /// How often each node answers: once, but where workers share its name.
 pub(crate) type Voices = BTreeMap<String, u64>;
 
+/// Who received the last question under one key prefix.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Audience {
+    /// Who answered it.
+    pub(crate) voices: Voices,
+    /// How many did not, and were there from the beginning or fell silent since.
+    pub(crate) silent: u64,
+    /// How many more did not: they came meanwhile.
+    pub(crate) strangers: u64,
+}
+
+impl Audience {
+    /// How many answered nothing.
+    pub(crate) fn unheard(&self) -> u64 {
+        self.silent.saturating_add(self.strangers)
+    }
+}
+
 /// When the answers are all there.
 #[derive(Clone, Copy)]
 pub(crate) enum Until<'a> {
     /// When everyone who received the request has answered, as far as the broker tells.
     Everyone,
     /// When these nodes have answered, whoever else does.
-    Nodes(&'a Voices),
+    Nodes(&'a Audience),
     /// When the answers explain what was seen otherwise.
     Explained(&'a (dyn Fn(&Replies) -> bool + Sync)),
 }
@@ -72,13 +91,25 @@ impl Mailbox {
         }
     }
 
+    /// How many received the questions, at least and at most: a worker may come or go between two of them. None where
+    /// the broker does not tell.
+    pub(crate) fn received(
+        &self,
+        receivers: impl Iterator<Item = u64> + Clone,
+    ) -> Option<RangeInclusive<u64>> {
+        match self {
+            Self::Redis(_) => Some(receivers.clone().min()?..=receivers.max()?),
+            Self::Amqp(_) => None,
+        }
+    }
+
     /// Asks until these have answered, and shows each answer as it comes where the transport allows it, so that they
     /// need not all be in memory at once. Returns how many workers received each request.
     pub(crate) async fn ask_each(
         &self,
         requests: &[(&'static str, Value)],
         patience: Duration,
-        known: &Voices,
+        known: &Audience,
         mut see: impl FnMut(&'static str, String, Value),
     ) -> Result<BTreeMap<&'static str, u64>, Why> {
         let mailbox = match self {

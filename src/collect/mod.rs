@@ -1,5 +1,6 @@
 //! All input: connections, timeouts, the order of reading. Nothing here judges.
 
+mod audience;
 mod broker;
 mod census;
 pub(crate) mod cleanup;

@@ -150,11 +150,17 @@ fn answered(workers: &Workers) -> (ReadStatus, String) {
     } else {
         format!("{there} of {all} answered")
     };
-    let detail = match workers.unsettled.as_slice() {
-        [] => detail,
-        nodes => format!("{detail}; {} came or left meanwhile", nodes.join(", ")),
+    let others = workers.others_unsettled.then_some("others");
+    let nodes = workers.unsettled.iter().map(String::as_str);
+    let detail = match (workers.unsettled.is_empty(), others) {
+        (true, None) => detail,
+        (true, Some(_)) => format!("{detail}; workers came or left meanwhile"),
+        (false, _) => {
+            let nodes: Vec<&str> = nodes.chain(others).collect();
+            format!("{detail}; {} came or left meanwhile", nodes.join(", "))
+        }
     };
-    let status = if workers.silent == 0 && workers.unsettled.is_empty() {
+    let status = if workers.silent == 0 && workers.are_settled() {
         ReadStatus::Complete
     } else {
         ReadStatus::Partial

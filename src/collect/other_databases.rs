@@ -167,7 +167,7 @@ impl Reading<'_> {
             let mut panel = Panel::open(self.plan, &server, &tables, &names, cleanup).await?;
             let claims = panel.claims(Some(&ids), true).await?;
             let held = held.into_iter().map(|copy| copy.envelope.id);
-            let whole = panel.workers.silent == 0 && panel.workers.unsettled.is_empty();
+            let whole = panel.workers.silent == 0 && panel.workers.are_settled();
             if let Some(other) = asked.last_mut().filter(|_| whole) {
                 other.claimed = Some(claims.held.into_keys().chain(held).collect());
             }

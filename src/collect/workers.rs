@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Plan;
+use super::audience::{listening, note_departed, still_answers, take_in};
 use super::cleanup::Cleanup;
-use super::mailbox::{Mailbox, Replies, Until, Voices};
+use super::mailbox::{Audience, Mailbox, Replies, Until, Voices};
 use super::rabbitmq::amqp::AmqpClient;
 use super::rabbitmq::control::Mailbox as AmqpMailbox;
 use super::redis::control::Mailbox as RedisMailbox;
@@ -27,8 +28,8 @@ pub(crate) struct Panel {
     pub(super) mailboxes: Vec<(String, Mailbox)>,
     /// What the workers said.
     pub(crate) workers: Workers,
-    /// Who answered the last questions, by prefix.
-    pub(super) answering: HashMap<String, Voices>,
+    /// Who received the last questions, by prefix.
+    pub(super) audiences: HashMap<String, Audience>,
     pub(super) timeout: Duration,
 }
 
@@ -107,11 +108,14 @@ impl Panel {
         cleanup: &Cleanup,
     ) -> Result<Self, Why> {
         let mut panel = Self::empty(timeout);
-        let voices: Voices;
+        let known: Audience;
         let (declared, until) = match expected {
             Expected::Nodes(nodes) => {
-                voices = nodes.iter().map(|node| (node.clone(), 1)).collect();
-                (nodes.iter().cloned().collect(), Until::Nodes(&voices))
+                known = Audience {
+                    voices: nodes.iter().map(|node| (node.clone(), 1)).collect(),
+                    ..Audience::default()
+                };
+                (nodes.iter().cloned().collect(), Until::Nodes(&known))
             }
             Expected::Unknown(explained) => (Vec::new(), Until::Explained(explained)),
         };
@@ -137,9 +141,10 @@ impl Panel {
                 silent: 0,
                 unanswered_names: Vec::new(),
                 unsettled: Vec::new(),
+                others_unsettled: false,
                 timeout_seconds: timeout.as_secs_f64(),
             },
-            answering: HashMap::new(),
+            audiences: HashMap::new(),
             timeout,
         }
     }
@@ -166,8 +171,13 @@ impl Panel {
             .map(|a| a.receivers)
             .max()
             .unwrap_or_default();
-        self.answering.insert(prefix.to_owned(), nodes.clone());
-        self.workers.silent += receivers.saturating_sub(answering);
+        let audience = Audience {
+            voices: nodes.clone(),
+            silent: receivers.saturating_sub(answering),
+            strangers: 0,
+        };
+        self.workers.silent += audience.silent;
+        self.audiences.insert(prefix.to_owned(), audience);
         let silent_names = declared
             .into_iter()
             .filter(|node| !nodes.contains_key(node));
@@ -187,7 +197,7 @@ impl Panel {
     pub(crate) async fn begun(&self) -> Result<BTreeMap<String, Begun>, Why> {
         let mut begun = BTreeMap::new();
         for (prefix, mailbox) in &self.mailboxes {
-            let Some(known) = self.answering.get(prefix).filter(|known| !known.is_empty()) else {
+            let Some(known) = listening(&self.audiences, prefix, mailbox) else {
                 continue;
             };
             let answers = mailbox
@@ -226,7 +236,7 @@ impl Panel {
         }
         let mut claims = Claims::default();
         for (prefix, mailbox) in &self.mailboxes {
-            let Some(known) = self.answering.get(prefix).filter(|known| !known.is_empty()) else {
+            let Some(known) = listening(&self.audiences, prefix, mailbox) else {
                 continue;
             };
             let all_there = self.workers.silent == 0;
@@ -238,12 +248,9 @@ impl Panel {
             let answers = mailbox
                 .ask(&requests, patience, Until::Nodes(known))
                 .await?;
-            let nodes = nodes(&answers);
-            let receivers = answers.values().map(|answers| answers.receivers).min();
-            let unheard = unheard(mailbox, receivers, &nodes);
-            drop_unheard(&mut self.workers, prefix, &nodes, unheard);
+            let received = mailbox.received(answers.values().map(|answers| answers.receivers));
+            let audience = take_in(&mut self.workers, prefix, known, nodes(&answers), received);
             note_departed(&mut self.workers, mailbox);
-            self.answering.insert(prefix.clone(), nodes);
             for worker in self
                 .workers
                 .answered
@@ -252,76 +259,17 @@ impl Panel {
             {
                 note_work(worker, &answers, ids, &mut claims);
             }
+            // Who came meanwhile was not asked everything; its word about a task is as good as any.
+            for node in audience.voices.keys() {
+                if !still_answers(&self.workers, prefix, node) {
+                    let mut newcomer = worker(prefix, node, false, &answers);
+                    note_work(&mut newcomer, &answers, ids, &mut claims);
+                }
+            }
+            self.audiences.insert(prefix.clone(), audience);
         }
         Ok(claims)
     }
-}
-
-/// How many received a question and answered nothing; none where the broker does not tell.
-pub(super) fn unheard(mailbox: &Mailbox, receivers: Option<u64>, nodes: &Voices) -> Option<u64> {
-    let answered: u64 = nodes.values().sum();
-    match mailbox {
-        Mailbox::Redis(_) => receivers.map(|receivers| receivers.saturating_sub(answered)),
-        Mailbox::Amqp(_) => None,
-    }
-}
-
-/// Takes out the workers that answered before and do not any more: those that received the question fell silent, the
-/// others left meanwhile. Where nobody tells who received it, they count as silent until their mailboxes are looked at.
-/// Notes who came meanwhile, too.
-pub(super) fn drop_unheard(
-    workers: &mut Workers,
-    prefix: &str,
-    nodes: &Voices,
-    unheard: Option<u64>,
-) {
-    let mut gone = Vec::new();
-    workers.answered.retain(|worker| {
-        let here = worker.prefix != prefix || nodes.contains_key(&worker.node);
-        if !here {
-            gone.push(worker.node.clone());
-        }
-        here
-    });
-    let all = gone.len() as u64;
-    let silent = unheard.map_or(all, |unheard| {
-        unheard.saturating_sub(workers.silent).min(all)
-    });
-    let mut unsettled: Vec<String> = nodes
-        .keys()
-        .filter(|node| !is_known(workers, prefix, node))
-        .cloned()
-        .collect();
-    if silent < all {
-        unsettled.extend(gone.iter().cloned());
-    }
-    unsettled.retain(|node| !workers.unsettled.contains(node));
-    workers.unsettled.extend(unsettled);
-    if silent > 0 {
-        workers.silent += silent;
-        workers.unanswered_names.extend(gone);
-    }
-}
-
-/// Those that were seen to go are not silent, though one of the same name may be there by now.
-pub(super) fn note_departed(workers: &mut Workers, mailbox: &Mailbox) {
-    let departed = mailbox.departed();
-    let before = workers.unanswered_names.len();
-    (workers.unanswered_names).retain(|node| !departed.contains(node));
-    let gone = (before - workers.unanswered_names.len()) as u64;
-    workers.silent = workers.silent.saturating_sub(gone);
-    let new = departed
-        .into_iter()
-        .filter(|node| !workers.unsettled.contains(node));
-    let new: Vec<String> = new.collect();
-    workers.unsettled.extend(new);
-}
-
-/// Whether a node answered at first, or was waited for in vain.
-fn is_known(workers: &Workers, prefix: &str, node: &str) -> bool {
-    let mut answered = workers.answered.iter();
-    answered.any(|worker| worker.prefix == prefix && worker.node == node)
-        || workers.unanswered_names.iter().any(|name| name == node)
 }
 
 /// The nodes that answered anything, and with how many voices each.
@@ -434,47 +382,5 @@ fn hold(claims: &mut Claims, node: &str, claim: &Claim) {
     known.claim.eta = known.claim.eta.or(claim.eta);
     if known.claim.state == ClaimState::Ready {
         known.claim.state = claim.state;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::diagnose::testkit::Lab;
-
-    /// Names that answered, that are silent and how many, and that came or left, where these two answered before.
-    fn after(nodes: &[&str], unheard: Option<u64>) -> (usize, Vec<String>, u64, Vec<String>) {
-        let mut lab = Lab::new()
-            .worker("w1", &["celery"])
-            .worker("w2", &["celery"]);
-        let nodes = nodes.iter().map(|node| ((*node).to_owned(), 1)).collect();
-        let workers = lab.workers_mut();
-        drop_unheard(workers, "", &nodes, unheard);
-        (
-            workers.answered.len(),
-            workers.unanswered_names.clone(),
-            workers.silent,
-            workers.unsettled.clone(),
-        )
-    }
-
-    #[test]
-    fn who_received_a_question_and_answered_nothing_is_silent() {
-        let silent = (1, vec!["w2".to_owned()], 1, Vec::new());
-        assert_eq!(after(&["w1"], Some(1)), silent);
-        // RabbitMQ does not tell who received it: the mailboxes will.
-        assert_eq!(after(&["w1"], None), silent);
-        assert_eq!(
-            after(&["w1", "w2"], Some(0)),
-            (2, Vec::new(), 0, Vec::new())
-        );
-    }
-
-    #[test]
-    fn who_did_not_receive_it_has_left_and_others_have_come() {
-        let left = (1, Vec::new(), 0, vec!["w2".to_owned()]);
-        assert_eq!(after(&["w1"], Some(0)), left);
-        let came = (2, Vec::new(), 0, vec!["w3".to_owned()]);
-        assert_eq!(after(&["w1", "w2", "w3"], Some(0)), came);
     }
 }

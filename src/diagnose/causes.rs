@@ -118,6 +118,18 @@ fn early_acknowledgement(case: &Case<'_>) -> Option<Cause> {
 /// connection stays; so does that of a client that has just asked the workers something, hence no more than a cause.
 fn worker_ending(case: &Case<'_>) -> Option<Cause> {
     let evidence = case.evidence;
+    if let Some(why) = evidence.endings_unseen() {
+        return Some(Cause {
+            name: "worker-ending",
+            text: format!(
+                "a worker that shuts down warmly may have it, and runs it to its end without another word: that can't \
+                 be told here, because {why}"
+            ),
+            confirm: "look on the workers' hosts for workers that are shutting down; trace it again when they are gone"
+                .to_owned(),
+            weight: 30,
+        });
+    }
     (evidence.takers() > evidence.answered().len()).then(|| Cause {
         name: "worker-ending",
         text: "a worker that shuts down warmly has it, and runs it to its end without another word: a connection that \

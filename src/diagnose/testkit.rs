@@ -161,6 +161,7 @@ impl Lab {
                     silent: 0,
                     unanswered_names: Vec::new(),
                     unsettled: Vec::new(),
+                    others_unsettled: false,
                     timeout_seconds: 2.0,
                 }),
                 tasks: BTreeMap::new(),

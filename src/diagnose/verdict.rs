@@ -244,7 +244,15 @@ fn orphan(case: &Case<'_>, held: &Held<'_>) -> String {
             plain::duration(due)
         ),
     };
-    format!("it was delivered to a worker that is gone and is still unacknowledged; {later}")
+    match case.evidence.endings_unseen() {
+        None => format!(
+            "it was delivered to a worker that is gone and is still unacknowledged; {later}"
+        ),
+        Some(why) => format!(
+            "it was delivered to a worker that is gone, or finishes it in a warm shutdown, which can't be told here: \
+             {why}; {later}"
+        ),
+    }
 }
 
 fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {

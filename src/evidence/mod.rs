@@ -211,7 +211,7 @@ impl Evidence {
     pub fn all_workers_answered(&self) -> bool {
         self.workers
             .seen()
-            .is_some_and(|workers| workers.silent == 0 && workers.unsettled.is_empty())
+            .is_some_and(|workers| workers.silent == 0 && workers.are_settled())
     }
 
     /// Whether only some ids were looked for.

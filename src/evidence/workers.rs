@@ -20,6 +20,9 @@ pub struct Workers {
     /// Nodes that came or left while the reading went on: they were not asked everything.
     #[serde(default)]
     pub unsettled: Vec<String>,
+    /// Whether workers came or left meanwhile whose names nobody told.
+    #[serde(default)]
+    pub others_unsettled: bool,
     /// How long they were given, in seconds.
     #[serde(serialize_with = "super::file::finite::number")]
     pub timeout_seconds: f64,
@@ -71,6 +74,11 @@ pub struct WorkerClaim {
 }
 
 impl Workers {
+    /// Whether the same workers were there from the beginning of the reading to its end.
+    pub fn are_settled(&self) -> bool {
+        self.unsettled.is_empty() && !self.others_unsettled
+    }
+
     /// Names the silent ones as exactly as can be told.
     pub fn silence(&self) -> Silence<'_> {
         let names = self.unanswered_names.as_slice();

@@ -116,6 +116,35 @@ fn a_worker_that_signs_off_while_an_audit_samples_is_not_silent() {
     );
 }
 
+/// Processes that take a minute to load what their tasks need.
+const SLOW_START: &str = "\
+import time
+from celery.signals import worker_process_init
+
+@worker_process_init.connect
+def load(**kwargs):
+    time.sleep(60)
+";
+
+#[test]
+fn a_pool_that_is_still_starting_does_not_hang() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let config = json!({"broker_url": server.db(0), "result_backend": server.db(1), "worker_prefetch_multiplier": 2,
+                        "task_annotations": {"labapp.ratelimited": {"rate_limit": null}}});
+    std::fs::write(lab.folder().join("slow_start.py"), SLOW_START).expect("the lab's folder");
+    let worker = lab.worker("w1", &config, &["-I", "slow_start"]);
+    let first = lab.send(&config, "labapp.add", &json!([1, 2]), &json!({}));
+    worker.wait_received(&first);
+    for _ in 0..4 {
+        lab.send(&config, "labapp.add", &json!([1, 2]), &json!({}));
+    }
+    server.wait_for_workers(PIDBOX, 1);
+    let done = audit(&lab, &server, &["--format", "json", "--sample", "6s"]);
+    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.code, Some(0), "{done:#?}");
+}
+
 #[test]
 fn what_was_revoked_is_found_where_it_waits() {
     let lab = Lab::new();

@@ -11,6 +11,7 @@
 )]
 
 mod audit;
+mod comings;
 mod facts;
 mod harmless;
 mod hostile;

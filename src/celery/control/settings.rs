@@ -145,6 +145,9 @@ pub struct Stats {
     pub pid: Option<i64>,
     /// How many pool processes it has.
     pub processes: Option<u64>,
+    /// How many of them take tasks: not those that are still starting. The prefork pool alone tells (Celery 5.7
+    /// concurrency/asynpool.py, `human_write_stats`).
+    pub ready_processes: Option<u64>,
     /// How it talks to the broker.
     pub transport: TransportOptions,
     /// How many of each task it has accepted.
@@ -209,6 +212,9 @@ pub fn decode_stats(answer: &Value) -> Stats {
             .get("processes")
             .and_then(Value::as_array)
             .map(|list| list.len() as u64),
+        ready_processes: pool
+            .pointer("/writes/inqueues/total")
+            .and_then(Value::as_u64),
         transport: TransportOptions {
             visibility_timeout: number("visibility_timeout"),
             priority_steps: options
@@ -260,6 +266,8 @@ pub struct Conf {
     pub task_acks_late: Option<bool>,
     /// Messages taken for each process.
     pub worker_prefetch_multiplier: Option<u64>,
+    /// Seconds that a pool process may take to start.
+    pub worker_proc_alive_timeout: Option<f64>,
     /// The routes, in their order. Routers that are functions are left out.
     pub task_routes: Option<Vec<Route>>,
     /// Where tasks without a route go.
@@ -303,6 +311,7 @@ pub fn decode_conf(answer: &Value) -> Conf {
         worker_prefetch_multiplier: answer
             .get("worker_prefetch_multiplier")
             .and_then(Value::as_u64),
+        worker_proc_alive_timeout: answer.get("worker_proc_alive_timeout").and_then(seconds),
         task_routes: answer.get("task_routes").map(|routes| {
             let mut read = Vec::new();
             read_routes(routes, &mut read);

@@ -204,6 +204,7 @@ fn queues_statistics_and_settings() {
         stats.pool.as_deref(),
         Some("celery.concurrency.prefork:TaskPool")
     );
+    assert_eq!(stats.ready_processes, Some(2));
     assert_eq!(
         stats.transport,
         TransportOptions {

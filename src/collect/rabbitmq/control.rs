@@ -127,7 +127,7 @@ impl Mailbox {
         let mut replies = Replies::new();
         let mut methods = HashMap::new();
         let receivers = match until {
-            Until::Nodes(known) => known.len() as u64,
+            Until::Nodes(known) => known.voices.len() as u64,
             Until::Everyone | Until::Explained(_) => 0,
         };
         for (method, arguments) in requests {
@@ -159,7 +159,10 @@ impl Mailbox {
             if let Until::Nodes(known) = until
                 && look <= Instant::now()
             {
-                let missing = known.keys().filter(|node| !answers_all(&replies, node));
+                let missing = known
+                    .voices
+                    .keys()
+                    .filter(|node| !answers_all(&replies, node));
                 self.note_departed(missing).await?;
                 look = Instant::now() + NEXT_LOOK;
                 continue;
@@ -273,6 +276,7 @@ fn all_there(replies: &Replies, until: Until<'_>, departed: &BTreeSet<String>) -
     match until {
         Until::Everyone => false,
         Until::Nodes(known) => known
+            .voices
             .keys()
             .all(|node| departed.contains(node) || answers_all(replies, node)),
         Until::Explained(explained) => {
@@ -341,11 +345,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::collect::mailbox::Voices;
+    use crate::collect::mailbox::Audience;
 
     #[test]
     fn nobody_else_s_answer_counts_and_who_is_gone_is_not_waited_for() {
-        let known: Voices = ["w1", "w2"].map(|node| (node.to_owned(), 1)).into();
+        let known = Audience {
+            voices: ["w1", "w2"].map(|node| (node.to_owned(), 1)).into(),
+            ..Audience::default()
+        };
         let replies = |nodes: &[&str]| {
             let by_node = nodes
                 .iter()

@@ -14,12 +14,16 @@ use crate::celery::control::{
     REPLY_BINDINGS, Reply, channel, parse_reply, reply_binding, reply_list, request,
 };
 use crate::collect::cleanup::Cleanup;
-use crate::collect::mailbox::{Answers, Replies, Voices};
+use crate::collect::mailbox::{Answers, Audience, Replies, Voices};
+use crate::collect::workers::GRACE;
 use crate::config::url::RedisServer;
 use crate::evidence::{Reason, Why};
 
 /// How long one BRPOP waits. Well below the time after which a server counts as gone.
 const WAIT: Duration = Duration::from_millis(500);
+
+/// The shortest wait: Redis before 7.0 cuts to whole milliseconds, and waits for ever for none.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// What BRPOP answers: the key and the item, or nothing within its time.
 type Popped = Option<(Vec<u8>, Vec<u8>)>;
@@ -72,12 +76,13 @@ impl Mailbox {
     }
 
     /// Asks every worker and waits until all that received the requests have answered, or for `patience`. Where it
-    /// is known who does answer, no others are waited for.
+    /// is known who does answer, those that did not answer the last time are not waited for, and those that came since
+    /// for [`GRACE`] at most.
     pub(crate) async fn ask(
         &self,
         requests: &[(&'static str, Value)],
         patience: Duration,
-        known: Option<&Voices>,
+        known: Option<&Audience>,
     ) -> Result<Replies, Why> {
         let mut given: BTreeMap<&'static str, BTreeMap<String, Vec<Value>>> = BTreeMap::new();
         let receivers = self
@@ -99,7 +104,7 @@ impl Mailbox {
         &self,
         requests: &[(&'static str, Value)],
         patience: Duration,
-        known: Option<&Voices>,
+        known: Option<&Audience>,
         mut see: impl FnMut(&'static str, String, Value),
     ) -> Result<BTreeMap<&'static str, u64>, Why> {
         let now = SystemTime::now()
@@ -114,10 +119,15 @@ impl Mailbox {
             receivers.insert(*method, self.publish(&message).await?);
             methods.insert(ticket, *method);
         }
-        let deadline = Instant::now() + patience;
+        let asked = Instant::now();
         let mut heard: BTreeMap<&'static str, Voices> = BTreeMap::new();
-        while !all_in(&receivers, &heard, known) {
-            let left = deadline.saturating_duration_since(Instant::now());
+        loop {
+            let patience = match still_to_come(&receivers, &heard, known) {
+                ToCome::Nobody => break,
+                ToCome::Newcomers => patience.min(GRACE),
+                ToCome::Known => patience,
+            };
+            let left = patience.saturating_sub(asked.elapsed());
             if left.is_zero() {
                 break;
             }
@@ -125,7 +135,7 @@ impl Mailbox {
                 ticket,
                 node,
                 answer,
-            }) = self.next(left.min(WAIT)).await?
+            }) = self.next(left.clamp(LEAST_WAIT, WAIT)).await?
             else {
                 continue;
             };
@@ -180,19 +190,39 @@ impl Mailbox {
     }
 }
 
-/// Whether all who received the questions have answered them, or all of whom it is known that they do.
-fn all_in(
+/// Who has not answered yet.
+#[derive(Debug, PartialEq, Eq)]
+enum ToCome {
+    /// Nobody of whom an answer can be expected.
+    Nobody,
+    /// Workers that came since the last question; all that answered it have answered this one.
+    Newcomers,
+    /// Some that answered the last question; where there was none, some of those that received this one.
+    Known,
+}
+
+fn still_to_come(
     receivers: &BTreeMap<&'static str, u64>,
     heard: &BTreeMap<&'static str, Voices>,
-    known: Option<&Voices>,
-) -> bool {
+    known: Option<&Audience>,
+) -> ToCome {
     let nobody = Voices::new();
-    receivers.iter().all(|(method, receivers)| {
+    let mut to_come = ToCome::Nobody;
+    for (method, receivers) in receivers {
         let heard = heard.get(method).unwrap_or(&nobody);
+        let voices = heard.values().sum::<u64>();
+        if voices >= *receivers {
+            continue;
+        }
         let spoke = |(node, voices): (&String, &u64)| heard.get(node) >= Some(voices);
-        heard.values().sum::<u64>() >= *receivers
-            || known.is_some_and(|known| known.iter().all(spoke))
-    })
+        let Some(known) = known.filter(|known| known.voices.iter().all(spoke)) else {
+            return ToCome::Known;
+        };
+        if voices.saturating_add(known.unheard()) < *receivers {
+            to_come = ToCome::Newcomers;
+        }
+    }
+    to_come
 }
 
 #[cfg(test)]
@@ -206,22 +236,49 @@ mod tests {
             .collect()
     }
 
+    fn to_come(receivers: u64, heard: &[(&str, u64)], known: Option<&Audience>) -> ToCome {
+        let heard = BTreeMap::from([("active", voices(heard))]);
+        still_to_come(&BTreeMap::from([("active", receivers)]), &heard, known)
+    }
+
     #[test]
     fn a_newcomer_s_answer_is_none_of_those_that_are_waited_for() {
-        let in_time = |receivers: u64, heard: &[(&str, u64)], known: Option<&Voices>| {
-            let heard = BTreeMap::from([("active", voices(heard))]);
-            all_in(&BTreeMap::from([("active", receivers)]), &heard, known)
+        let known = Audience {
+            voices: voices(&[("w1", 1), ("twins", 2)]),
+            silent: 1,
+            strangers: 0,
         };
-        let known = voices(&[("w1", 1), ("twins", 2)]);
-        assert!(!in_time(
-            5,
-            &[("w1", 1), ("new", 1), ("twins", 1)],
-            Some(&known)
-        ));
-        // A fifth is silent, and is not waited for.
-        assert!(in_time(5, &[("w1", 1), ("twins", 2)], Some(&known)));
+        let known = Some(&known);
+        let heard = [("w1", 1), ("new", 1), ("twins", 1)];
+        assert_eq!(to_come(5, &heard, known), ToCome::Known);
+        // The fourth was silent before, and is not waited for.
+        let heard = [("w1", 1), ("twins", 2)];
+        assert_eq!(to_come(4, &heard, known), ToCome::Nobody);
         // One has left: all who received it have answered.
-        assert!(in_time(2, &[("twins", 2)], Some(&known)));
-        assert!(!in_time(2, &[("twins", 1)], None));
+        assert_eq!(to_come(2, &[("twins", 2)], known), ToCome::Nobody);
+        assert_eq!(to_come(2, &[("twins", 1)], None), ToCome::Known);
+    }
+
+    #[test]
+    fn who_came_since_the_last_question_is_waited_for() {
+        let known = Audience {
+            voices: voices(&[("w1", 1)]),
+            silent: 1,
+            strangers: 0,
+        };
+        let known = Some(&known);
+        assert_eq!(to_come(3, &[("w1", 1)], known), ToCome::Newcomers);
+        let both = [("w1", 1), ("new", 1)];
+        assert_eq!(to_come(3, &both, known), ToCome::Nobody);
+        // Nobody was there before.
+        let nobody = Audience::default();
+        assert_eq!(to_come(1, &[], Some(&nobody)), ToCome::Newcomers);
+        assert_eq!(to_come(0, &[], Some(&nobody)), ToCome::Nobody);
+        // It did not answer the last question either.
+        let strange = Audience {
+            strangers: 1,
+            ..Audience::default()
+        };
+        assert_eq!(to_come(1, &[], Some(&strange)), ToCome::Nobody);
     }
 }

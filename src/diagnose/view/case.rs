@@ -337,6 +337,11 @@ impl<'e> Case<'e> {
         if workers.silent > 0 {
             return Holder::Undecided("a worker that may hold it did not answer".to_owned());
         }
+        // Who came was not asked everything, and who left may be finishing it.
+        if !workers.are_settled() {
+            let what = "workers came or left while they were asked, and one of them may hold it";
+            return Holder::Undecided(what.to_owned());
+        }
         if self.evidence.unheard_consumers() > 0 || self.may_be_ending() {
             return Holder::Undecided(UNHEARD.to_owned());
         }

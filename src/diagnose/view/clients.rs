@@ -63,6 +63,21 @@ impl Evidence {
         blocked.max(busy.min(signs))
     }
 
+    /// Why [`Evidence::unheard_consumers`] would not see a worker in a warm shutdown, which finishes what it has without
+    /// answering; none where it would.
+    pub(in crate::diagnose) fn endings_unseen(&self) -> Option<&'static str> {
+        let clients = &self.broker.server.seen()?.clients;
+        if self.rabbitmq.is_some() {
+            None
+        } else if clients.unseen().is_some() {
+            Some("CLIENT LIST was not read")
+        } else if self.answered().iter().any(|w| w.twins) {
+            Some("several workers answer to one name, and can't be told apart in CLIENT LIST")
+        } else {
+            None
+        }
+    }
+
     /// How many queues are bound to an exchange with such a routing key. Those of clients that are gone without a word
     /// are among them.
     fn bound(&self, exchange: &str, wanted: fn(&str) -> bool) -> usize {

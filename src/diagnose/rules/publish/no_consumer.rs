@@ -82,7 +82,7 @@ fn unread_queues(evidence: &Evidence) -> Vec<Finding> {
     // The consumer of a worker that came or left meanwhile may have been missed, and a broker that shuts down takes leave
     // of the workers before it hangs up on us.
     let broke_off = match &evidence.workers {
-        Observed::Seen(workers) => !workers.unsettled.is_empty(),
+        Observed::Seen(workers) => !workers.are_settled(),
         Observed::Unseen(why) => matches!(why.reason, Reason::Unreachable | Reason::TimedOut),
     };
     let rabbit = evidence.rabbitmq.as_ref();

@@ -67,10 +67,13 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
             case.evidence.whereabouts(node)
         )
     });
+    let unsure = case.evidence.endings_unseen().map_or(String::new(), |why| {
+        format!("; whether one in a warm shutdown is finishing it can't be told: {why}")
+    });
     let mut finding = Finding::of(
         &ORPHANED_RESERVATION,
         format!(
-            "{} {} is unacknowledged and no live worker has it{whose}; {prospect}",
+            "{} {} is unacknowledged and no live worker has it{whose}; {prospect}{unsure}",
             case.called(),
             case.id
         ),
@@ -186,7 +189,7 @@ mod tests {
     use crate::celery::control::{ClaimState, TaskTraits};
     use crate::diagnose::testkit::{Lab, TASK, doc_of_state, envelope, names};
     use crate::diagnose::{Verdict, judge};
-    use crate::evidence::{Observed, Place, Reason, UnackedNames};
+    use crate::evidence::{Observed, Place, Reason, UnackedNames, Why};
 
     fn found(lab: &Lab) -> Vec<String> {
         let findings = lab.check(&ORPHANED_RESERVATION, "t1");
@@ -323,6 +326,50 @@ mod tests {
             .unacked("t1", 600.0)
             .unread(Source::Workers, Reason::NotAsked);
         assert!(found(&unasked).is_empty());
+    }
+
+    #[test]
+    fn where_nothing_would_show_a_worker_in_warm_shutdown_that_is_said() {
+        let lab = || Lab::new().worker("w1", &["celery"]).unacked("t1", 600.0);
+        let refused = lab().server(|server| {
+            server.clients = Observed::Unseen(Why::new(Reason::Refused, "a test"));
+        });
+        let twins = lab()
+            .with_worker(|worker| worker.twins = true)
+            .clients(&["brpop"]);
+        for (lab, why) in [(refused, "CLIENT LIST was not read"), (twins, "one name")] {
+            let [said] = found(&lab).try_into().expect("one finding");
+            let told =
+                said.split_once("; whether one in a warm shutdown is finishing it can't be told: ");
+            assert!(
+                told.is_some_and(|(_, reason)| reason.contains(why)),
+                "{said}"
+            );
+            let judged = judge(&lab.evidence, &["t1".to_owned()]);
+            let summary = &judged.traces[0].summary;
+            assert!(
+                summary.contains("warm shutdown") && summary.contains(why),
+                "{summary}"
+            );
+        }
+        assert!(!found(&lab().clients(&["brpop"]))[0].contains("warm shutdown"));
+    }
+
+    #[test]
+    fn nothing_is_said_while_workers_come_and_go() {
+        let lab = |change: fn(&mut crate::evidence::Workers)| {
+            let mut lab = Lab::new().worker("w1", &["celery"]).unacked("t1", 600.0);
+            change(lab.workers_mut());
+            lab
+        };
+        // Who left may be finishing it, and who came was not asked everything.
+        let named = lab(|workers| workers.unsettled.push("w2".to_owned()));
+        let unnamed = lab(|workers| workers.others_unsettled = true);
+        for lab in [named, unnamed] {
+            assert!(found(&lab).is_empty());
+            let judged = judge(&lab.evidence, &["t1".to_owned()]);
+            assert_eq!(judged.traces[0].verdict, Verdict::Undetermined);
+        }
     }
 
     #[test]

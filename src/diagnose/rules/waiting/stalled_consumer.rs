@@ -6,8 +6,8 @@ use crate::evidence::{Evidence, List, Movement, Source, Worker};
 /// A shorter time between two readings proves nothing.
 const LEAST: f64 = 2.0;
 
-/// For so long a pool process may take to start, and the tasks wait for it (Celery 5.7 app/defaults.py,
-/// `worker_proc_alive_timeout`).
+/// For so long a pool process may take to start where no setting says otherwise, and the tasks wait for it (Celery 5.7
+/// app/defaults.py, `worker_proc_alive_timeout`).
 const STARTING: f64 = 4.0;
 
 /// The rule.
@@ -24,11 +24,12 @@ pub static STALLED_CONSUMER: Rule = Rule {
                 process.",
         read: "The message that is next in turn, and the length of the list, at two readings; what the workers run, \
                reserve and schedule at both, and how many tasks they began between them. Of a worker that has tasks in \
-               reserve it is said only if the readings are more than four seconds apart, because a process may take \
-               as long to start. One with none and a rate limit on any task is left out: it can hold messages \
-               that no reply shows. RabbitMQ shows no message that waits: there the depth of the queue is read many \
-               times and must never fall, the workers must run nothing, and the statistics of the management API must \
-               not count on. Without --sample there is no second reading, and nothing is said.",
+               reserve it is said only if a process of its pool was ready for them, and the readings are further \
+               apart than one may take to start (worker_proc_alive_timeout, four seconds by default). One with none \
+               and a rate limit on any task is left out: it can hold messages that no reply shows. RabbitMQ shows no \
+               message that waits: there the depth of the queue is read many times and must never fall, the workers \
+               must run nothing, and the statistics of the management API must not count \
+               on. Without --sample there is no second reading, and nothing is said.",
         confirm: "Run `redis-cli LINDEX QUEUE -1` twice, some seconds apart: the same message. Run `redis-cli CLIENT \
                   LIST`: no connection of the worker's machine has cmd=brpop. On RabbitMQ run `rabbitmqctl list_queues \
                   name messages_ready messages_unacknowledged consumers` twice.",
@@ -75,7 +76,7 @@ fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Find
     let stood_still = same && moved.before > 0 && moved.after >= moved.before;
     let readers = evidence.readers(list);
     let hangs = |worker: &&Worker| {
-        movement.seconds > STARTING && movement.hanging_throughout.contains(&worker.node)
+        movement.hanging_throughout.contains(&worker.node) && !may_be_starting(worker, movement)
     };
     let ready = |worker: &&Worker| {
         let idle = movement.idle_throughout.contains(&worker.node) && !may_hide(worker);
@@ -126,6 +127,17 @@ fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Find
     .subject("queue", queue.as_str());
     finding.count = moved.after;
     Some(finding)
+}
+
+/// Whether the processes of a worker's pool may still be starting. Those that start with the worker may take as long as
+/// they like, to load a model for example; later ones are killed after a time (Celery 5.7 concurrency/asynpool.py,
+/// `on_process_up`).
+fn may_be_starting(worker: &Worker, movement: &Movement) -> bool {
+    let (Some(stats), Some(conf)) = (worker.stats.seen(), worker.conf.seen()) else {
+        return true;
+    };
+    let limit = conf.worker_proc_alive_timeout.unwrap_or(STARTING);
+    movement.seconds <= limit || stats.ready_processes == Some(0)
 }
 
 /// Whether a worker can hold messages that no reply shows, in the bucket of a rate limit: they fill its prefetch.
@@ -238,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_begins_nothing_of_what_is_reserved_is_found() {
-        let hanging = |seconds: f64, change: fn(&mut Worker)| {
+        let hanging = |seconds: f64, change: &dyn Fn(&mut Worker)| {
             let mut lab = lab(true, 1, false).with_worker(change);
             let movement = lab
                 .evidence
@@ -252,19 +264,29 @@ mod tests {
             movement.hanging_throughout = BTreeSet::from(["w1".to_owned()]);
             lab.check(&STALLED_CONSUMER, "")
         };
-        let found = hanging(5.0, |_| {});
+        let found = hanging(5.0, &|_| {});
         assert_eq!(
             found[0].message,
             "1 message waits in queue celery, w1 has free slots and tasks in reserve, and in 5s it began none"
         );
         // Tasks that wait for their rate limit are not among the reserved ones.
-        let limited = hanging(5.0, |worker| {
+        let limited = hanging(5.0, &|worker| {
             let tasks = worker.registered.seen_mut().expect("seen");
             tasks.get_mut(TASK).expect("known").rate_limit = Some("1/m".to_owned());
         });
         assert_eq!(names(&limited), ["stalled-consumer"]);
         // A process may be starting.
-        assert!(hanging(3.0, |_| {}).is_empty());
+        assert!(hanging(3.0, &|_| {}).is_empty());
+        let patient = |worker: &mut Worker| {
+            let conf = worker.conf.seen_mut().expect("seen");
+            conf.worker_proc_alive_timeout = Some(60.0);
+        };
+        assert!(hanging(5.0, &patient).is_empty());
+        assert_eq!(hanging(61.0, &patient).len(), 1);
+        let none_is_ready = |worker: &mut Worker| {
+            worker.stats.seen_mut().expect("seen").ready_processes = Some(0);
+        };
+        assert!(hanging(61.0, &none_is_ready).is_empty());
     }
 
     #[test]

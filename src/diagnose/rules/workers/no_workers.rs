@@ -37,7 +37,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     };
     // One that came or left meanwhile is there, or about to come back.
-    if !workers.answered.is_empty() || workers.silent > 0 || !workers.unsettled.is_empty() {
+    if !workers.answered.is_empty() || workers.silent > 0 || !workers.are_settled() {
         return Vec::new();
     }
     let place = evidence.place();
