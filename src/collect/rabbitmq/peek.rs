@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::amqp::{AmqpClient, Depth};
 use super::frames::UNREAD;
+use super::leaderless::{is_doubtful, no_word};
 use super::may_peek::goes_with_its_consumer;
 use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed, Unreadable};
@@ -101,7 +102,7 @@ impl AmqpClient {
         budget: Duration,
         see: impl FnMut(&Delivery),
     ) -> Result<Held, Why> {
-        let (ready, consumers) = self.there(&queue.name).await?;
+        let (ready, consumers) = self.surely_there(queue).await?;
         // Statistics are seconds old; how full it is matters now.
         let queue = &Queue {
             ready: Observed::Seen(ready),
@@ -149,6 +150,20 @@ impl AmqpClient {
         Ok(held)
     }
 
+    /// As [`AmqpClient::there`]; of a quorum queue whose leader does not answer nothing is known.
+    async fn surely_there(&self, queue: &Queue) -> Result<(u64, u64), Why> {
+        let mut told = self.there(&queue.name).await?;
+        let is_doubted =
+            |(ready, consumers)| is_doubtful(queue, &Depth::There { ready, consumers });
+        if is_doubted(told) {
+            told = self.there(&queue.name).await?;
+            if is_doubted(told) {
+                return Err(no_word(&queue.name));
+            }
+        }
+        Ok(told)
+    }
+
     async fn there(&self, queue: &str) -> Result<(u64, u64), Why> {
         match self.depth(queue).await? {
             Depth::There { ready, consumers } => Ok((ready, consumers)),
@@ -160,6 +175,7 @@ impl AmqpClient {
                 Reason::Refused,
                 format!("queue {queue} is exclusive to another connection"),
             )),
+            Depth::Untold(why) => Err(why),
         }
     }
 

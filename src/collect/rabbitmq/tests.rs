@@ -307,18 +307,20 @@ async fn many_queues_at_once() {
     let other = Arc::new(client.another(&cleanup).await.expect("a connection"));
     let mut names: Vec<String> = (0..100).map(|n| format!("missing-{n}")).collect();
     names.extend([made.queue.name.clone(), "held".to_owned(), "x".repeat(300)]);
-    let depths = other.depths(names).await;
+    let depths = other.depths(names).await.expect("a connection");
     assert_eq!(depths.len(), 103);
     let there = Depth::There {
         ready: 3,
         consumers: 0,
     };
-    assert_eq!(depths[&made.queue.name], Ok(there));
-    assert_eq!(depths["held"], Ok(Depth::Locked));
-    assert_eq!(depths["missing-7"], Ok(Depth::Missing));
-    assert_eq!(depths[&"x".repeat(300)], Ok(Depth::Missing));
+    assert_eq!(depths[&made.queue.name], there);
+    assert_eq!(depths["held"], Depth::Locked);
+    assert_eq!(depths["missing-7"], Depth::Missing);
+    assert_eq!(depths[&"x".repeat(300)], Depth::Missing);
     made.delete().await;
     cleanup.run(false).await.expect("clean");
+    let lost = other.depths(["held".to_owned()]).await;
+    assert_eq!(lost.expect_err("closed").reason, Reason::Unreachable);
     assert!(client.depth("held").await.is_err(), "closed");
 }
 
