@@ -103,7 +103,19 @@ pub(crate) async fn collect(
     }
     evidence.result_backend.readable = results.readable();
     note_results(&mut evidence, started, looked_through);
+    if results.stand_in_queues(evidence.tasks.keys()) {
+        note_all_found(&mut evidence);
+    }
     evidence
+}
+
+/// A backend of which no more is read has told all that was asked. What the look did to its queues is still said.
+fn note_all_found(evidence: &mut Evidence) {
+    evidence.result_backend.readable = Observed::Seen(());
+    let mut reads = evidence.reads.iter_mut();
+    if let Some(read) = reads.find(|read| read.source == Source::Results) {
+        (read.status, read.reason) = (ReadStatus::Complete, None);
+    }
 }
 
 /// Asks the management API for all that it tells of the virtual host.
