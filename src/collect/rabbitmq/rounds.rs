@@ -428,7 +428,7 @@ impl Reading<'_> {
             }
             _ => None,
         };
-        let otherwise = replies::unread(rabbit, looked.as_ref());
+        let otherwise = replies::unread(rabbit, self.all_queues, looked.as_ref());
         let found = looked.map(|looked| looked.found).unwrap_or_default();
         self.results.take_replies(found, otherwise);
         self.read_results(ids).await;
