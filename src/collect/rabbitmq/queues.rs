@@ -230,6 +230,18 @@ fn footprint(queues: &[&Queue]) -> String {
     let mut text = format!(
         "; {messages} looked at, held for {held} ms at most, given back and marked as redelivered"
     );
+    let expiring = || looks().filter(|(queue, _)| queue.number("expires").is_some());
+    if let Some((first, _)) = expiring().next() {
+        let more = match expiring().count() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let _ = write!(
+            text,
+            "; if unused, {}{more} will expire later by that",
+            first.name
+        );
+    }
     let missing = looks().find(|(queue, peeked)| {
         !peeked.given_back && peeked.gone == 0 && queue.consumers.seen() == Some(&0)
     });
@@ -365,6 +377,29 @@ mod tests {
         assert_eq!(status(looked(false)), ReadStatus::Partial);
         let unknown = coverage(&facts(Rabbit::new().queue("celery", 0, 1)), false);
         assert_eq!(unknown.0, ReadStatus::Skipped);
+    }
+
+    #[test]
+    fn a_look_says_that_it_starts_the_clock_of_an_unused_queue_anew() {
+        let looked = Peeked {
+            messages: 2,
+            whole: true,
+            malformed: 0,
+            gone: 0,
+            held_ms: 1,
+            given_back: true,
+        };
+        let detail = |rabbit: Rabbit| {
+            let rabbit = rabbit.with(|queue| queue.peeked = Observed::Seen(looked.clone()));
+            coverage(&facts(rabbit), true).1
+        };
+        let plain = Rabbit::new().queue("celery", 2, 0);
+        assert!(!detail(plain).contains("expire"));
+        let expiring = Rabbit::new()
+            .queue("short", 2, 0)
+            .argument("x-expires", json!(60_000));
+        let told = detail(expiring);
+        assert!(told.contains("short will expire later"), "{told}");
     }
 
     #[test]
