@@ -78,6 +78,12 @@ impl Results {
         self.client = Err(otherwise);
     }
 
+    /// Whether the end of each of these tasks is among the results that stand in queues.
+    pub(crate) fn stand_in_queues<'a>(&self, ids: impl IntoIterator<Item = &'a String>) -> bool {
+        let ended = |id: &String| self.replies.get(id).is_some_and(|reply| reply.doc.ready);
+        !self.replies.is_empty() && ids.into_iter().all(ended)
+    }
+
     /// Sets the `global_keyprefix` of the result keys.
     pub(crate) fn set_prefix(&mut self, prefix: &str) {
         prefix.clone_into(&mut self.prefix);

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::plain::readable;
-use super::summary::{Section, Summary};
+use super::summary::{Section, Summary, length};
 use super::table::{Report, Style, Verbosity};
 use super::text::{self, BOLD, Page};
 use super::words;
@@ -87,6 +87,8 @@ pub(crate) fn table(
 #[derive(Default)]
 struct Row<'e> {
     waiting: u64,
+    /// RabbitMQ does not tell how many wait.
+    untold: bool,
     consumers: Option<usize>,
     /// Messages that came and went between two readings.
     before: u64,
@@ -137,7 +139,7 @@ impl Report<'_> {
         let longest = rows.iter().map(|(_, row)| row.waiting).max().unwrap_or(0);
         let held: Vec<&(String, Row<'_>)> = rows
             .iter()
-            .filter(|(_, row)| verbose || row.waiting > 0)
+            .filter(|(_, row)| verbose || row.waiting > 0 || row.untold)
             .collect();
         let shown = if verbose { held.len() } else { QUEUES };
         let name = |name: &str| text::cut(&readable(name), NAME);
@@ -158,11 +160,15 @@ impl Report<'_> {
             };
             let moves =
                 seconds.map_or(String::new(), |seconds| format!(", {}", pace(row, seconds)));
+            let waiting = if row.untold {
+                "?".to_owned()
+            } else {
+                row.waiting.to_string()
+            };
             let line = format!(
-                "  {}  {} {:>9}  {}",
+                "  {}  {} {waiting:>9}  {}",
                 text::pad(&name(queue), width),
                 text::pad(&bar(row.waiting, longest), BAR),
-                row.waiting,
                 readable(&format!("{consumers}{under}{moves}"))
             );
             self.page.unwrapped(0, &line)?;
@@ -296,12 +302,14 @@ fn queues(evidence: &Evidence) -> Vec<(String, Row<'_>)> {
         let consumers = known.then(|| evidence.consumers(list).len());
         // A list that only the scan found and that holds nothing of Celery's is another program's.
         let foreign = !list.named && list.malformed >= list.length;
-        if foreign || (list.length == 0 && consumers.unwrap_or(0) == 0) {
+        let untold = evidence.rabbitmq.is_some() && length(evidence, list).is_none();
+        if foreign || (!untold && list.length == 0 && consumers.unwrap_or(0) == 0) {
             continue;
         }
         let row = queues.entry((&list.prefix, &list.queue)).or_default();
         row.prefix = &list.prefix;
         row.waiting = row.waiting.saturating_add(list.length);
+        row.untold |= untold;
         row.consumers = consumers;
         let moved = movement.and_then(|m| m.lists.iter().find(|moved| moved.key == list.key));
         if let Some(moved) = moved {

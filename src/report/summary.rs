@@ -118,8 +118,8 @@ impl<'a> Section<'a> {
     }
 }
 
-/// How many messages a queue's list holds.
-fn length(evidence: &Evidence, list: &List) -> Option<u64> {
+/// How many messages a queue's list holds, where that is known.
+pub(super) fn length(evidence: &Evidence, list: &List) -> Option<u64> {
     if let Some(rabbitmq) = &evidence.rabbitmq {
         // The length of a queue there is known without looking into it.
         let mut queues = rabbitmq.queues.seen()?.iter();

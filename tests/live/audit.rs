@@ -141,7 +141,7 @@ fn a_pool_that_is_still_starting_does_not_hang() {
     }
     server.wait_for_workers(PIDBOX, 1);
     let done = audit(&lab, &server, &["--format", "json", "--sample", "6s"]);
-    assert_eq!(alarms(&done), Vec::<String>::new(), "{done:#?}");
+    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
     assert_eq!(done.code, Some(0), "{done:#?}");
 }
 

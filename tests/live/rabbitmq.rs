@@ -2,6 +2,7 @@
 
 mod audit;
 mod bad_input;
+mod cluster;
 mod faults;
 mod harmless;
 mod healthy;

@@ -10,7 +10,7 @@ use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::super::SERVER_TIMEOUT;
@@ -59,6 +59,9 @@ pub(crate) enum Depth {
     Missing,
     /// It is there, and another connection has it for itself.
     Locked,
+    /// The server does not say, and why: the user may not ask, or the queue's node is down. Other queues have nothing
+    /// to do with that.
+    Untold(Why),
     /// It is there.
     There {
         /// Messages that wait.
@@ -195,12 +198,14 @@ impl AmqpClient {
         Ok(depth)
     }
 
-    /// As [`AmqpClient::depth`], for many queues at once. A queue of which the server says something else than how
-    /// deep it is has its own reason; an error is about the connection.
+    /// As [`AmqpClient::depth`], for many queues at once.
+    ///
+    /// # Errors
+    /// Where the connection is lost. What concerns one queue is [`Depth::Untold`].
     pub(crate) async fn depths(
         self: &Arc<Self>,
         queues: impl IntoIterator<Item = String>,
-    ) -> BTreeMap<String, Result<Depth, Why>> {
+    ) -> Result<BTreeMap<String, Depth>, Why> {
         let queues = Arc::new(Mutex::new(queues.into_iter().collect::<Vec<_>>()));
         let mut tasks = JoinSet::new();
         for _ in 0..SIDE_BY_SIDE {
@@ -209,37 +214,33 @@ impl AmqpClient {
         }
         let mut depths = BTreeMap::new();
         while let Some(done) = tasks.join_next().await {
-            depths.extend(done.unwrap_or_default());
+            depths.extend(not_panicked(done)??);
         }
-        depths
+        Ok(depths)
     }
 
     /// Takes one queue after the other off the list.
-    async fn some_depths(&self, queues: &Mutex<Vec<String>>) -> Vec<(String, Result<Depth, Why>)> {
+    async fn some_depths(&self, queues: &Mutex<Vec<String>>) -> Result<Vec<(String, Depth)>, Why> {
         let mut depths = Vec::new();
         let mut open = None;
         let next = || queues.lock().unwrap_or_else(PoisonError::into_inner).pop();
         while let Some(queue) = next() {
-            let asked = async {
-                let Ok(name) = ShortString::try_new(queue.as_str()) else {
-                    return Ok((Depth::Missing, open.take()));
-                };
-                let channel = match open.take() {
-                    Some(channel) => channel,
-                    None => self.channel().await?,
-                };
-                self.depth_over(channel, name).await
+            let Ok(name) = ShortString::try_new(queue.as_str()) else {
+                depths.push((queue, Depth::Missing));
+                continue;
             };
-            let depth = asked.await.map(|(depth, channel)| {
-                open = channel;
-                depth
-            });
+            let channel = match open.take() {
+                Some(channel) => channel,
+                None => self.channel().await?,
+            };
+            let depth;
+            (depth, open) = self.depth_over(channel, name).await?;
             depths.push((queue, depth));
         }
         if let Some(channel) = open {
             self.leave(channel).await;
         }
-        depths
+        Ok(depths)
     }
 
     /// Gives the channel back where it is still open.
@@ -264,8 +265,12 @@ impl AmqpClient {
             }
             Err(error) => match reply_code(&error) {
                 Some((RESOURCE_LOCKED, _)) => Ok((Depth::Locked, None)),
-                // A durable queue whose node is down is "not found" too, in other words.
                 Some((NOT_FOUND, text)) if text.contains("no queue") => Ok((Depth::Missing, None)),
+                // It closed the channel alone. A durable queue whose node is down, or that has crashed, is "not found"
+                // too, in other words (RabbitMQ 3.10 rabbit_amqqueue.erl, `absent/2`).
+                Some(_) if error.is_amqp_soft_error() => {
+                    Ok((Depth::Untold(self.why(&what, &error)), None))
+                }
                 _ => Err(self.why(&what, &error)),
             },
         }
@@ -356,6 +361,12 @@ fn reply_code(error: &lapin::Error) -> Option<(u16, &str)> {
 /// The server has no such thing.
 pub(super) fn is_missing(error: &lapin::Error) -> bool {
     matches!(reply_code(error), Some((NOT_FOUND, _)))
+}
+
+/// What a task of ours brought. Where it panicked nothing is known, and that is this program's fault.
+fn not_panicked<T>(done: Result<T, JoinError>) -> Result<T, Why> {
+    let fault = "the question how deep the queues are ended in a fault of this program";
+    done.map_err(|_| Why::new(Reason::Unsupported, fault))
 }
 
 fn not_let_in(server: &AmqpServer, address: &str, error: &lapin::Error) -> Why {
@@ -456,5 +467,13 @@ mod tests {
         for end in 0..frame.len() - 10 {
             assert!(introduction(&frame[..end]).0.seen().is_none(), "{end}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_question_that_panicked_is_no_answer() {
+        let done = tokio::spawn(async { assert!(std::hint::black_box(false), "on purpose") });
+        let why = not_panicked(done.await).expect_err("it panicked");
+        assert_eq!(why.reason, Reason::Unsupported);
+        assert_eq!(not_panicked(tokio::spawn(async { 7 }).await), Ok(7));
     }
 }

@@ -42,7 +42,7 @@ impl Reading<'_> {
             if let Some(nodes) = &nodes {
                 Panel::open_amqp(client, timeout, Expected::Nodes(nodes), cleanup).await
             } else {
-                let consumers = self.consumers_of_named().await;
+                let consumers = self.consumers_of_named().await?;
                 let explained = |replies: &Replies| explains(replies, &consumers);
                 Panel::open_amqp(client, timeout, Expected::Unknown(&explained), cleanup).await
             }
@@ -64,19 +64,17 @@ impl Reading<'_> {
     }
 
     /// How many consumers the queues have that flags name, or else Celery's default queue.
-    async fn consumers_of_named(&self) -> BTreeMap<String, u64> {
+    async fn consumers_of_named(&self) -> Result<BTreeMap<String, u64>, Why> {
         let mut names = self.plan.queues.clone();
         if names.is_empty() {
             names.push(DEFAULT_QUEUE.to_owned());
         }
-        let depths = self.client.depths(names).await;
-        depths
-            .into_iter()
-            .filter_map(|(name, depth)| match depth {
-                Ok(Depth::There { consumers, .. }) => Some((name, consumers)),
-                _ => None,
-            })
-            .collect()
+        let depths = self.client.depths(names).await?.into_iter();
+        let told = depths.filter_map(|(name, depth)| match depth {
+            Depth::There { consumers, .. } => Some((name, consumers)),
+            Depth::Missing | Depth::Locked | Depth::Untold(_) => None,
+        });
+        Ok(told.collect())
     }
 
     /// Asks the workers for these ids, and notes what they say.

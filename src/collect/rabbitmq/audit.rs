@@ -51,7 +51,7 @@ impl Reading<'_> {
             tokio::time::sleep(PAUSE).await;
             self.ask_for(&again).await?;
             self.read_results(&again).await;
-            self.declare_again().await;
+            self.declare_again().await?;
         }
         related::read_chords(self.evidence, self.results).await;
         self.note_queues();
@@ -68,7 +68,9 @@ impl Reading<'_> {
         else {
             return Ok(());
         };
-        watch.wait(&self.client, time).await?;
+        if let Some(rabbit) = &self.evidence.rabbitmq {
+            watch.wait(&self.client, rabbit, time).await?;
+        }
         if let Some(panel) = &mut self.panel {
             panel.claims(None, true).await?;
             forget_the_dead(&self.client, &mut panel.workers).await?;

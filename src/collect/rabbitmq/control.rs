@@ -209,8 +209,8 @@ impl Mailbox {
     /// Looks which of these have no mailbox any more: it goes with its worker.
     async fn note_departed(&self, nodes: impl Iterator<Item = &String>) -> Result<(), Why> {
         let mailboxes = nodes.map(|node| format!("{node}{MAILBOX}"));
-        for (mailbox, depth) in self.client.depths(mailboxes).await {
-            if depth? == Depth::Missing
+        for (mailbox, depth) in self.client.depths(mailboxes).await? {
+            if depth == Depth::Missing
                 && let Some(node) = mailbox.strip_suffix(MAILBOX)
             {
                 let departed = self.departed.lock();

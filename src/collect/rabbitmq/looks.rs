@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::amqp::AmqpClient;
 use super::peek::Found;
+use super::queues::note_consumers;
 use crate::celery::message::Keep;
 use crate::collect::Progress;
 use crate::collect::broker::Wanted;
 use crate::evidence::rabbitmq::{Queue, Role};
 use crate::evidence::{Copy, Observed, Place, RabbitMq, Reason, Why};
 
-/// How long the messages of one queue may be held at most. A consumer of the queue starves meanwhile.
+/// How long the messages of one queue may be held at most, unless there are very many. A consumer of the queue starves
+/// meanwhile.
 const BUDGET: Duration = Duration::from_millis(900);
-/// A message of such a look takes about as many microseconds on a slow machine; a longer look gets more time.
-const MICROSECONDS_EACH: u64 = 250;
 
 /// The first segment of a delayed message's routing key that is not a bit of its delay (kombu 5.7
 /// `transport/native_delayed_delivery.py`, `MAX_NUMBER_OF_BITS_TO_USE`).
@@ -63,12 +63,11 @@ pub(super) async fn look(
         }
         progress("messages in queues", done, all);
         done += queue.ready.seen().copied().unwrap_or_default();
-        let budget = BUDGET.max(Duration::from_micros(
-            limit.saturating_mul(MICROSECONDS_EACH),
-        ));
-        let looked = client.peek(&queue, limit, budget, &mut wanted, keep).await;
+        let looked = client.peek(&queue, limit, BUDGET, &mut wanted, keep).await;
+        let mut consumers = 0;
         let outcome = match looked {
             Ok(peek) => {
+                consumers = peek.consumers;
                 let place = |found: &Found| place(rabbit, &queue, found, peek.ready);
                 copies.extend(peek.found.iter().map(|found| Copy {
                     place: place(found),
@@ -82,6 +81,7 @@ pub(super) async fn look(
         };
         if let Some(known) = rabbit.queue_mut(&queue.name) {
             known.peeked = outcome;
+            note_consumers(known, consumers);
         }
     }
     Ok(copies)

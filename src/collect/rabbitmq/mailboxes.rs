@@ -22,7 +22,7 @@ pub(super) async fn forget_the_dead(client: &AmqpClient, workers: &mut Workers) 
                     workers.unsettled.push(node);
                 }
             }
-            Depth::Locked | Depth::There { .. } => living.push(node),
+            Depth::Locked | Depth::Untold(_) | Depth::There { .. } => living.push(node),
         }
     }
     workers.silent = living.len() as u64;

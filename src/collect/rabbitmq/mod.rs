@@ -8,6 +8,7 @@ pub(crate) mod control;
 mod decode;
 mod frames;
 mod http;
+mod leaderless;
 mod looks;
 mod mailboxes;
 pub(super) mod management;

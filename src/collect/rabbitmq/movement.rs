@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::amqp::{AmqpClient, Depth};
+use super::leaderless::believed;
 use crate::collect::movement::{is_idle, nodes, seems_to_hang};
 use crate::collect::workers::{Begun, Panel};
 use crate::evidence::rabbitmq::{Queue, Role};
-use crate::evidence::{Evidence, ListMovement, Movement, Observed, Reason, Why, Worker};
+use crate::evidence::{Evidence, ListMovement, Movement, Observed, RabbitMq, Why, Worker};
 
 /// So many queues are watched.
 const MOST_QUEUES: usize = 500;
@@ -71,7 +72,7 @@ impl Watch {
             None => BTreeMap::new(),
         };
         let begun_at = Instant::now();
-        let depths = depths(client, queues.keys().cloned()).await?;
+        let depths = depths(client, rabbit, queues.keys().cloned()).await?;
         let queues = queues.into_iter().filter_map(|(name, counted)| {
             let first = *depths.get(&name)?;
             let depths = Depths {
@@ -96,6 +97,7 @@ impl Watch {
     pub(super) async fn wait(
         &mut self,
         client: &Arc<AmqpClient>,
+        rabbit: &RabbitMq,
         time: Duration,
     ) -> Result<(), Why> {
         let end = self.begun_at + time;
@@ -103,7 +105,7 @@ impl Watch {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             tokio::time::sleep(step.min(left)).await;
-            let depths = depths(client, self.queues.keys().cloned()).await?;
+            let depths = depths(client, rabbit, self.queues.keys().cloned()).await?;
             self.queues.retain(|name, known| {
                 // One that went away has nothing to say.
                 let Some(now) = depths.get(name) else {
@@ -188,19 +190,15 @@ fn rests(worker: &Worker) -> bool {
 /// How many messages wait in these queues; those of which that can't be told are left out.
 async fn depths(
     client: &Arc<AmqpClient>,
+    rabbit: &RabbitMq,
     queues: impl IntoIterator<Item = String>,
 ) -> Result<BTreeMap<String, u64>, Why> {
-    let mut depths = BTreeMap::new();
-    for (name, depth) in client.depths(queues).await {
-        match depth {
-            Ok(Depth::There { ready, .. }) => _ = depths.insert(name, ready),
-            Err(why) if matches!(why.reason, Reason::Unreachable | Reason::TimedOut) => {
-                return Err(why);
-            }
-            _ => {}
-        }
-    }
-    Ok(depths)
+    let depths = believed(client, rabbit, queues).await?.into_iter();
+    let told = depths.filter_map(|(name, depth)| match depth {
+        Depth::There { ready, .. } => Some((name, ready)),
+        Depth::Missing | Depth::Locked | Depth::Untold(_) => None,
+    });
+    Ok(told.collect())
 }
 
 #[cfg(test)]

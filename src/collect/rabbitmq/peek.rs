@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::amqp::{AmqpClient, Depth};
 use super::frames::UNREAD;
+use super::leaderless::{is_doubtful, no_word};
 use super::may_peek::goes_with_its_consumer;
 use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed, Unreadable};
@@ -38,6 +39,9 @@ const GATHER: Duration = Duration::from_millis(1);
 /// So often an empty queue is waited for whose messages may still be on their way.
 const LATE: u32 = 6;
 
+/// A message takes about as many microseconds on a slow machine.
+const MICROSECONDS_EACH: u64 = 250;
+
 /// How often the queue is asked whether the messages are back, and for how long.
 const LOOK: Duration = Duration::from_millis(10);
 const GIVE_BACK: Duration = Duration::from_secs(5);
@@ -51,6 +55,8 @@ pub(crate) struct Peek {
     pub(crate) facts: Peeked,
     /// How many messages waited before.
     pub(crate) ready: u64,
+    /// Who consumes the queue after it, without us.
+    pub(super) consumers: u64,
 }
 
 /// A message that was wanted.
@@ -67,7 +73,8 @@ pub(crate) struct Found {
 }
 
 impl AmqpClient {
-    /// Looks at the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`.
+    /// Looks at the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`, and longer
+    /// where there are many.
     ///
     /// # Errors
     /// Where [`may_peek`] refuses, where the queue is gone or refused, and where a message in it breaks the connection. All messages are back then
@@ -93,8 +100,8 @@ impl AmqpClient {
         Ok(sieve.done(&held))
     }
 
-    /// Takes the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`, shows each, and
-    /// gives them back.
+    /// Takes the first messages of a queue, as many as [`may_peek`] allows, until `limit` or for `budget`, and longer where
+    /// there are many, shows each, and gives them back.
     ///
     /// # Errors
     /// As [`AmqpClient::peek`].
@@ -105,7 +112,7 @@ impl AmqpClient {
         budget: Duration,
         see: impl FnMut(&Delivery),
     ) -> Result<Held, Why> {
-        let (ready, consumers) = self.there(&queue.name).await?;
+        let (ready, consumers) = self.surely_there(queue).await?;
         // Statistics are seconds old; how full it is matters now.
         let queue = &Queue {
             ready: Observed::Seen(ready),
@@ -117,7 +124,7 @@ impl AmqpClient {
         let limit = limit.min(ready).min(most);
         let mut look = Look {
             limit,
-            deadline: Instant::now() + budget,
+            deadline: Instant::now() + time_for(limit, budget),
             see,
             taken: 0,
             emptied: false,
@@ -129,6 +136,7 @@ impl AmqpClient {
             emptied: false,
             time: Duration::ZERO,
             given_back: true,
+            consumers,
         };
         if limit == 0 {
             return Ok(held);
@@ -149,8 +157,22 @@ impl AmqpClient {
         held.time = since.elapsed();
         taken?;
         (held.messages, held.emptied) = (look.taken, look.emptied);
-        held.given_back = self.wait_for(&queue.name, ready, consumers).await?;
+        (held.given_back, held.consumers) = self.wait_for(queue, ready, consumers).await?;
         Ok(held)
+    }
+
+    /// As [`AmqpClient::there`]; of a quorum queue whose leader does not answer nothing is known.
+    async fn surely_there(&self, queue: &Queue) -> Result<(u64, u64), Why> {
+        let mut told = self.there(&queue.name).await?;
+        let is_doubted =
+            |(ready, consumers)| is_doubtful(queue, &Depth::There { ready, consumers });
+        if is_doubted(told) {
+            told = self.there(&queue.name).await?;
+            if is_doubted(told) {
+                return Err(no_word(&queue.name));
+            }
+        }
+        Ok(told)
     }
 
     async fn there(&self, queue: &str) -> Result<(u64, u64), Why> {
@@ -164,6 +186,7 @@ impl AmqpClient {
                 Reason::Refused,
                 format!("queue {queue} is exclusive to another connection"),
             )),
+            Depth::Untold(why) => Err(why),
         }
     }
 
@@ -300,23 +323,40 @@ impl AmqpClient {
         }
     }
 
-    /// Waits until as many messages wait as before.
-    async fn wait_for(&self, queue: &str, before: u64, workers: u64) -> Result<bool, Why> {
+    /// Waits until as many messages wait as before. Returns whether they do, and how many consume the queue now.
+    async fn wait_for(&self, queue: &Queue, before: u64, workers: u64) -> Result<(bool, u64), Why> {
         let deadline = Instant::now() + GIVE_BACK;
+        // A classic queue is rid of us once it has taken back what we held; a quorum queue counts us until then.
+        let is_classic = queue.kind.seen() == Some(&QueueType::Classic);
         loop {
-            let (ready, consumers) = self.there(queue).await?;
+            let (ready, consumers) = self.there(&queue.name).await?;
+            let others = if is_classic {
+                consumers
+            } else {
+                consumers.min(workers)
+            };
             if ready >= before {
-                return Ok(true);
+                return Ok((true, others));
             }
-            // A quorum queue counts us until it has taken back what we held. After that workers may have taken some,
-            // and nobody can tell how many.
-            let without_us = workers > 0 && consumers <= workers;
+            // After that workers may have taken some, also those that came meanwhile, and nobody can tell how many.
+            let without_us = if is_classic {
+                consumers > 0 || workers > 0
+            } else {
+                workers > 0 && consumers <= workers
+            };
             if without_us || Instant::now() >= deadline {
-                return Ok(false);
+                return Ok((false, others));
             }
             sleep(LOOK).await;
         }
     }
+}
+
+/// How long so many messages may be held: for `least`, or as long as they take to come.
+fn time_for(messages: u64, least: Duration) -> Duration {
+    least.max(Duration::from_micros(
+        messages.saturating_mul(MICROSECONDS_EACH),
+    ))
 }
 
 /// The next delivery; none when the consumer was cancelled. Where there is none yet, some gather before it looks again: to
@@ -347,6 +387,8 @@ pub(super) struct Held {
     pub(super) messages: u64,
     /// Nothing was left in the queue while we held what we had taken.
     pub(super) emptied: bool,
+    /// Who consumes the queue after it, without us.
+    pub(super) consumers: u64,
     time: Duration,
     given_back: bool,
 }
@@ -452,6 +494,7 @@ impl Sieve<'_> {
             },
             found: self.found,
             ready: held.ready,
+            consumers: held.consumers,
         }
     }
 }
@@ -465,5 +508,19 @@ fn header_id(delivery: &Delivery) -> Option<&str> {
             .ok()
             .filter(|id| !id.is_empty()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_very_many_messages_are_held_for_longer() {
+        let least = Duration::from_millis(900);
+        // Whatever was asked for: this is what the queue allows.
+        assert_eq!(time_for(1_000, least), least);
+        assert_eq!(time_for(1_000_000, least), Duration::from_secs(250));
+        assert_eq!(time_for(u64::MAX, least).as_secs(), u64::MAX / 1_000_000);
     }
 }

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::decode::{Decoded, malformed};
 use crate::evidence::Observed;
 use crate::evidence::rabbitmq::{Queue, QueueType};
 
+/// A pattern may take so many bytes in memory.
+const LARGEST_PATTERN: usize = 1 << 20;
+
 /// One policy, of users or of operators.
 #[derive(Debug)]
 pub(super) struct Policy {
-    pattern: String,
+    /// None where only Erlang understands it, or where it would grow too large.
+    pattern: Option<Regex>,
     apply_to: String,
     priority: i64,
     definition: BTreeMap<String, Value>,
@@ -28,8 +32,13 @@ pub(super) fn policy(value: &Value) -> Decoded<Policy> {
         Some(Value::Array(none)) if none.is_empty() => BTreeMap::new(),
         _ => return Err(malformed("a policy has no definition")),
     };
+    let pattern = text("pattern").ok_or_else(lacks)?;
     Ok(Policy {
-        pattern: text("pattern").ok_or_else(lacks)?,
+        // Once for all queues: each takes some time, and there may be many of both.
+        pattern: RegexBuilder::new(&pattern)
+            .size_limit(LARGEST_PATTERN)
+            .build()
+            .ok(),
         apply_to: text("apply-to").ok_or_else(lacks)?,
         priority: value.get("priority").and_then(Value::as_i64).unwrap_or(0),
         definition,
@@ -77,7 +86,7 @@ fn matching<'p>(queue: &Queue, policies: &'p [Policy]) -> Option<Vec<&'p Policy>
             }),
         };
         // What both kinds of expressions can say, they say alike.
-        if applies? && Regex::new(&policy.pattern).ok()?.is_match(&queue.name) {
+        if applies? && policy.pattern.as_ref()?.is_match(&queue.name) {
             found.push(policy);
         }
     }
@@ -129,8 +138,16 @@ mod tests {
         let same = json!([entry("^ord", "queues", 4), entry("", "all", 4)]);
         assert_eq!(effective(&same, &nothing), None);
         // Looking ahead is for Erlang's expressions alone, and of what comes later nothing is known.
-        for unclear in [entry("(?!x)", "all", 0), entry("x", "new_queues", 0)] {
-            assert_eq!(effective(&json!([unclear]), &nothing), None);
+        let large = r"(\w{100}){100}";
+        for unclear in [
+            entry("(?!x)", "all", 0),
+            entry(large, "all", 0),
+            entry("x", "new_queues", 0),
+        ] {
+            assert_eq!(effective(&json!([unclear]), &nothing), None, "{unclear}");
         }
+        // What does not apply need not be understood.
+        let elsewhere = json!([entry("(?!x)", "exchanges", 0)]);
+        assert_eq!(effective(&elsewhere, &nothing), none());
     }
 }

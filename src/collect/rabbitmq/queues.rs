@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::amqp::Depth;
 use crate::evidence::rabbitmq::{Queue, Role};
 use crate::evidence::{List, Observed, RabbitMq, ReadStatus, Reason, Why};
 
@@ -29,15 +30,24 @@ pub(super) fn to_declare(rabbit: &RabbitMq, named: &[String]) -> Vec<String> {
     wanted
 }
 
-/// Notes what a passive declaration told; `None`: there is no such queue.
-pub(super) fn note_depth(rabbit: &mut RabbitMq, name: &str, depth: Option<(u64, u64)>) {
+/// Notes what a passive declaration told. What the server does not tell now is not known by statistics of seconds ago.
+pub(super) fn note_depth(rabbit: &mut RabbitMq, name: &str, depth: Depth) {
+    let told = match depth {
+        // It belongs to another connection, and holds none of our tasks.
+        Depth::Locked => return,
+        Depth::Missing => None,
+        Depth::There { ready, consumers } => {
+            Some((Observed::Seen(ready), Observed::Seen(consumers)))
+        }
+        Depth::Untold(why) => Some((Observed::Unseen(why.clone()), Observed::Unseen(why))),
+    };
     if rabbit.queues.seen().is_none() {
         rabbit.queues = Observed::Seen(Vec::new());
     }
     let Some(queues) = rabbit.queues.seen_mut() else {
         return;
     };
-    let Some((ready, consumers)) = depth else {
+    let Some((ready, consumers)) = told else {
         // It went away since the statistics were made.
         queues.retain(|queue| queue.name != name);
         return;
@@ -48,8 +58,37 @@ pub(super) fn note_depth(rabbit: &mut RabbitMq, name: &str, depth: Option<(u64, 
         queues.len() - 1
     });
     if let Some(queue) = queues.get_mut(at) {
-        queue.ready = Observed::Seen(ready);
-        queue.consumers = Observed::Seen(consumers);
+        (queue.ready, queue.consumers) = (ready, consumers);
+    }
+}
+
+/// Notes what a second passive declaration told of a queue that was looked at before. Messages that came in since are
+/// new, and so are consumers; those that went may be in the workers' hands, whose word was asked for before.
+pub(super) fn note_new(rabbit: &mut RabbitMq, name: &str, depth: Depth) {
+    let Some(queue) = rabbit.queue_mut(name) else {
+        return;
+    };
+    let more = |now: u64, before: &Observed<u64>| before.seen().is_some_and(|before| now > *before);
+    match depth {
+        Depth::There { ready, consumers } if more(ready, &queue.ready) => {
+            // Both are of one moment: a queue that filled up before its consumer came has one now.
+            (queue.ready, queue.consumers) = (Observed::Seen(ready), Observed::Seen(consumers));
+            if let Some(peeked) = queue.peeked.seen_mut() {
+                peeked.whole = false;
+            }
+        }
+        Depth::There { consumers, .. } => note_consumers(queue, consumers),
+        Depth::Missing | Depth::Locked => {}
+        Depth::Untold(why) => {
+            (queue.ready, queue.consumers) = (Observed::Unseen(why.clone()), Observed::Unseen(why));
+        }
+    }
+}
+
+/// Notes consumers that came after the messages were counted: whoever has one now is not without.
+pub(super) fn note_consumers(queue: &mut Queue, now: u64) {
+    if let Some(before) = queue.consumers.seen_mut() {
+        *before = now.max(*before);
     }
 }
 
@@ -109,10 +148,20 @@ pub(super) fn coverage(
         .into_iter()
         .flat_map(|role| rabbit.queues_of(role))
         .collect();
-    let messages: u64 = queues.iter().filter_map(|queue| queue.ready.seen()).sum();
+    let counts: Vec<u64> = queues
+        .iter()
+        .filter_map(|queue| queue.ready.seen().copied())
+        .collect();
+    let messages: u64 = counts.iter().sum();
+    let all_told = counts.len() == queues.len();
     let many = |number: u64| if number == 1 { "" } else { "s" };
+    let told = if all_told {
+        String::new()
+    } else {
+        format!("{} of ", counts.len())
+    };
     let mut detail = format!(
-        "{messages} message{} in {} queue{}",
+        "{messages} message{} in {told}{} queue{}",
         many(messages),
         queues.len(),
         many(queues.len() as u64)
@@ -123,18 +172,27 @@ pub(super) fn coverage(
         .collect();
     let streams = rabbit.queues_of(Role::Stream).count();
     let mut reason = None;
-    if let [(first, why), others @ ..] = unread.as_slice() {
+    // What nobody asked for is no obstacle; where there is one, it is named.
+    let obstacle = unread
+        .iter()
+        .find(|(_, why)| why.reason != Reason::NotAsked);
+    if let Some((named, why)) = obstacle.or(unread.first()) {
         let hidden: u64 = unread
             .iter()
             .filter_map(|(queue, _)| queue.ready.seen())
             .sum();
-        let more = match others.len() {
+        let of_them = if all_told {
+            format!("{hidden} of them ")
+        } else {
+            String::new()
+        };
+        let more = match unread.len() - 1 {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
         detail = format!(
-            "{detail}, {hidden} of them not all looked at: {}{more} ({})",
-            first.name, why.detail
+            "{detail}, {of_them}not all looked at: {}{more} ({})",
+            named.name, why.detail
         );
         reason = Some(why.reason);
     }
@@ -172,6 +230,18 @@ fn footprint(queues: &[&Queue]) -> String {
     let mut text = format!(
         "; {messages} looked at, held for {held} ms at most, given back and marked as redelivered"
     );
+    let expiring = || looks().filter(|(queue, _)| queue.number("expires").is_some());
+    if let Some((first, _)) = expiring().next() {
+        let more = match expiring().count() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let _ = write!(
+            text,
+            "; if unused, {}{more} will expire later by that",
+            first.name
+        );
+    }
     let missing = looks().find(|(queue, peeked)| {
         !peeked.given_back && peeked.gone == 0 && queue.consumers.seen() == Some(&0)
     });
@@ -228,14 +298,55 @@ mod tests {
     #[test]
     fn a_declaration_is_more_exact_than_the_statistics() {
         let mut rabbit = facts(Rabbit::new().queue("celery", 7, 1).queue("gone", 1, 0));
-        note_depth(&mut rabbit, "celery", Some((3, 0)));
-        note_depth(&mut rabbit, "new", Some((1, 0)));
-        note_depth(&mut rabbit, "gone", None);
+        let there = |ready| Depth::There {
+            ready,
+            consumers: 0,
+        };
+        note_depth(&mut rabbit, "celery", there(3));
+        note_depth(&mut rabbit, "new", there(1));
+        note_depth(&mut rabbit, "gone", Depth::Missing);
         let lists: Vec<(String, u64)> = lists(&rabbit)
             .into_iter()
             .map(|l| (l.queue, l.length))
             .collect();
         assert_eq!(lists, [("celery".to_owned(), 3), ("new".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn messages_and_consumers_are_of_one_moment() {
+        let after = |before: (u64, u64), now: (u64, u64)| {
+            let mut rabbit = facts(Rabbit::new().queue("celery", before.0, before.1));
+            let (ready, consumers) = now;
+            note_new(&mut rabbit, "celery", Depth::There { ready, consumers });
+            let queue = rabbit.queue("celery").expect("it is there");
+            (queue.ready.seen().copied(), queue.consumers.seen().copied())
+        };
+        // A worker that connects anew consumes what came in meanwhile.
+        assert_eq!(after((0, 0), (5, 1)), (Some(5), Some(1)));
+        assert_eq!(after((5, 0), (5, 1)), (Some(5), Some(1)));
+        assert_eq!(after((5, 0), (2, 1)), (Some(5), Some(1)));
+        // One that left took something with it, or not: it was there when these waited.
+        assert_eq!(after((5, 1), (3, 0)), (Some(5), Some(1)));
+        assert_eq!(after((5, 1), (6, 0)), (Some(6), Some(0)));
+    }
+
+    #[test]
+    fn statistics_are_not_believed_of_a_queue_that_does_not_answer() {
+        let mut rabbit = facts(Rabbit::new().queue("other", 2, 0).queue("celery", 0, 1));
+        let down = Why::new(Reason::Unreachable, "its home node is down");
+        note_depth(&mut rabbit, "celery", Depth::Untold(down.clone()));
+        let celery = rabbit.queue("celery").expect("it is there");
+        assert_eq!(celery.ready, Observed::Unseen(down.clone()));
+        assert_eq!(celery.consumers, Observed::Unseen(down));
+        let (status, detail, reason) = coverage(&rabbit, true);
+        assert_eq!(
+            (status, reason),
+            (ReadStatus::Partial, Some(Reason::Unreachable))
+        );
+        assert_eq!(
+            detail,
+            "2 messages in 1 of 2 queues, not all looked at: celery and 1 more (its home node is down)"
+        );
     }
 
     #[test]
@@ -266,6 +377,29 @@ mod tests {
         assert_eq!(status(looked(false)), ReadStatus::Partial);
         let unknown = coverage(&facts(Rabbit::new().queue("celery", 0, 1)), false);
         assert_eq!(unknown.0, ReadStatus::Skipped);
+    }
+
+    #[test]
+    fn a_look_says_that_it_starts_the_clock_of_an_unused_queue_anew() {
+        let looked = Peeked {
+            messages: 2,
+            whole: true,
+            malformed: 0,
+            gone: 0,
+            held_ms: 1,
+            given_back: true,
+        };
+        let detail = |rabbit: Rabbit| {
+            let rabbit = rabbit.with(|queue| queue.peeked = Observed::Seen(looked.clone()));
+            coverage(&facts(rabbit), true).1
+        };
+        let plain = Rabbit::new().queue("celery", 2, 0);
+        assert!(!detail(plain).contains("expire"));
+        let expiring = Rabbit::new()
+            .queue("short", 2, 0)
+            .argument("x-expires", json!(60_000));
+        let told = detail(expiring);
+        assert!(told.contains("short will expire later"), "{told}");
     }
 
     #[test]

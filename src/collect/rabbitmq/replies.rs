@@ -25,17 +25,18 @@ pub(super) struct Replies {
     queues: u64,
 }
 
-/// Why there is no more to know of such results. `looked` is none where nobody asked for a look.
-pub(super) fn unread(rabbit: &RabbitMq, looked: Option<&Replies>) -> Why {
-    let known = if rabbit.queues.seen().is_none() {
-        "which reply queues there are is not known".to_owned()
-    } else {
+/// Why there is no more to know of such results. `looked` is none where nobody asked for a look. Queues that were named
+/// and declared without the management API are not all of them.
+pub(super) fn unread(rabbit: &RabbitMq, all_queues_known: bool, looked: Option<&Replies>) -> Why {
+    let known = if all_queues_known {
         let waiting: Vec<u64> = rabbit
             .queues_of(Role::Replies)
             .filter_map(|queue| queue.ready.seen().copied())
             .collect();
         let messages: u64 = waiting.iter().sum();
         format!("{messages} wait in {} reply queues", waiting.len())
+    } else {
+        "which reply queues there are is not known".to_owned()
     };
     let more = match looked {
         None => "--peek looks whose they are".to_owned(),
@@ -102,4 +103,19 @@ fn result_of(delivery: &Delivery, ids: &BTreeSet<String>) -> Option<(String, Sto
     let doc = parse_result(&delivery.data).ok()?;
     let ttl_seconds = None;
     Some((id.to_owned(), StoredResult { doc, ttl_seconds }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::Rabbit;
+
+    #[test]
+    fn reply_queues_are_counted_only_where_all_queues_are_known() {
+        let rabbit = Rabbit::new().queue("celery", 0, 1).lab().evidence.rabbitmq;
+        let rabbit = rabbit.expect("a RabbitMQ");
+        let detail = |all| unread(&rabbit, all, None).detail;
+        assert!(detail(true).contains("0 wait in 0 reply queues"));
+        assert!(detail(false).contains("which reply queues there are is not known"));
+    }
 }

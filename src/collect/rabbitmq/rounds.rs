@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::amqp::{AmqpClient, Depth};
+use super::amqp::AmqpClient;
+use super::leaderless::believed;
 use super::management::{ManagementReader, leave_unseen};
-use super::queues::{coverage, lists, note_depth, to_declare, unacknowledged};
+use super::queues::{coverage, lists, note_depth, note_new, to_declare, unacknowledged};
 use super::{looks, replies};
 use crate::collect::broker::{Wanted, by_id};
 use crate::collect::cleanup::Cleanup;
@@ -102,7 +103,19 @@ pub(crate) async fn collect(
     }
     evidence.result_backend.readable = results.readable();
     note_results(&mut evidence, started, looked_through);
+    if results.stand_in_queues(evidence.tasks.keys()) {
+        note_all_found(&mut evidence);
+    }
     evidence
+}
+
+/// A backend of which no more is read has told all that was asked. What the look did to its queues is still said.
+fn note_all_found(evidence: &mut Evidence) {
+    evidence.result_backend.readable = Observed::Seen(());
+    let mut reads = evidence.reads.iter_mut();
+    if let Some(read) = reads.find(|read| read.source == Source::Results) {
+        (read.status, read.reason) = (ReadStatus::Complete, None);
+    }
 }
 
 /// Asks the management API for all that it tells of the virtual host.
@@ -277,7 +290,7 @@ impl Reading<'_> {
             tokio::time::sleep(PAUSE).await;
             self.ask_for(&open).await?;
             self.read_results(&open).await;
-            self.declare_again().await;
+            self.declare_again().await?;
         }
         let children = related::children(self.evidence, self.results).await;
         if !children.is_empty() {
@@ -316,24 +329,9 @@ impl Reading<'_> {
         let Some(rabbit) = &mut self.evidence.rabbitmq else {
             return Ok(());
         };
-        let depths = self.client.depths(to_declare(rabbit, &named)).await;
-        for (name, depth) in depths {
-            match depth {
-                Ok(Depth::There { ready, consumers }) => {
-                    note_depth(rabbit, &name, Some((ready, consumers)));
-                }
-                Ok(Depth::Missing) => note_depth(rabbit, &name, None),
-                // It belongs to another connection, and holds none of our tasks.
-                Ok(Depth::Locked) => {}
-                Err(why) if matches!(why.reason, Reason::Unreachable | Reason::TimedOut) => {
-                    return Err(why);
-                }
-                Err(why) => {
-                    if let Some(queue) = rabbit.queue_mut(&name) {
-                        queue.ready = Observed::Unseen(why);
-                    }
-                }
-            }
+        let queues = to_declare(rabbit, &named);
+        for (name, depth) in believed(&self.client, rabbit, queues).await? {
+            note_depth(rabbit, &name, depth);
         }
         self.note_queues();
         Ok(())
@@ -341,27 +339,15 @@ impl Reading<'_> {
 
     /// Looks whether queues that were found empty, or were looked into, still are as they were: a message that came in
     /// since may be the one that was looked for.
-    pub(super) async fn declare_again(&mut self) {
+    pub(super) async fn declare_again(&mut self) -> Result<(), Why> {
         let Some(rabbit) = &mut self.evidence.rabbitmq else {
-            return;
+            return Ok(());
         };
         let names = to_declare(rabbit, &[]);
-        for (name, depth) in self.client.depths(names).await {
-            let Some(queue) = rabbit.queue_mut(&name) else {
-                continue;
-            };
-            let before = queue.ready.seen().copied();
-            match depth {
-                Ok(Depth::There { ready, .. }) if before.is_some_and(|before| ready > before) => {
-                    queue.ready = Observed::Seen(ready);
-                    if let Some(peeked) = queue.peeked.seen_mut() {
-                        peeked.whole = false;
-                    }
-                }
-                Ok(_) => {}
-                Err(why) => queue.ready = Observed::Unseen(why),
-            }
+        for (name, depth) in believed(&self.client, rabbit, names).await? {
+            note_new(rabbit, &name, depth);
         }
+        Ok(())
     }
 
     pub(super) fn note_queues(&mut self) {
@@ -442,7 +428,7 @@ impl Reading<'_> {
             }
             _ => None,
         };
-        let otherwise = replies::unread(rabbit, looked.as_ref());
+        let otherwise = replies::unread(rabbit, self.all_queues, looked.as_ref());
         let found = looked.map(|looked| looked.found).unwrap_or_default();
         self.results.take_replies(found, otherwise);
         self.read_results(ids).await;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
@@ -231,6 +232,33 @@ async fn a_look_leaves_count_and_order() {
     cleanup.run(false).await.expect("clean");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_takes_what_is_given_back_is_counted() {
+    let vhost = RabbitNode::shared().vhost();
+    let (client, cleanup) = client(&vhost).await;
+    let made = Made::new(&client, QueueType::Classic, json!({}), 3).await;
+    let (comes, others) = (Duration::from_millis(100), made.channel.clone());
+    let name = ShortString::from(made.queue.name.as_str());
+    let coming = tokio::spawn(async move {
+        tokio::time::sleep(comes).await;
+        let options = BasicConsumeOptions::default();
+        let table = FieldTable::default();
+        let worker = others.basic_consume(name, "worker".into(), options, table);
+        worker.await.expect("a consumer")
+    });
+    // While we hold the messages somebody else begins to consume, and has them when we give them back.
+    let held = client.hold(&made.queue, 3, Duration::from_mins(1), |delivery| {
+        if delivery.delivery_tag == 1 {
+            std::thread::sleep(comes * 5);
+        }
+    });
+    let held = held.await.expect("a look");
+    assert_eq!((held.messages, held.consumers), (3, 1));
+    drop(coming.await.expect("it came"));
+    made.delete().await;
+    cleanup.run(false).await.expect("clean");
+}
+
 #[tokio::test]
 async fn headers_of_every_kind_and_messages_of_others() {
     let vhost = RabbitNode::shared().vhost();
@@ -307,18 +335,20 @@ async fn many_queues_at_once() {
     let other = Arc::new(client.another(&cleanup).await.expect("a connection"));
     let mut names: Vec<String> = (0..100).map(|n| format!("missing-{n}")).collect();
     names.extend([made.queue.name.clone(), "held".to_owned(), "x".repeat(300)]);
-    let depths = other.depths(names).await;
+    let depths = other.depths(names).await.expect("a connection");
     assert_eq!(depths.len(), 103);
     let there = Depth::There {
         ready: 3,
         consumers: 0,
     };
-    assert_eq!(depths[&made.queue.name], Ok(there));
-    assert_eq!(depths["held"], Ok(Depth::Locked));
-    assert_eq!(depths["missing-7"], Ok(Depth::Missing));
-    assert_eq!(depths[&"x".repeat(300)], Ok(Depth::Missing));
+    assert_eq!(depths[&made.queue.name], there);
+    assert_eq!(depths["held"], Depth::Locked);
+    assert_eq!(depths["missing-7"], Depth::Missing);
+    assert_eq!(depths[&"x".repeat(300)], Depth::Missing);
     made.delete().await;
     cleanup.run(false).await.expect("clean");
+    let lost = other.depths(["held".to_owned()]).await;
+    assert_eq!(lost.expect_err("closed").reason, Reason::Unreachable);
     assert!(client.depth("held").await.is_err(), "closed");
 }
 

@@ -1,4 +1,22 @@
 use super::*;
+use crate::diagnose::testkit::Rabbit;
+use crate::evidence::{Observed, Reason, Why};
+
+#[test]
+fn a_queue_that_does_not_tell_is_no_empty_one() {
+    let down = || Observed::Unseen(Why::new(Reason::Unreachable, "its node is down"));
+    let lab = Rabbit::new()
+        .queue("away", 0, 0)
+        .with(|queue| queue.ready = down())
+        .queue("celery", 0, 0)
+        .lab();
+    let rows = queues(&lab.evidence);
+    let told: Vec<(&str, bool)> = rows
+        .iter()
+        .map(|(name, row)| (name.as_str(), row.untold))
+        .collect();
+    assert_eq!(told, [("away", true)]);
+}
 
 #[test]
 fn a_bar_is_as_long_as_its_part_of_the_most() {

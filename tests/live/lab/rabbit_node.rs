@@ -126,6 +126,22 @@ impl Recipe {
         }
     }
 
+    /// Lets it join the cluster of a node that runs.
+    pub fn joining(mut self, first: &RabbitNode) -> Self {
+        self.epmd_port = first.epmd_port;
+        let cookie = ".erlang.cookie";
+        fs::copy(first.home.join(cookie), self.home.join(cookie)).expect("the first node runs");
+        let mut settings = File::options()
+            .append(true)
+            .open(self.home.join("rabbitmq.conf"))
+            .expect("the node has settings");
+        for (number, name) in [(1, &first.name), (2, &self.name)] {
+            let line = format!("cluster_formation.classic_config.nodes.{number} = {name}\n");
+            settings.write_all(line.as_bytes()).expect("a disk");
+        }
+        self
+    }
+
     /// The shell that runs the node until it is killed.
     pub fn command(&self) -> Command {
         let mut command = Command::new("sh");

@@ -53,7 +53,16 @@ impl Lab {
 
     /// A private node; `settings` are lines of its `rabbitmq.conf`. Takes many seconds.
     pub fn rabbitmq_node(&self, settings: &str) -> PrivateRabbit {
-        let recipe = Recipe::new(self.fresh_path("rabbitmq"), settings);
+        self.private(Recipe::new(self.fresh_path("rabbitmq"), settings))
+    }
+
+    /// A second node in the cluster of a private one. Takes as long again.
+    pub fn rabbitmq_beside(&self, first: &PrivateRabbit) -> PrivateRabbit {
+        let recipe = Recipe::new(self.fresh_path("rabbitmq"), "");
+        self.private(recipe.joining(&first.node))
+    }
+
+    fn private(&self, recipe: Recipe) -> PrivateRabbit {
         let log = self.folder().join("out.log");
         let process = self.start(&mut recipe.command(), &log, &log, ".ci/setup");
         PrivateRabbit {

@@ -289,15 +289,17 @@ fn results_that_their_sender_never_took() {
     // The sender has ended, and its reply queue stays.
     let done = site.send("labapp.add", &json!([1, 2]), &json!({}));
     let failed = site.send("labapp.fail", &json!([]), &json!({}));
-    let trace = |more: &[&str]| {
-        let mut command = site.lab.doctor(&["trace", &done, &failed, NOBODYS]);
+    let look = |ids: &[&str], more: &[&str]| {
+        let mut command = site.lab.doctor(&["trace"]);
         let (broker, management) = (site.vhost.url(), site.vhost.node.management_url());
-        command.args(["--broker", &broker, "--management", &management]);
-        command.args(["--result-backend", "rpc://", "--format", "json"]);
-        let seen = site.lab.run(command.args(more), Duration::from_mins(1));
+        command.args(ids).args(["--broker", &broker]);
+        command.args(["--management", &management, "--format", "json"]);
+        command.args(["--result-backend", "rpc://"]).args(more);
+        let seen = site.lab.run(&mut command, Duration::from_mins(1));
         seen.assert_decent(&[]);
-        seen.json()
+        seen
     };
+    let trace = |more: &[&str]| look(&[&done, &failed, NOBODYS], more).json();
     let results = |report: &Value| -> String {
         let reads = report["evidence"].as_array().expect("reads").iter();
         let mut results = reads.filter(|read| read["source"] == "results");
@@ -318,5 +320,14 @@ fn results_that_their_sender_never_took() {
         assert_eq!(report["traces"][1]["result"]["state"], "FAILURE");
         assert_eq!(report["traces"][2]["verdict"], "undetermined", "{report:#}");
         assert!(results(&report).contains("4 in 2 of them were looked at"));
+        assert!(report.to_string().contains("CD807"), "{report:#}");
     }
+    // Where every result was found nothing was left unread, and what the look did is said all the same.
+    let seen = look(&[&done], &["--peek"]);
+    expect(&seen, "finished", 0);
+    expect_silence(&seen);
+    assert!(
+        results(&seen.json()).contains("were looked at"),
+        "{seen:#?}"
+    );
 }
