@@ -321,7 +321,7 @@ fn routes_that_take_nothing() {
 fn what_a_broker_has() {
     let definitions = r#"{"rabbit_version": "3.13.0", "vhosts": [{"name": "/"}],
         "exchanges": [{"name": "media", "vhost": "/", "type": "topic", "durable": true, "auto_delete": false, "internal": false, "arguments": {}}],
-        "queues": [{"name": "video", "vhost": "/", "durable": true, "auto_delete": false, "arguments": {"x-queue-type": "quorum"}}],
+        "queues": [{"name": "video", "vhost": "/", "durable": true, "auto_delete": false, "arguments": {"x-queue-type": "classic", "x-max-priority": 3}}],
         "bindings": []}"#;
     let plain = Project::of("plain").file("definitions.json", definitions);
     let found = plain.found(&["--definitions", "definitions.json"], 1);
