@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, Outcome, RabbitNode, RedisServer, SOON, Vhost, wait_until};
+use crate::lab::{Lab, Outcome, RabbitNode, RedisServer, SOON, Vhost, Worker, wait_until};
 
 /// Late acknowledgement and no prefetching, so that it is known where each task is.
 fn settings() -> Value {
@@ -81,6 +81,17 @@ impl Site {
         let done = self.lab.run(&mut command, Duration::from_mins(1));
         done.assert_decent(&["guest:guest"]);
         done
+    }
+
+    /// Waits until the statistics tell which connection is this worker's.
+    fn wait_for_consumer(&self, worker: &Worker) {
+        let mailbox = format!("{}.celery.pidbox", worker.name);
+        let path = self.vhost.path("consumers", "");
+        wait_until(&format!("a consumer of {mailbox}"), SOON, || {
+            let all = self.vhost.node.api("GET", &path, &Value::Null);
+            let mut queues = all.as_array()?.iter().map(|one| &one["queue"]["name"]);
+            queues.any(|queue| *queue == mailbox).then_some(())
+        });
     }
 
     /// Waits until the statistics count so many messages in a queue.

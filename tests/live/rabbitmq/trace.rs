@@ -58,6 +58,7 @@ fn healthy_tasks_of_a_classic_queue() {
         (&json!("celery"), &json!(1)),
         "{seen:#?}"
     );
+    site.wait_for_consumer(&worker);
     expect(&site.trace(NOBODYS, &["--peek"]), "unknown", 1);
     // From AMQP alone.
     let alone = ["--management", "http://guest:guest@127.0.0.1:1"];
