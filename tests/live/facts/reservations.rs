@@ -196,8 +196,10 @@ fn celery_inspect_without_the_apps_options_runs_a_healthy_task_twice() {
     let (now, _): (f64, f64) = redis::cmd("TIME").query(&mut connection).unwrap();
     let _: () = connection.zadd("unacked_index", tag, now - 4000.0).unwrap();
     let code = "import labapp\nlabapp.app.control.inspect(timeout=1).active()";
-    lab.python(&json!({"broker_url": server.db(0)}), code);
+    let without = json!({"broker_url": server.db(0)});
     wait_until("it is received again", SOON, || {
+        // One that finds the mutex taken restores nothing.
+        lab.python(&without, code);
         (worker.log().matches(&format!("[{id}] received")).count() == 2).then_some(())
     });
 }
