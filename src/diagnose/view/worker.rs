@@ -35,7 +35,8 @@ impl Worker {
             .unwrap_or(DEFAULT_SEP);
         let key = list.key.strip_prefix(&self.prefix).unwrap_or(&list.key);
         let queues = self.queues.seen().into_iter().flatten();
-        queues.filter(|queue| !is_fanout(queue)).any(|queue| {
+        let mut named = queues.filter(|queue| key.starts_with(&queue.name) && !is_fanout(queue));
+        named.any(|queue| {
             steps
                 .iter()
                 .any(|step| exchange::queue_key(&queue.name, *step, steps, sep) == key)
