@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::audience::{listening, note_departed, take_in};
 use super::counting::{Known, mark};
 use super::mailbox::Voices;
+use super::name::Name;
 use super::workers::{GRACE, Panel};
 use crate::celery::control::{self, Claim, ClaimState};
 use crate::evidence::{Observed, Reason, Software, Why};
@@ -37,6 +38,11 @@ impl Holdings {
         let holding = self.by_id.get(&mark(id))?;
         let node = self.nodes.get(usize::try_from(holding.node).ok()?)?;
         Some((node, holding.state, holding.redelivered))
+    }
+
+    /// Whether a worker has a task.
+    pub(super) fn has(&self, id: &Name) -> bool {
+        self.by_id.contains_key(&id.mark())
     }
 
     /// Takes over what a later look found.

@@ -2,6 +2,8 @@
 
 use uuid::Uuid;
 
+use super::counting::mark;
+
 /// A tag or an id: a UUID takes a third of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Name {
@@ -18,9 +20,21 @@ impl Name {
     }
 
     pub(super) fn text(&self) -> String {
+        self.read(str::to_owned)
+    }
+
+    /// The [`mark`] of its text.
+    pub(super) fn mark(&self) -> u64 {
+        self.read(mark)
+    }
+
+    fn read<T>(&self, reader: impl FnOnce(&str) -> T) -> T {
         match self {
-            Self::Uuid(uuid) => uuid.as_hyphenated().to_string(),
-            Self::Text(text) => text.to_string(),
+            Self::Uuid(uuid) => {
+                let mut buffer = Uuid::encode_buffer();
+                reader(uuid.as_hyphenated().encode_lower(&mut buffer))
+            }
+            Self::Text(text) => reader(text),
         }
     }
 }
@@ -44,7 +58,8 @@ mod tests {
             "daily-report",
             "",
         ] {
-            assert_eq!(Name::of(text).text(), text);
+            let name = Name::of(text);
+            assert_eq!((name.text().as_str(), name.mark()), (text, mark(text)));
         }
         assert!(matches!(
             Name::of("6f1c0e5a-0001-4000-8000-6b696c6c6564"),

@@ -77,7 +77,7 @@ impl Reading<'_> {
         };
         self.take_over_workers();
         for record in &mut records {
-            record.claimed = holdings.of(&record.id.text()).is_some();
+            record.claimed = holdings.has(&record.id);
         }
         let open = |record: &Record| !record.claimed || record.at.is_none();
         let results = self.results_of_open(&records).await;
@@ -111,11 +111,11 @@ impl Reading<'_> {
             self.census().movement = Some(movement);
         }
         for record in records.iter_mut().filter(|record| !record.claimed) {
-            record.claimed = holdings.of(&record.id.text()).is_some();
+            record.claimed = holdings.has(&record.id);
         }
         self.keep_standing(&mut records).await?;
         suspects.retain(|id, _| holdings.of(id).is_none());
-        let marks: HashSet<u64> = records.iter().map(|r| mark(&r.id.text())).collect();
+        let marks: HashSet<u64> = records.iter().map(|r| r.id.mark()).collect();
         suspects.retain(|id, _| !marks.contains(&mark(id)));
         self.note_ages(known, &records);
         self.classify(known, records, &holdings, &results).await?;
