@@ -187,30 +187,44 @@ pub(crate) async fn search(
     Ok(found)
 }
 
-/// Shows every entry of `unacked`, page by page, some perhaps twice. Ends early where `see` says false.
+/// Shows every entry of `unacked`, page by page, some perhaps twice. Ends early where `see` says false. While one page is
+/// looked at, the server makes the next.
 pub(crate) async fn each(
     client: &Client,
     keys: &Keys,
     mut see: impl FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), Why> {
-    let (mut cursor, mut count) = (0_u64, FIRST_PAGE);
-    let (mut read, mut bytes) = (0, 0);
-    loop {
+    let ask = async |cursor: u64, count: u64| -> Result<(u64, Page), Why> {
         let mut command = cmd("HSCAN");
         command.arg(&keys.unacked).arg(cursor);
         command.arg("COUNT").arg(count);
-        let (next, page): (u64, Page) = client.ask(&command).await?;
+        client.ask(&command).await
+    };
+    let (mut read, mut bytes) = (0, 0);
+    let (mut next, mut page) = ask(0, FIRST_PAGE).await?;
+    loop {
         read += page.len() as u64;
         bytes += page
             .iter()
             .map(|(_, value)| value.len() as u64)
             .sum::<u64>();
         let average = (bytes / read.max(1)).max(1);
-        count = (REPLY_BYTES / average).clamp(1, MOST_IN_PAGE);
-        if !page.iter().all(|(tag, value)| see(tag, value)) || next == 0 {
+        let count = (REPLY_BYTES / average).clamp(1, MOST_IN_PAGE);
+        let mut look = || page.iter().all(|(tag, value)| see(tag, value));
+        if next == 0 {
+            look();
             return Ok(());
         }
-        cursor = next;
+        let looked = async {
+            // The next question goes out first.
+            tokio::task::yield_now().await;
+            look()
+        };
+        let (asked, more) = tokio::join!(ask(next, count), looked);
+        if !more {
+            return Ok(());
+        }
+        (next, page) = asked?;
     }
 }
 
