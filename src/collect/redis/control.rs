@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::cmd;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::client::Client;
+use super::client::{Client, decode};
 use crate::celery::control::{
     REPLY_BINDINGS, Reply, channel, parse_reply, reply_binding, reply_list, request,
 };
@@ -25,6 +26,9 @@ const WAIT: Duration = Duration::from_millis(500);
 /// The shortest wait: Redis before 7.0 cuts to whole milliseconds, and waits for ever for none.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
 
+/// So many replies are taken at once, where they are there.
+const AT_ONCE: usize = 16;
+
 /// What BRPOP answers: the key and the item, or nothing within its time.
 type Popped = Option<(Vec<u8>, Vec<u8>)>;
 
@@ -32,13 +36,15 @@ type Popped = Option<(Vec<u8>, Vec<u8>)>;
 pub(crate) struct Mailbox {
     /// For the announcement, the requests, and the removal of the address: in this order.
     control: Arc<Client>,
-    /// For BRPOP, which blocks its connection.
+    /// For BRPOP, which blocks its connection, and for RPOP.
     replies: Client,
     prefix: String,
     database: u32,
     /// The exchanges that workers listen to.
     exchanges: BTreeSet<String>,
     oid: String,
+    /// Whether this user may run RPOP.
+    takes_rpop: AtomicBool,
 }
 
 impl Mailbox {
@@ -72,6 +78,7 @@ impl Mailbox {
             database: server.db,
             exchanges,
             oid,
+            takes_rpop: AtomicBool::new(true),
         })
     }
 
@@ -131,19 +138,23 @@ impl Mailbox {
             if left.is_zero() {
                 break;
             }
-            let Some(Reply {
-                ticket,
-                node,
-                answer,
-            }) = self.next(left.clamp(LEAST_WAIT, WAIT)).await?
-            else {
-                continue;
-            };
-            // A reply to another ticket is none of ours.
-            if let Some(method) = methods.get(&ticket) {
-                let voices = heard.entry(method).or_default();
-                *voices.entry(node.clone()).or_default() += 1;
-                see(method, node, answer);
+            let spoken: u64 = heard.values().flat_map(BTreeMap::values).sum();
+            let to_come = receivers.values().sum::<u64>().saturating_sub(spoken);
+            for message in self.next(left.clamp(LEAST_WAIT, WAIT), to_come).await? {
+                let Some(Reply {
+                    ticket,
+                    node,
+                    answer,
+                }) = parse_reply(&message)
+                else {
+                    continue;
+                };
+                // A reply to another ticket is none of ours.
+                if let Some(method) = methods.get(&ticket) {
+                    let voices = heard.entry(method).or_default();
+                    *voices.entry(node.clone()).or_default() += 1;
+                    see(method, node, answer);
+                }
             }
         }
         Ok(receivers)
@@ -173,20 +184,33 @@ impl Mailbox {
         Ok(0)
     }
 
-    async fn next(&self, wait: Duration) -> Result<Option<Reply>, Why> {
-        let pop = async |seconds: f64| -> Result<Popped, Why> {
-            let mut command = cmd("BRPOP");
-            command
-                .arg(format!("{}{}", self.prefix, reply_list(&self.oid)))
-                .arg(seconds);
-            self.replies.ask(&command).await
-        };
-        let popped = match pop(wait.as_secs_f64()).await {
+    /// Waits for a reply, and takes those along that are there already, in one go.
+    async fn next(&self, wait: Duration, to_come: u64) -> Result<Vec<Vec<u8>>, Why> {
+        let list = format!("{}{}", self.prefix, reply_list(&self.oid));
+        let pop = |seconds: f64| cmd("BRPOP").arg(&list).arg(seconds).take();
+        let mut commands = vec![pop(wait.as_secs_f64())];
+        if self.takes_rpop.load(Ordering::Relaxed) {
+            let more = usize::try_from(to_come).unwrap_or(AT_ONCE).min(AT_ONCE);
+            commands.resize_with(more.max(1), || cmd("RPOP").arg(&list).take());
+        }
+        let mut answers = self.replies.ask_all(&commands).await?.into_iter();
+        let first: Popped = match answers.next().transpose() {
             // Before Redis 6.0 it takes whole seconds only.
-            Err(why) if why.reason == Reason::Unsupported => pop(1.0).await?,
-            other => other?,
+            Err(why) if why.reason == Reason::Unsupported => self.replies.ask(&pop(1.0)).await?,
+            first => match first? {
+                Some(first) => decode(first, "BRPOP")?,
+                None => None,
+            },
         };
-        Ok(popped.and_then(|(_, message)| parse_reply(&message)))
+        let mut messages: Vec<Vec<u8>> = first.map(|(_, message)| message).into_iter().collect();
+        for answer in answers {
+            match answer {
+                Ok(more) => messages.extend(decode::<Option<Vec<u8>>>(more, "RPOP")?),
+                // BRPOP alone does as well.
+                Err(_) => self.takes_rpop.store(false, Ordering::Relaxed),
+            }
+        }
+        Ok(messages)
     }
 }
 

@@ -206,6 +206,28 @@ fn a_user_who_may_not_do_something_is_told_what() {
 }
 
 #[test]
+fn the_rights_that_remote_control_needs_at_the_least_are_enough() {
+    let lab = Lab::new();
+    let server = lab.redis();
+    let config = json!({"broker_url": server.db(0), "result_backend": server.db(0)});
+    let _worker = lab.worker("w1", &config, &["-c", "1"]);
+    let acl = "SETUSER looker on >hunter2 ~* &* +@read +info +time +ping +select +config|get +client|list +publish \
+               +sadd +srem +brpop +del";
+    let mut command = redis::cmd("ACL");
+    acl.split_whitespace().for_each(|word| {
+        command.arg(word);
+    });
+    let _: () = command.query(&mut server.connect()).unwrap();
+    let url = format!("redis://looker:hunter2@127.0.0.1:{}/0", server.port);
+    let done = trace(&lab, ABSENT, &["--broker", &url, "--result-backend", &url]);
+    assert_eq!(done.code, Some(1), "{done:#?}");
+    let report = done.json();
+    let reads = report["evidence"].as_array().unwrap();
+    let workers = reads.iter().find(|read| read["source"] == "workers");
+    assert_eq!(workers.unwrap()["status"], "complete", "{done:#?}");
+}
+
+#[test]
 fn a_server_that_takes_no_writes_can_still_be_read() {
     let lab = Lab::new();
     let master = lab.redis();

@@ -19,7 +19,7 @@ pub static WORKERS_NOT_ASKED: Rule = Rule {
         read: "Nothing: the question was not put.",
         confirm: "Run `celery -A APP status` with the workers' own credentials.",
         mend: "Leave --no-workers out, or give the user what Celery's remote control needs: PUBLISH on the channel \
-               `/DB.celery.pidbox`; SADD and SREM on `_kombu.binding.reply.celery.pidbox`; BRPOP and DEL on \
+               `/DB.celery.pidbox`; SADD and SREM on `_kombu.binding.reply.celery.pidbox`; BRPOP, RPOP and DEL on \
                `*.reply.celery.pidbox`.",
         prevent: "Give this tool a user of its own with these rights and the right to read.",
         references: &["https://docs.celeryq.dev/en/stable/userguide/workers.html#remote-control"],
