@@ -1,6 +1,7 @@
 //! One broker under examination: its connections, and the steps of a reading.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::iter;
 use std::time::Instant;
 
 use redis::cmd;
@@ -235,12 +236,13 @@ impl<'p> BrokerReader<'p> {
         let mut pass = QueuePass::default();
         // Once the server fell silent, each further list would wait as long again.
         let mut silent: Option<Why> = None;
-        for mut list in lists {
+        let mut lists = VecDeque::from(lists);
+        while let Some(mut list) = lists.pop_front() {
             if let Some(why) = &silent {
                 list.read = Observed::Unseen(why.clone());
             } else if list.length > 0 {
                 list.read = match self
-                    .search_one(&mut list, wanted, &mut pass, progress, total)
+                    .search_one(&mut list, &lists, wanted, &mut pass, progress, total)
                     .await
                 {
                     Ok(()) => Observed::Seen(()),
@@ -264,6 +266,7 @@ impl<'p> BrokerReader<'p> {
     async fn search_one(
         &mut self,
         list: &mut List,
+        next: &VecDeque<List>,
         wanted: &mut Wanted,
         pass: &mut QueuePass,
         progress: Progress<'_>,
@@ -274,7 +277,7 @@ impl<'p> BrokerReader<'p> {
         let (mut malformed, mut too_many, mut unreadable) = (0, false, false);
         let (before, stop) = (pass.messages, self.stop);
         wanted.enter(list);
-        let reader = self.reader().await?;
+        let reader = self.reader(list, next).await?;
         let outcome = reader
             .each(&key, length, stop, |index, message| {
                 if index % 10_000 == 0 {
@@ -337,14 +340,18 @@ impl<'p> BrokerReader<'p> {
         let (lists, obstacle) = self.lists(names).await?;
         let mut again = Vec::new();
         let mut copies = Vec::new();
-        for list in lists.into_iter().filter(|list| list.length > 0) {
+        let mut lists = VecDeque::from(lists);
+        while let Some(list) = lists.pop_front() {
+            if list.length == 0 {
+                continue;
+            }
             let Some(ends) = earlier.ends.get(&list.key) else {
                 again.push(list);
                 continue;
             };
             let keep = self.plan.keep;
             let mut found = Vec::new();
-            let reader = self.reader().await?;
+            let reader = self.reader(&list, &lists).await?;
             let enough = reader
                 .newcomers(&list.key, ends, list.length, |index, message| {
                     if let Look::Wanted(envelope) = wanted.look(index, message, keep) {
@@ -381,13 +388,20 @@ impl<'p> BrokerReader<'p> {
         Ok(pass)
     }
 
-    async fn reader(&mut self) -> Result<&mut ListReader, Why> {
-        if self.lists.is_none() {
-            self.lists = Some(ListReader::connect(&self.server, self.server.db).await?);
-        }
-        self.lists
-            .as_mut()
-            .ok_or_else(|| Why::new(Reason::Unreachable, "no connection for lists"))
+    /// A connection for this list, where it is short one that has asked for it already, and for those that come next.
+    async fn reader(&mut self, list: &List, next: &VecDeque<List>) -> Result<&mut ListReader, Why> {
+        let mut reader = match self.lists.take() {
+            Some(reader) => reader,
+            None => ListReader::connect(&self.server, self.server.db).await?,
+        };
+        let next = next.iter().filter(|list| list.length > 0);
+        let short = iter::once(list)
+            .chain(next)
+            .take_while(|list| ListReader::is_short(list.length));
+        reader
+            .ask_ahead(short.map(|list| list.key.as_str()))
+            .await?;
+        Ok(self.lists.insert(reader))
     }
 
     /// Reads the reservations under each set of names.

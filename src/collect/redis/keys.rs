@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use redis::cmd;
+use redis::{Cmd, cmd};
 
-use super::client::Client;
+use super::client::{Client, decode};
 use crate::celery::control::{MAILBOXES, REPLY_EXCHANGE};
 use crate::celery::exchange::{self, Binding, DEFAULT_SEP};
 use crate::evidence::{BindingTable, List, Observed, Reason, Why};
 
 /// What stands before the exchange in the key of a binding table (kombu 5.7 transport/redis.py, `keyprefix_queue`).
 const BINDING: &str = "_kombu.binding.";
+
+/// So many sets are asked for at once. Each question is small, and a server takes others' questions between them.
+const SETS_AT_ONCE: usize = 100;
 
 /// Names under which queues are known, and what tells priorities from them.
 #[derive(Debug, Clone, Default)]
@@ -171,13 +174,14 @@ fn is_reply_list(key: &str) -> bool {
 pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> {
     let keys = scan(client, "set", Some("*_kombu.binding.*")).await?;
     let mut sets = Vec::new();
-    for key in keys {
-        let Some(at) = key.find(BINDING) else {
-            continue;
-        };
-        let (prefix, exchange) = (&key[..at], &key[at + BINDING.len()..]);
-        let members = members(client, &key).await?;
-        sets.push((prefix.to_owned(), exchange.to_owned(), members));
+    for keys in keys.chunks(SETS_AT_ONCE) {
+        for (key, members) in keys.iter().zip(members(client, keys).await?) {
+            let Some(at) = key.find(BINDING) else {
+                continue;
+            };
+            let (prefix, exchange) = (&key[..at], &key[at + BINDING.len()..]);
+            sets.push((prefix.to_owned(), exchange.to_owned(), members));
+        }
     }
     Ok(tables(&sets))
 }
@@ -188,8 +192,8 @@ pub(crate) async fn mailboxes(
     prefixes: &BTreeSet<String>,
 ) -> Result<Vec<BindingTable>, Why> {
     let mut sets = Vec::new();
-    for prefix in prefixes {
-        let members = members(client, &format!("{prefix}{MAILBOXES}")).await?;
+    let keys: Vec<String> = prefixes.iter().map(|p| format!("{p}{MAILBOXES}")).collect();
+    for (prefix, members) in prefixes.iter().zip(members(client, &keys).await?) {
         if !members.is_empty() {
             sets.push((prefix.clone(), mailbox_exchange().to_owned(), members));
         }
@@ -276,19 +280,25 @@ async fn scan(client: &Client, kind: &str, pattern: Option<&str>) -> Result<Vec<
     }
 }
 
-async fn members(client: &Client, key: &str) -> Result<Vec<Vec<u8>>, Why> {
-    let mut found = BTreeSet::new();
-    let mut cursor = 0_u64;
-    loop {
+/// The members of sets. All are asked for their first page together, and the large ones for the others.
+async fn members(client: &Client, keys: &[String]) -> Result<Vec<Vec<Vec<u8>>>, Why> {
+    let page = |key: &str, cursor: u64| {
         let mut command = cmd("SSCAN");
         command.arg(key).arg(cursor).arg("COUNT").arg(1_000);
-        let (next, members): (u64, Vec<Vec<u8>>) = client.ask(&command).await?;
-        found.extend(members);
-        if next == 0 {
-            return Ok(found.into_iter().collect());
+        command
+    };
+    let first: Vec<Cmd> = keys.iter().map(|key| page(key, 0)).collect();
+    let mut all = Vec::new();
+    for (key, answer) in keys.iter().zip(client.ask_all(&first).await?) {
+        let (mut next, mut found): (u64, BTreeSet<Vec<u8>>) = decode(answer?, "SSCAN")?;
+        while next != 0 {
+            let more: Vec<Vec<u8>>;
+            (next, more) = client.ask(&page(key, next)).await?;
+            found.extend(more);
         }
-        cursor = next;
+        all.push(found.into_iter().collect());
     }
+    Ok(all)
 }
 
 #[cfg(test)]

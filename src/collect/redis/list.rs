@@ -21,6 +21,8 @@ pub(super) const REPLY_BYTES: u64 = 1024 * 1024;
 const DEPTH: usize = 2;
 /// The first request of a list is small, because the size of its messages is not known yet.
 const FIRST_CHUNK: u64 = 16;
+/// So many short lists are asked for at once, where that is no more than [`REPLY_BYTES`].
+const MOST_AHEAD: usize = 100;
 /// No request asks for more messages, however small they are.
 const MOST: u64 = 5_000;
 /// What the socket is read into; it grows only for a message that is larger.
@@ -56,6 +58,10 @@ pub(crate) struct ListReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Lists whose beginning is asked for already, in this order.
+    ahead: VecDeque<String>,
+    /// The most bytes that the beginning of a list had so far; none before the first.
+    beginning: Option<u64>,
 }
 
 impl ListReader {
@@ -66,6 +72,8 @@ impl ListReader {
             buffer: vec![0; BUFFER],
             start: 0,
             end: 0,
+            ahead: VecDeque::new(),
+            beginning: None,
         };
         if server.username.is_some() || server.password.is_some() {
             let password = server.password.as_ref().map_or("", Secret::expose);
@@ -79,6 +87,57 @@ impl ListReader {
             reader.status("SELECT").await?;
         }
         Ok(reader)
+    }
+
+    /// Whether a list is so short that its beginning is all of it.
+    pub(crate) fn is_short(length: u64) -> bool {
+        length < FIRST_CHUNK
+    }
+
+    /// Asks for short lists that will be read next, in this order, so that they are not waited for one by one.
+    pub(crate) async fn ask_ahead(&mut self, keys: impl Iterator<Item = &str>) -> Result<(), Why> {
+        if !self.ahead.is_empty() {
+            return Ok(());
+        }
+        let Some(beginning) = self.beginning else {
+            return Ok(());
+        };
+        let most = usize::try_from(REPLY_BYTES / beginning.max(1)).unwrap_or(MOST_AHEAD);
+        let mut requests = Vec::new();
+        for key in keys.take(most.min(MOST_AHEAD)) {
+            requests.extend(lrange(key, 0, FIRST_CHUNK - 1));
+            self.ahead.push_back(key.to_owned());
+        }
+        self.write(&requests).await
+    }
+
+    /// Asks for the beginning of a list, unless that was done ahead.
+    async fn begin(&mut self, key: &str) -> Result<(), Why> {
+        if self.ahead.front().is_some_and(|asked| asked == key) {
+            self.ahead.pop_front();
+            return Ok(());
+        }
+        self.skip_ahead().await?;
+        self.ask(key, 0, FIRST_CHUNK - 1).await
+    }
+
+    /// Passes over what was asked for ahead and is not wanted in that order.
+    async fn skip_ahead(&mut self) -> Result<(), Why> {
+        while self.ahead.pop_front().is_some() {
+            match self.array("LRANGE").await {
+                Ok(got) => {
+                    for _ in 0..got {
+                        self.bulk().await?;
+                    }
+                }
+                // It says so again when it is this list's turn.
+                Err(why) if matches!(why.reason, Reason::Unreachable | Reason::TimedOut) => {
+                    return Err(why);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Reads a list from its head to its end and shows each message with its index. Pushes that come meanwhile shift
@@ -106,13 +165,19 @@ impl ListReader {
             }
             let depth = if pass.read == 0 { 1 } else { DEPTH };
             while !ended && asked.len() < depth {
-                self.ask(key, next, next + chunk - 1).await?;
+                if next == 0 {
+                    self.begin(key).await?;
+                } else {
+                    self.skip_ahead().await?;
+                    self.ask(key, next, next + chunk - 1).await?;
+                }
                 asked.push_back(chunk);
                 next += chunk;
             }
             let Some(wanted) = asked.pop_front() else {
                 return Ok(pass);
             };
+            let begins = pass.read == 0;
             let got = self.array("LRANGE").await?;
             for _ in 0..got {
                 let message = match self.ready() {
@@ -128,6 +193,9 @@ impl ListReader {
                 }
                 see(pass.read, message);
                 pass.read += 1;
+            }
+            if begins {
+                self.beginning = self.beginning.max(Some(bytes));
             }
             ended |= got < wanted;
             if next > most {
@@ -150,7 +218,11 @@ impl ListReader {
         length: u64,
         mut see: impl FnMut(u64, &[u8]),
     ) -> Result<bool, Why> {
-        let chunk = ends.chunk.clamp(1, REMEMBERED);
+        let chunk = if Self::is_short(length) {
+            FIRST_CHUNK
+        } else {
+            ends.chunk.clamp(1, REMEMBERED)
+        };
         let (head, count) = self
             .recognise(key, 0, REMEMBERED, chunk, &ends.head, &mut see)
             .await?;
@@ -181,7 +253,12 @@ impl ListReader {
         while count < most {
             let wanted = chunk.min(most - count);
             let first = from + count;
-            self.ask(key, first, first + wanted - 1).await?;
+            if first == 0 && wanted == FIRST_CHUNK {
+                self.begin(key).await?;
+            } else {
+                self.skip_ahead().await?;
+                self.ask(key, first, first + wanted - 1).await?;
+            }
             let got = self.array("LRANGE").await?;
             for _ in 0..got {
                 let message = self.bulk().await?;
@@ -197,19 +274,15 @@ impl ListReader {
     }
 
     async fn ask(&mut self, key: &str, from: u64, to: u64) -> Result<(), Why> {
-        let (from, to) = (from.to_string(), to.to_string());
-        self.send(&[b"LRANGE", key.as_bytes(), from.as_bytes(), to.as_bytes()])
-            .await
+        self.write(&lrange(key, from, to)).await
     }
 
     async fn send(&mut self, arguments: &[&[u8]]) -> Result<(), Why> {
-        let mut request = format!("*{}\r\n", arguments.len()).into_bytes();
-        for argument in arguments {
-            request.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-            request.extend_from_slice(argument);
-            request.extend_from_slice(b"\r\n");
-        }
-        match timeout(SERVER_TIMEOUT, self.stream.write_all(&request)).await {
+        self.write(&request(arguments)).await
+    }
+
+    async fn write(&mut self, requests: &[u8]) -> Result<(), Why> {
+        match timeout(SERVER_TIMEOUT, self.stream.write_all(requests)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(lost()),
             Err(_) => Err(silent()),
@@ -337,6 +410,21 @@ impl ListReader {
         }
         Ok(())
     }
+}
+
+fn lrange(key: &str, from: u64, to: u64) -> Vec<u8> {
+    let (from, to) = (from.to_string(), to.to_string());
+    request(&[b"LRANGE", key.as_bytes(), from.as_bytes(), to.as_bytes()])
+}
+
+fn request(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        request.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        request.extend_from_slice(argument);
+        request.extend_from_slice(b"\r\n");
+    }
+    request
 }
 
 /// The length of a message whose head line stands whole in the buffer, and the length of that line.
@@ -472,6 +560,8 @@ mod tests {
             buffer: vec![0; BUFFER],
             start: 0,
             end: 0,
+            ahead: VecDeque::new(),
+            beginning: None,
         }
     }
 
@@ -515,6 +605,48 @@ mod tests {
             read(bytes).map_err(|why| why.reason),
             Err(Reason::Unreachable)
         );
+    }
+
+    fn named(prefix: &str, count: usize) -> Vec<Vec<u8>> {
+        (0..count)
+            .map(|n| format!("{prefix}{n}").into_bytes())
+            .collect()
+    }
+
+    /// What is seen of these lists, which are all asked for before the first is read.
+    fn read_ahead(bytes: Vec<u8>, keys: &[&str]) -> Result<Vec<Vec<Vec<u8>>>, Why> {
+        let mut reader = reader(bytes);
+        reader.beginning = Some(1);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            reader.ask_ahead(keys.iter().copied()).await?;
+            let mut all = Vec::new();
+            for key in keys {
+                let mut seen = Vec::new();
+                let see = |_, message: &[u8]| seen.push(message.to_vec());
+                reader.each(key, 1, None, see).await?;
+                all.push(seen);
+            }
+            Ok(all)
+        })
+    }
+
+    #[test]
+    fn lists_that_were_asked_for_together_are_told_apart() {
+        let lists = [named("a", 2), Vec::new(), named("c", 15)];
+        let bytes = lists.iter().flat_map(|list| reply(list)).collect();
+        assert_eq!(read_ahead(bytes, &["a", "b", "c"]), Ok(lists.to_vec()));
+    }
+
+    #[test]
+    fn a_list_that_grew_meanwhile_is_read_whole_and_the_next_one_anew() {
+        let (a, b) = (named("a", 18), named("b", 1));
+        let replies = [&a[..16], &b, &a[16..], &[], &b];
+        let bytes = replies.into_iter().flat_map(reply).collect();
+        assert_eq!(read_ahead(bytes, &["a", "b"]), Ok(vec![a, b]));
     }
 
     #[test]
