@@ -142,15 +142,22 @@ impl Crowd {
                 let ear = &mut ears[0];
                 ear.set_read_timeout(Some(Duration::from_millis(50)))
                     .unwrap();
+                let captured: serde_json::Value =
+                    serde_json::from_str(include_str!("../../fixtures/wire/celery-5.7.0.json"))
+                        .unwrap();
                 let mut answers = 0;
                 while !over.load(Ordering::Relaxed) {
                     let Ok(request) = ear.get_message() else {
                         continue;
                     };
                     let mut pipe = redis::pipe();
+                    let request: serde_json::Value =
+                        serde_json::from_slice(request.get_payload_bytes()).unwrap();
+                    let body = STANDARD.decode(request["body"].as_str().unwrap()).unwrap();
+                    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
                     for worker in 0..workers {
-                        let (queue, reply) =
-                            answer(request.get_payload_bytes(), worker, workers, reservations);
+                        let share = reservations / workers;
+                        let (queue, reply) = answer(&captured, &body, worker, share);
                         pipe.lpush(queue, reply).ignore();
                         answers += 1;
                     }
@@ -170,14 +177,15 @@ impl Crowd {
     }
 }
 
-/// What a worker answers to a request, and in which list.
-fn answer(request: &[u8], worker: u64, workers: u64, reservations: u64) -> (String, String) {
-    let request: serde_json::Value = serde_json::from_slice(request).unwrap();
-    let body = STANDARD.decode(request["body"].as_str().unwrap()).unwrap();
-    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+/// What a worker answers to a request, and in which list. The first twenty of its share of the reservations are its own.
+fn answer(
+    captured: &serde_json::Value,
+    body: &serde_json::Value,
+    worker: u64,
+    share: u64,
+) -> (String, String) {
     let node = format!("w{worker}@bench");
     let held = |from: u64, count: u64| -> Vec<serde_json::Value> {
-        let share = reservations / workers;
         let claim = |n| {
             let n = worker * share + n;
             serde_json::json!({"id": wire::id(n), "name": format!("shop.task{}", n % 20), "args": [], "kwargs": {}, "hostname": node,
@@ -186,8 +194,6 @@ fn answer(request: &[u8], worker: u64, workers: u64, reservations: u64) -> (Stri
         };
         (from..from + count).map(claim).collect()
     };
-    let captured: serde_json::Value =
-        serde_json::from_str(include_str!("../../fixtures/wire/celery-5.7.0.json")).unwrap();
     let said = match body["method"].as_str().unwrap() {
         "ping" => serde_json::json!({"ok": "pong"}),
         "active" => held(0, 4).into(),
