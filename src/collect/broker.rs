@@ -6,124 +6,29 @@ use std::time::Instant;
 
 use redis::cmd;
 
-use super::counting::{Counter, Known, unread};
+use super::counting::unread;
 use super::redis::client::{Client, decode};
 use super::redis::keys::{self, Names};
 use super::redis::list::{Ends, ListReader};
 use super::redis::server;
 use super::redis::unacked::{self, Keys};
+use super::wanted::{Look, Wanted};
 use super::{Plan, Progress};
-use crate::celery::message::{self, IdFinder, Keep, Malformed, Match};
+use crate::celery::message::{self, Keep};
 use crate::config::url::RedisServer;
 use crate::evidence::{
     BindingTable, Class, Copy, List, Observed, OtherDatabase, Place, Reason, Reservations,
     TaskEvidence, Why,
 };
 
-/// Which messages are wanted.
-pub(crate) enum Wanted {
-    /// Those with these ids.
-    Ids(BTreeSet<String>, Box<IdFinder>),
-    /// All are counted.
-    All {
-        /// How many more may be kept; none where none are wanted.
-        left: Option<u64>,
-        /// What counts them.
-        counter: Box<Counter>,
-    },
-}
-
-impl Wanted {
-    /// Messages with these ids.
-    pub(crate) fn ids(ids: impl IntoIterator<Item = String>) -> Self {
-        let ids: BTreeSet<String> = ids.into_iter().collect();
-        let finder = IdFinder::new(ids.iter().cloned());
-        Self::Ids(ids, Box::new(finder))
-    }
-
-    /// Every message, to be kept one by one, up to so many. Nothing is counted.
-    pub(crate) fn all(most: u64) -> Self {
-        Self::All {
-            left: Some(most),
-            counter: Box::new(Counter::new(Known::default(), HashSet::new())),
-        }
-    }
-
-    /// Whether a message with this id is wanted.
-    pub(crate) fn has(&self, id: &str) -> bool {
-        match self {
-            Self::Ids(ids, _) => ids.contains(id),
-            Self::All { .. } => true,
-        }
-    }
-
-    /// Counts one more message that is kept; false where there is no room for it.
-    pub(crate) fn keep_one(&mut self) -> bool {
-        match self {
-            Self::Ids(..) => true,
-            Self::All {
-                left: None | Some(0),
-                ..
-            } => false,
-            Self::All {
-                left: Some(left), ..
-            } => {
-                *left -= 1;
-                true
-            }
-        }
-    }
-
-    /// What is looked at from now on stands in this list.
-    fn enter(&mut self, list: &List) {
-        if let Self::All { counter, .. } = self {
-            counter.enter(list);
-        }
-    }
-
-    fn look(&mut self, index: u64, message: &[u8], keep: Keep) -> Look {
-        match self {
-            Self::Ids(ids, finder) => match finder.matches(message) {
-                Match::No => Look::Other,
-                Match::Malformed => Look::Malformed,
-                Match::Candidate => match message::parse(message, keep) {
-                    Ok(envelope) if ids.contains(&envelope.id) => Look::Wanted(Box::new(envelope)),
-                    Ok(_) => Look::Other,
-                    // The envelope names the id; what else there is to know of it stands in a body that can't be read.
-                    Err(Malformed::Body(_)) => Look::Unreadable,
-                    Err(_) => Look::Malformed,
-                },
-            },
-            Self::All { left, counter } => match (counter.see(index, message), left) {
-                (false, _) => Look::Malformed,
-                (true, None) => Look::Other,
-                (true, Some(0)) => Look::TooMany,
-                (true, Some(left)) => match message::parse(message, keep) {
-                    Ok(envelope) => {
-                        *left -= 1;
-                        Look::Wanted(Box::new(envelope))
-                    }
-                    Err(_) => Look::Malformed,
-                },
-            },
-        }
-    }
-}
-
 /// Why a list counts as not read whole where its messages were counted and not all kept.
 pub(crate) const KEPT: &str = "more messages than are kept in one snapshot";
 
+/// Commands in one go.
+const PAGE: usize = 1_000;
+
 /// More keys in another database are no deployment's: a result backend, or another program.
 const MOST_KEYS: u64 = 100_000;
-
-/// What a message is.
-enum Look {
-    Unreadable,
-    Wanted(Box<message::Envelope>),
-    Other,
-    Malformed,
-    TooMany,
-}
 
 /// What the passes over the lists brought.
 #[derive(Default)]
@@ -543,36 +448,46 @@ impl<'p> BrokerReader<'p> {
         copies: &mut Vec<Copy>,
         keys: &[Keys],
     ) -> Result<(), Why> {
-        let mut kept = Vec::with_capacity(copies.len());
-        for mut copy in std::mem::take(copies) {
-            if let Place::Unacked {
-                prefix,
-                names,
-                tag,
-                delivered_at,
-                ..
-            } = &mut copy.place
-                && let Some(keys) = keys
-                    .iter()
-                    .find(|keys| keys.prefix() == prefix && keys.names() == names)
-            {
-                match unacked::standing(&self.client, keys, tag).await {
-                    Ok(Some(score)) => *delivered_at = score,
-                    Ok(None) => continue,
+        let mut gone: HashSet<usize> = HashSet::new();
+        for keys in keys {
+            let reserved: Vec<(usize, String)> = copies
+                .iter()
+                .enumerate()
+                .filter_map(|(at, copy)| Some((at, tag_under(copy, keys)?.to_owned())))
+                .collect();
+            for page in reserved.chunks(PAGE) {
+                let tags: Vec<String> = page.iter().map(|(_, tag)| tag.clone()).collect();
+                let standing = match unacked::standing(&self.client, keys, &tags).await {
                     // Without the right to look again it counts as it was seen.
-                    Err(why) if why.reason == Reason::Refused => {}
-                    Err(why) => return Err(why),
+                    Err(why) if why.reason == Reason::Refused => continue,
+                    standing => standing?,
+                };
+                for ((at, _), standing) in page.iter().zip(standing) {
+                    match (standing, &mut copies[*at].place) {
+                        (Some(score), Place::Unacked { delivered_at, .. }) => *delivered_at = score,
+                        _ => _ = gone.insert(*at),
+                    }
                 }
             }
-            kept.push(copy);
         }
-        *copies = kept;
+        let mut at = 0..;
+        copies.retain(|_| at.next().is_none_or(|at| !gone.contains(&at)));
         Ok(())
     }
 
     /// The binding tables.
     pub(crate) async fn bindings(&self) -> Result<Vec<BindingTable>, Why> {
         keys::bindings(&self.client).await
+    }
+}
+
+/// The delivery tag of a copy that stands under these keys.
+fn tag_under<'c>(copy: &'c Copy, keys: &Keys) -> Option<&'c str> {
+    match &copy.place {
+        Place::Unacked {
+            prefix, names, tag, ..
+        } if keys.prefix() == prefix && keys.names() == names => Some(tag),
+        _ => None,
     }
 }
 

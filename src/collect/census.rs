@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::Everything;
-use super::broker::{KEPT, Wanted, by_id};
+use super::broker::{KEPT, by_id};
 use super::counting::{Count, Counter, Known, mark};
 use super::notes::line;
 use super::related;
 use super::rounds::{Look, Reading};
 use super::suspects::{self, MOST_SUSPECTS, Suspects};
+use super::wanted::Wanted;
 use crate::evidence::{Census, Copy, Observed, ReadStatus, Reason, Source, Why};
 
 /// Of the time until the deadline this part goes to the queues; what comes after them is quick.

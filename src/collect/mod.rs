@@ -20,6 +20,7 @@ mod reservations;
 mod results;
 mod rounds;
 mod suspects;
+mod wanted;
 mod workers;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::broker::{BrokerReader, Wanted, by_id};
+use super::broker::{BrokerReader, by_id};
 use super::cleanup::Cleanup;
 use super::notes::line;
 use super::redis::keys::{self, Names};
@@ -11,6 +11,7 @@ use super::redis::server;
 use super::redis::unacked::Keys;
 use super::related;
 use super::rounds::Reading;
+use super::wanted::Wanted;
 use super::workers::Panel;
 use crate::evidence::{
     Observed, OtherDatabase, Read, ReadStatus, Reason, Source, TaskEvidence, Why,

@@ -222,7 +222,7 @@ impl Reading<'_> {
                 .collect();
             for page in open.chunks(PAGE) {
                 let tags: Vec<String> = page.iter().map(|at| records[*at].tag.text()).collect();
-                match unacked::all_standing(&self.broker.client, keys, &tags).await {
+                match unacked::standing(&self.broker.client, keys, &tags).await {
                     Ok(standing) => {
                         for (at, standing) in page.iter().zip(standing) {
                             match standing {

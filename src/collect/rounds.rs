@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::broker::{BrokerReader, KEPT, QueuePass, Wanted, by_id};
+use super::broker::{BrokerReader, KEPT, QueuePass, by_id};
 use super::cleanup::Cleanup;
 use super::deadline::Deadline;
 use super::notes::{blank, line, note_results, note_workers, nothing, replace_read, task, traced};
@@ -13,6 +13,7 @@ use super::redis::server;
 use super::redis::unacked::Keys;
 use super::related;
 use super::results::Results;
+use super::wanted::Wanted;
 use super::workers::{Claims, Panel};
 use super::{Plan, Progress, Question, SERVER_TIMEOUT, Target, rabbitmq};
 use crate::config::url::RedisServer;
@@ -492,12 +493,15 @@ impl Reading<'_> {
 
     /// Drops copies in `unacked` that were acknowledged or restored while the rest was read.
     pub(super) async fn drop_moved(&mut self, ids: &[String]) -> Result<(), Why> {
+        let mut copies = Vec::new();
         for id in ids {
-            let mut copies = std::mem::take(&mut self.task(id).copies);
-            self.broker.still_reserved(&mut copies, &self.keys).await?;
-            self.task(id).copies = copies;
+            copies.append(&mut self.task(id).copies);
         }
-        Ok(())
+        let outcome = self.broker.still_reserved(&mut copies, &self.keys).await;
+        for (id, copies) in by_id(copies) {
+            self.task(&id).copies = copies;
+        }
+        outcome
     }
 
     /// The ids that deserve a second look, and how: those that were found nowhere or that no worker claims, where

@@ -9,7 +9,7 @@ use super::peek::Found;
 use super::queues::note_consumers;
 use crate::celery::message::Keep;
 use crate::collect::Progress;
-use crate::collect::broker::Wanted;
+use crate::collect::wanted::Wanted;
 use crate::evidence::rabbitmq::{Queue, Role};
 use crate::evidence::{Copy, Observed, Place, RabbitMq, Reason, Why};
 

@@ -18,7 +18,7 @@ use super::leaderless::{is_doubtful, no_word};
 use super::may_peek::goes_with_its_consumer;
 use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed, Unreadable};
-use crate::collect::broker::Wanted;
+use crate::collect::wanted::Wanted;
 use crate::evidence::rabbitmq::{Peeked, Queue, QueueType};
 use crate::evidence::{Death, Observed, Reason, Why};
 

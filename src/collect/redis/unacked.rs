@@ -242,12 +242,14 @@ pub(crate) async fn scores(
         .collect()
 }
 
-/// As [`standing`], of many entries at once.
-pub(crate) async fn all_standing(
+/// Whether these entries of `unacked` stand there still: none where one is gone, else its score, if the index has one.
+pub(crate) async fn standing(
     client: &Client,
     keys: &Keys,
     tags: &[String],
 ) -> Result<Vec<Option<Option<f64>>>, Why> {
+    // The score first: kombu writes and removes both in one transaction, so that an entry which is there after its
+    // score was not is one without a score.
     let commands: Vec<_> = tags
         .iter()
         .flat_map(|tag| {
@@ -270,21 +272,6 @@ fn score(keys: &Keys, tag: &str) -> redis::Cmd {
     let mut command = cmd("ZSCORE");
     command.arg(&keys.index).arg(tag);
     command
-}
-
-/// Whether an entry of `unacked` stands there still: none where it is gone, else its score, if the index has one.
-pub(crate) async fn standing(
-    client: &Client,
-    keys: &Keys,
-    tag: &str,
-) -> Result<Option<Option<f64>>, Why> {
-    // The score first: kombu writes and removes both in one transaction, so that an entry which is there after its
-    // score was not is one without a score.
-    let score: Option<f64> = client.ask(cmd("ZSCORE").arg(&keys.index).arg(tag)).await?;
-    let there: bool = client
-        .ask(cmd("HEXISTS").arg(&keys.unacked).arg(tag))
-        .await?;
-    Ok(there.then_some(score))
 }
 
 #[cfg(test)]
