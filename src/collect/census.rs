@@ -33,10 +33,11 @@ impl Reading<'_> {
         let holdings = self
             .count_reservations(&count.known, wanted, &mut suspects)
             .await?;
+        suspects::drop_ended(&mut suspects, self.results).await;
         let mut again = holdings.several.clone();
         self.census().twice.ids.extend(holdings.several);
         for (id, result) in suspects.into_iter().take(MOST_SUSPECTS) {
-            self.task(&id).first_result = Observed::Seen(Some(result));
+            self.task(&id).first_result = Observed::Seen(result);
             self.census().by_result.insert(id.clone());
             again.insert(id);
         }

@@ -11,10 +11,11 @@ use crate::evidence::{Evidence, Observed, Reason, StoredResult, Why};
 /// More suspects than these are not looked at one by one.
 pub(super) const MOST_SUSPECTS: usize = 1_000;
 
-/// Results that nothing has accounted for yet.
-pub(super) type Suspects = BTreeMap<String, StoredResult>;
+/// Tasks that nothing has accounted for yet, with their results; without one, a task that another one sent.
+pub(super) type Suspects = BTreeMap<String, Option<StoredResult>>;
 
-/// Results that draw attention: those of unfinished tasks of this broker's workers, and of tasks that were lost.
+/// Results that draw attention: those of unfinished tasks of this broker's workers, of tasks that were lost, and of tasks
+/// that sent others which have none.
 pub(super) async fn look_through(
     evidence: &mut Evidence,
     results: &mut Results,
@@ -67,10 +68,11 @@ pub(super) async fn look_through(
             answered.chain(workers.unanswered_names.iter().cloned())
         })
         .collect();
-    let (ended, open): (Suspects, Suspects) =
+    let (ended, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
         scan.drawn.into_iter().partition(|(_, r)| r.doc.ready);
-    for (id, result) in ended.into_iter().take(MOST_SUSPECTS) {
+    for (id, result) in ended.into_iter().take(MOST_SUSPECTS).chain(scan.parents) {
         let task = task(evidence, &id);
+        task.children.clone_from(&result.doc.children);
         task.first_result = Observed::Seen(Some(result.clone()));
         task.result = Observed::Seen(Some(result));
         evidence.census.get_or_insert_default().by_result.insert(id);
@@ -80,5 +82,18 @@ pub(super) async fn look_through(
         node.is_some_and(|node| ours.contains(node))
     };
     let open = open.into_iter().filter(|(_, result)| of_ours(result));
-    (open.collect(), looked_through)
+    let mut suspects: Suspects = open.map(|(id, result)| (id, Some(result))).collect();
+    suspects.extend(scan.children.into_iter().map(|id| (id, None)));
+    (suspects, looked_through)
+}
+
+/// Drops the tasks that others sent and that have a result by now.
+pub(super) async fn drop_ended(suspects: &mut Suspects, results: &mut Results) {
+    let sent = suspects.iter().filter(|(_, result)| result.is_none());
+    let ids: Vec<String> = sent.map(|(id, _)| id.clone()).collect();
+    for (id, result) in results.read(&ids).await {
+        if !matches!(result, Observed::Seen(None)) {
+            suspects.remove(&id);
+        }
+    }
 }

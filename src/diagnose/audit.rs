@@ -35,8 +35,9 @@ fn asked(rule: &Rule) -> Asked {
         | "retry-vanished"
         | "worker-lost"
         | "discarded-not-registered"
-        | "chord-stuck" => Asked::ByResult,
-        "result-not-stored" | "result-expires" | "chain-broken" => Asked::None,
+        | "chord-stuck"
+        | "chain-broken" => Asked::ByResult,
+        "result-not-stored" | "result-expires" => Asked::None,
         _ => Asked::Classes,
     }
 }

@@ -172,6 +172,40 @@ fn what_was_revoked_is_found_where_it_waits() {
 }
 
 #[test]
+fn a_link_of_a_chain_that_nothing_knows_is_told_beside_those_that_are_somewhere() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let mut config = config(&server);
+    // Where a task ignores its result nobody can tell.
+    config["task_annotations"] = json!({"labapp.ignored": {"ignore_result": false}});
+    let mut killed = lab.worker("w1", &config, &["-c", "1"]);
+    let send = |to: &str| -> Vec<String> {
+        let code = format!(
+            "import json, labapp\nfrom celery import chain\nlast = chain(labapp.add.s(1, 2), \
+             labapp.sleep.si(600).set(queue={to:?})).apply_async()\nprint(json.dumps([last.parent.id, last.id]))"
+        );
+        let ids = lab.python_json(&config, &code);
+        serde_json::from_value(ids).expect("ids")
+    };
+    let waiting = send("later");
+    let broken = send("celery");
+    killed.wait_received(&broken[1]);
+    killed.kill();
+    let worker = lab.worker("w2", &config, &["-c", "1", "-Q", "celery,later"]);
+    worker.wait_received(&waiting[1]);
+    server.wait_for_workers(PIDBOX, 1);
+    let done = audit(&lab, &server, &["--format", "json"]);
+    let report = done.json();
+    let found = report["findings"].as_array().expect("findings");
+    let broken_chain = found.iter().find(|found| found["name"] == "chain-broken");
+    let broken_chain = broken_chain.unwrap_or_else(|| panic!("{done:#?}"));
+    assert_eq!(broken_chain["severity"], "info", "{done:#?}");
+    assert_eq!(broken_chain["task_ids"], json!([broken[0]]), "{done:#?}");
+    let missing = &broken_chain["evidence"]["missing"];
+    assert_eq!(*missing, json!([broken[1]]), "{done:#?}");
+}
+
+#[test]
 fn what_is_wrong_is_found_at_once_and_in_a_snapshot_too() {
     let lab = Lab::new();
     let server = ordinary(&lab);

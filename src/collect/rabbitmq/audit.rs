@@ -41,9 +41,10 @@ impl Reading<'_> {
             self.settle_claims().await?;
         }
         suspects.retain(|id, _| !self.evidence.tasks.contains_key(id));
+        suspects::drop_ended(&mut suspects, self.results).await;
         let mut again = BTreeSet::new();
         for (id, result) in suspects.into_iter().take(MOST_SUSPECTS) {
-            self.task(&id).first_result = Observed::Seen(Some(result));
+            self.task(&id).first_result = Observed::Seen(result);
             self.census().by_result.insert(id.clone());
             again.insert(id);
         }

@@ -1,9 +1,10 @@
 //! Results looked through for what nothing else shows: tasks that began and did not end, tasks whose worker died or did
-//! not know them, chords that wait.
+//! not know them, tasks that sent others which have no result, chords that wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use memchr::memmem;
 use redis::{Cmd, Value, cmd};
 
 use super::{PAGE, Results, stored};
@@ -14,10 +15,15 @@ use crate::evidence::{Reason, StoredResult, Why};
 /// How Celery's JSON begins for what needs no look: `status` is the first key (Celery 5.7 backends/base.py,
 /// `_get_result_meta`).
 const ENDED_WELL: &[u8] = b"{\"status\": \"SUCCESS\"";
+/// The end of such a document tells whether the task sent others: `children` comes after the result itself.
+const END: i64 = 1024;
+const CHILDREN: &[u8] = b"\"children\": [";
 /// Larger documents are not fetched.
 const LARGEST: u64 = 64 * 1024;
 /// More than these are counted and not kept.
 const MOST_DRAWN: usize = 10_000;
+/// So many tasks without a result, of those that others sent, are looked for elsewhere.
+const MOST_CHILDREN: usize = 100;
 /// More chords are not looked at.
 const MOST_CHORDS: usize = 100;
 /// Exceptions that Celery's worker stores in the place of a task that it lost or threw away.
@@ -28,6 +34,10 @@ const LOST: [&str; 2] = ["WorkerLostError", "NotRegistered"];
 pub(in crate::collect) struct Scan {
     /// Results that have not ended, or tell of a loss.
     pub(in crate::collect) drawn: BTreeMap<String, StoredResult>,
+    /// Results of tasks that ended well and sent others, of which some have no result.
+    pub(in crate::collect) parents: BTreeMap<String, StoredResult>,
+    /// Those others.
+    pub(in crate::collect) children: BTreeSet<String>,
     /// How many results there are.
     pub(in crate::collect) results: u64,
     /// Groups that have chord counters.
@@ -78,7 +88,8 @@ impl Results {
             scan.chords.extend(chords);
             scan.results += results.len() as u64;
             for page in results.chunks(PAGE) {
-                look(client, &tasks, page, &mut scan).await?;
+                let parents = look(client, &tasks, page, &mut scan).await?;
+                look_for_children(client, &tasks, parents, &mut scan).await?;
             }
             scan.cut |= deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if next == 0 || scan.cut {
@@ -107,28 +118,37 @@ fn pattern(tasks: &str, groups: &str) -> String {
     pattern
 }
 
-async fn look(client: &Client, tasks: &str, keys: &[String], scan: &mut Scan) -> Result<(), Why> {
-    let starts: Vec<Cmd> = keys
+/// Looks at results, and returns those of tasks that ended well and sent others.
+async fn look(
+    client: &Client,
+    tasks: &str,
+    keys: &[String],
+    scan: &mut Scan,
+) -> Result<Vec<(String, StoredResult)>, Why> {
+    let ends: Vec<Cmd> = keys
         .iter()
         .flat_map(|key| {
-            let (mut start, mut length) = (cmd("GETRANGE"), cmd("STRLEN"));
-            start.arg(key).arg(0).arg(ENDED_WELL.len() - 1);
-            length.arg(key);
-            [start, length]
+            let part = || cmd("GETRANGE").arg(key).take();
+            let start = part().arg(0).arg(ENDED_WELL.len() - 1).take();
+            let end = part().arg(-END).arg(-1).take();
+            [start, end, cmd("STRLEN").arg(key).take()]
         })
         .collect();
-    let mut answers = client.ask_all(&starts).await?.into_iter();
+    let mut answers = client.ask_all(&ends).await?.into_iter();
     let mut open: Vec<&String> = Vec::new();
     for key in keys {
-        let (Some(start), Some(length)) = (answers.next(), answers.next()) else {
+        let (Some(start), Some(end), Some(length)) =
+            (answers.next(), answers.next(), answers.next())
+        else {
             break;
         };
         // A key of another type is no result.
         let Ok(start) = start.and_then(|start| decode::<Vec<u8>>(start, "GETRANGE")) else {
             continue;
         };
+        let end: Vec<u8> = decode(end?, "GETRANGE")?;
         let length: u64 = decode(length?, "STRLEN")?;
-        if start != ENDED_WELL && length <= LARGEST {
+        if (start != ENDED_WELL || has_children(&end)) && length <= LARGEST {
             open.push(key);
         }
     }
@@ -143,6 +163,7 @@ async fn look(client: &Client, tasks: &str, keys: &[String], scan: &mut Scan) ->
         .collect();
     let mut answers: std::vec::IntoIter<Result<Value, Why>> =
         client.ask_all(&commands).await?.into_iter();
+    let mut parents = Vec::new();
     for key in open {
         let (Some(document), Some(ttl)) = (answers.next(), answers.next()) else {
             break;
@@ -157,15 +178,53 @@ async fn look(client: &Client, tasks: &str, keys: &[String], scan: &mut Scan) ->
                 .exc_type
                 .as_deref()
                 .is_some_and(|exc| LOST.contains(&exc));
-        if result.doc.ready && !lost {
+        let Some(id) = key.strip_prefix(tasks) else {
             continue;
-        }
-        if let Some(id) = key.strip_prefix(tasks)
-            && scan.drawn.len() < MOST_DRAWN
-        {
+        };
+        if result.doc.state == "SUCCESS" && !result.doc.children.is_empty() {
+            parents.push((id.to_owned(), result));
+        } else if result.doc.ready && !lost {
+            // Nothing more is to be learnt from it.
+        } else if scan.drawn.len() < MOST_DRAWN {
             scan.drawn.insert(id.to_owned(), result);
         } else {
             scan.cut = true;
+        }
+    }
+    Ok(parents)
+}
+
+/// Whether the end of a document of Celery's names tasks that this one sent. In a text within it the quotes would be
+/// escaped.
+fn has_children(end: &[u8]) -> bool {
+    memmem::rfind(end, CHILDREN)
+        .and_then(|at| end.get(at + CHILDREN.len()))
+        .is_some_and(|next| *next != b']')
+}
+
+/// Notes which of the tasks that these sent have no result.
+async fn look_for_children(
+    client: &Client,
+    tasks: &str,
+    parents: Vec<(String, StoredResult)>,
+    scan: &mut Scan,
+) -> Result<(), Why> {
+    for (id, result) in parents {
+        let room = MOST_CHILDREN.saturating_sub(scan.children.len());
+        let children = result.doc.children.iter().take(room);
+        let there: Vec<Cmd> = children
+            .clone()
+            .map(|child| cmd("EXISTS").arg(format!("{tasks}{child}")).take())
+            .collect();
+        let mut missing = false;
+        for (child, answer) in children.zip(client.ask_all(&there).await?) {
+            if !decode::<bool>(answer?, "EXISTS")? {
+                scan.children.insert(child.clone());
+                missing = true;
+            }
+        }
+        if missing {
+            scan.parents.insert(id, result);
         }
     }
     Ok(())
@@ -180,5 +239,19 @@ mod tests {
         let of = |prefix: &str| pattern(&key_for_task(prefix, ""), &key_for_group(prefix, ""));
         assert_eq!(of(""), "celery-task*");
         assert_eq!(of("a*b"), "a\\*b_celery-task*");
+    }
+
+    #[test]
+    fn the_end_of_a_document_tells_whether_there_are_children() {
+        let child =
+            br#"null, "traceback": null, "children": [[["t2", null], null]], "date_done": "#;
+        assert!(has_children(child));
+        assert!(!has_children(
+            br#""traceback": null, "children": [], "date_done": "#
+        ));
+        assert!(!has_children(
+            br#"{"result": "\"children\": [1]", "children": []"#
+        ));
+        assert!(!has_children(br#""children": ["#) && !has_children(b""));
     }
 }

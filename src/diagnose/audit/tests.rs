@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::celery::control::{ClaimState, TaskTraits};
 use crate::celery::message::Envelope;
+use crate::celery::result::ResultDoc;
 use crate::celery::when::When;
 use crate::diagnose::testkit::{Lab, NOW, TASK, doc_of_state, envelope};
 use crate::diagnose::{CheckStatus, Severity};
@@ -179,6 +180,29 @@ fn tasks_that_drew_attention_are_asked_about_their_results_alone() {
     assert_eq!(alarms(&lab), ["vanished-while-running"]);
     census(&mut lab).by_result.clear();
     assert!(alarms(&lab).is_empty());
+}
+
+#[test]
+fn a_parent_whose_child_nothing_knows_is_worth_a_look() {
+    let doc = ResultDoc {
+        date_done: When::from_epoch(NOW - 60.0),
+        ..doc_of_state("SUCCESS")
+    };
+    let mut lab = Lab::new()
+        .worker("w1", &["celery"])
+        .result_as("t1", doc)
+        .absent("t2");
+    lab.task("t1").children.push("t2".to_owned());
+    census(&mut lab).by_result = BTreeSet::from(["t1".to_owned(), "t2".to_owned()]);
+    let told = |lab: &Lab| -> Vec<(String, Severity)> {
+        let found = audited(lab).findings.into_iter();
+        let found = found.filter(|found| found.name == "chain-broken");
+        found.map(|found| (found.message, found.severity)).collect()
+    };
+    let found = told(&lab);
+    assert_eq!((found.len(), found[0].1), (1, Severity::Info));
+    assert!(found[0].0.contains("t1 succeeded and sent t2"), "{found:?}");
+    assert!(told(&lab.result("t2", "SUCCESS")).is_empty());
 }
 
 #[test]
