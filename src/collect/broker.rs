@@ -293,18 +293,16 @@ impl<'p> BrokerReader<'p> {
         Ok(pass)
     }
 
-    /// A connection for this list, where it is short one that has asked for it already, and for those that come next.
+    /// A connection for this list, on which it and those that come next are asked for already where they are short.
     async fn reader(&mut self, list: &List, next: &VecDeque<List>) -> Result<&mut ListReader, Why> {
         let mut reader = match self.lists.take() {
             Some(reader) => reader,
             None => ListReader::connect(&self.server, self.server.db).await?,
         };
         let next = next.iter().filter(|list| list.length > 0);
-        let short = iter::once(list)
-            .chain(next)
-            .take_while(|list| ListReader::is_short(list.length));
+        let lists = iter::once(list).chain(next);
         reader
-            .ask_ahead(short.map(|list| list.key.as_str()))
+            .ask_ahead(lists.map(|list| (list.key.as_str(), list.length)))
             .await?;
         Ok(self.lists.insert(reader))
     }

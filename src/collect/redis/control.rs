@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::cmd;
@@ -26,8 +26,9 @@ const WAIT: Duration = Duration::from_millis(500);
 /// The shortest wait: Redis before 7.0 cuts to whole milliseconds, and waits for ever for none.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
 
-/// So many replies are taken at once, where they are there.
-const AT_ONCE: usize = 16;
+/// No more replies are taken at once, and no more than are about so many bytes.
+const MOST_AT_ONCE: usize = 16;
+const BYTES_AT_ONCE: usize = 256 * 1024;
 
 /// What BRPOP answers: the key and the item, or nothing within its time.
 type Popped = Option<(Vec<u8>, Vec<u8>)>;
@@ -43,8 +44,10 @@ pub(crate) struct Mailbox {
     /// The exchanges that workers listen to.
     exchanges: BTreeSet<String>,
     oid: String,
-    /// Whether this user may run RPOP.
-    takes_rpop: AtomicBool,
+    /// How many replies to take at once: one at first, none by RPOP where this user may not run it.
+    at_once: AtomicUsize,
+    /// The most bytes that a reply had.
+    largest: AtomicUsize,
 }
 
 impl Mailbox {
@@ -78,7 +81,8 @@ impl Mailbox {
             database: server.db,
             exchanges,
             oid,
-            takes_rpop: AtomicBool::new(true),
+            at_once: AtomicUsize::new(1),
+            largest: AtomicUsize::new(1),
         })
     }
 
@@ -188,11 +192,12 @@ impl Mailbox {
     async fn next(&self, wait: Duration, to_come: u64) -> Result<Vec<Vec<u8>>, Why> {
         let list = format!("{}{}", self.prefix, reply_list(&self.oid));
         let pop = |seconds: f64| cmd("BRPOP").arg(&list).arg(seconds).take();
+        let at_once = self.at_once.load(Ordering::Relaxed);
+        let to_come = usize::try_from(to_come).unwrap_or(MOST_AT_ONCE);
         let mut commands = vec![pop(wait.as_secs_f64())];
-        if self.takes_rpop.load(Ordering::Relaxed) {
-            let more = usize::try_from(to_come).unwrap_or(AT_ONCE).min(AT_ONCE);
-            commands.resize_with(more.max(1), || cmd("RPOP").arg(&list).take());
-        }
+        commands.resize_with(to_come.min(at_once).max(1), || {
+            cmd("RPOP").arg(&list).take()
+        });
         let mut answers = self.replies.ask_all(&commands).await?.into_iter();
         let first: Popped = match answers.next().transpose() {
             // Before Redis 6.0 it takes whole seconds only.
@@ -203,15 +208,34 @@ impl Mailbox {
             },
         };
         let mut messages: Vec<Vec<u8>> = first.map(|(_, message)| message).into_iter().collect();
+        let mut refused = at_once == 0;
         for answer in answers {
             match answer {
                 Ok(more) => messages.extend(decode::<Option<Vec<u8>>>(more, "RPOP")?),
                 // BRPOP alone does as well.
-                Err(_) => self.takes_rpop.store(false, Ordering::Relaxed),
+                Err(_) => refused = true,
             }
         }
+        let largest = messages.iter().map(Vec::len).max().unwrap_or_default();
+        let largest = self
+            .largest
+            .fetch_max(largest, Ordering::Relaxed)
+            .max(largest);
+        let all_used = commands.len() >= at_once;
+        let next = pace(at_once, all_used, refused, largest);
+        self.at_once.store(next, Ordering::Relaxed);
         Ok(messages)
     }
+}
+
+/// How many replies to take at once the next time: twice as many where all were used, and none by RPOP once it was refused.
+fn pace(at_once: usize, all_used: bool, refused: bool, largest: usize) -> usize {
+    if refused {
+        return 0;
+    }
+    let wanted = if all_used { 2 * at_once } else { at_once };
+    let room = (BYTES_AT_ONCE / largest.max(1)).max(1);
+    wanted.min(MOST_AT_ONCE).min(room)
 }
 
 /// Who has not answered yet.
@@ -263,6 +287,17 @@ mod tests {
     fn to_come(receivers: u64, heard: &[(&str, u64)], known: Option<&Audience>) -> ToCome {
         let heard = BTreeMap::from([("active", voices(heard))]);
         still_to_come(&BTreeMap::from([("active", receivers)]), &heard, known)
+    }
+
+    #[test]
+    fn replies_are_taken_together_while_they_are_small_and_rpop_is_not_refused() {
+        assert_eq!(pace(1, true, false, 900), 2);
+        assert_eq!(pace(4, false, false, 900), 4);
+        assert_eq!(pace(16, true, false, 900), MOST_AT_ONCE);
+        assert_eq!(pace(8, true, false, BYTES_AT_ONCE / 3), 3);
+        assert_eq!(pace(8, true, false, usize::MAX), 1);
+        assert_eq!(pace(2, true, true, 900), 0);
+        assert_eq!(pace(0, true, true, 0), 0);
     }
 
     #[test]

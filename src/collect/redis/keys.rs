@@ -12,8 +12,10 @@ use crate::evidence::{BindingTable, List, Observed, Reason, Why};
 /// What stands before the exchange in the key of a binding table (kombu 5.7 transport/redis.py, `keyprefix_queue`).
 const BINDING: &str = "_kombu.binding.";
 
-/// So many sets are asked for at once. Each question is small, and a server takes others' questions between them.
-const SETS_AT_ONCE: usize = 100;
+/// So many sets are asked for at once, and for so many members of each: a server answers all requests of one packet
+/// before it serves anyone else. Nearly all sets have one member.
+const SETS_AT_ONCE: usize = 16;
+const FIRST_MEMBERS: u64 = 10;
 
 /// Names under which queues are known, and what tells priorities from them.
 #[derive(Debug, Clone, Default)]
@@ -174,14 +176,12 @@ fn is_reply_list(key: &str) -> bool {
 pub(crate) async fn bindings(client: &Client) -> Result<Vec<BindingTable>, Why> {
     let keys = scan(client, "set", Some("*_kombu.binding.*")).await?;
     let mut sets = Vec::new();
-    for keys in keys.chunks(SETS_AT_ONCE) {
-        for (key, members) in keys.iter().zip(members(client, keys).await?) {
-            let Some(at) = key.find(BINDING) else {
-                continue;
-            };
-            let (prefix, exchange) = (&key[..at], &key[at + BINDING.len()..]);
-            sets.push((prefix.to_owned(), exchange.to_owned(), members));
-        }
+    for (key, members) in keys.iter().zip(members(client, &keys).await?) {
+        let Some(at) = key.find(BINDING) else {
+            continue;
+        };
+        let (prefix, exchange) = (&key[..at], &key[at + BINDING.len()..]);
+        sets.push((prefix.to_owned(), exchange.to_owned(), members));
     }
     Ok(tables(&sets))
 }
@@ -280,23 +280,25 @@ async fn scan(client: &Client, kind: &str, pattern: Option<&str>) -> Result<Vec<
     }
 }
 
-/// The members of sets. All are asked for their first page together, and the large ones for the others.
+/// The members of sets: of many the first few in one go, and of the large ones the others page by page.
 async fn members(client: &Client, keys: &[String]) -> Result<Vec<Vec<Vec<u8>>>, Why> {
-    let page = |key: &str, cursor: u64| {
+    let page = |key: &str, cursor: u64, count: u64| {
         let mut command = cmd("SSCAN");
-        command.arg(key).arg(cursor).arg("COUNT").arg(1_000);
+        command.arg(key).arg(cursor).arg("COUNT").arg(count);
         command
     };
-    let first: Vec<Cmd> = keys.iter().map(|key| page(key, 0)).collect();
     let mut all = Vec::new();
-    for (key, answer) in keys.iter().zip(client.ask_all(&first).await?) {
-        let (mut next, mut found): (u64, BTreeSet<Vec<u8>>) = decode(answer?, "SSCAN")?;
-        while next != 0 {
-            let more: Vec<Vec<u8>>;
-            (next, more) = client.ask(&page(key, next)).await?;
-            found.extend(more);
+    for keys in keys.chunks(SETS_AT_ONCE) {
+        let first: Vec<Cmd> = keys.iter().map(|k| page(k, 0, FIRST_MEMBERS)).collect();
+        for (key, answer) in keys.iter().zip(client.ask_all(&first).await?) {
+            let (mut next, mut found): (u64, BTreeSet<Vec<u8>>) = decode(answer?, "SSCAN")?;
+            while next != 0 {
+                let more: Vec<Vec<u8>>;
+                (next, more) = client.ask(&page(key, next, 1_000)).await?;
+                found.extend(more);
+            }
+            all.push(found.into_iter().collect());
         }
-        all.push(found.into_iter().collect());
     }
     Ok(all)
 }

@@ -21,8 +21,6 @@ pub(super) const REPLY_BYTES: u64 = 1024 * 1024;
 const DEPTH: usize = 2;
 /// The first request of a list is small, because the size of its messages is not known yet.
 const FIRST_CHUNK: u64 = 16;
-/// So many short lists are asked for at once, where that is no more than [`REPLY_BYTES`].
-const MOST_AHEAD: usize = 100;
 /// No request asks for more messages, however small they are.
 const MOST: u64 = 5_000;
 /// What the socket is read into; it grows only for a message that is larger.
@@ -58,10 +56,8 @@ pub(crate) struct ListReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Lists whose beginning is asked for already, in this order.
-    ahead: VecDeque<String>,
-    /// The most bytes that the beginning of a list had so far; none before the first.
-    beginning: Option<u64>,
+    /// Lists whose beginning is asked for already, in this order, and how many messages of each.
+    ahead: VecDeque<(String, u64)>,
 }
 
 impl ListReader {
@@ -73,7 +69,6 @@ impl ListReader {
             start: 0,
             end: 0,
             ahead: VecDeque::new(),
-            beginning: None,
         };
         if server.username.is_some() || server.password.is_some() {
             let password = server.password.as_ref().map_or("", Secret::expose);
@@ -89,36 +84,40 @@ impl ListReader {
         Ok(reader)
     }
 
-    /// Whether a list is so short that its beginning is all of it.
-    pub(crate) fn is_short(length: u64) -> bool {
-        length < FIRST_CHUNK
-    }
-
-    /// Asks for short lists that will be read next, in this order, so that they are not waited for one by one.
-    pub(crate) async fn ask_ahead(&mut self, keys: impl Iterator<Item = &str>) -> Result<(), Why> {
+    /// Asks for lists that will be read next, in this order and with these lengths, so that short ones are not waited for
+    /// one by one. A server answers all requests of one packet before it serves anyone else: together these lists have no
+    /// more messages than the first request for a long one may bring.
+    pub(crate) async fn ask_ahead<'l>(
+        &mut self,
+        lists: impl Iterator<Item = (&'l str, u64)>,
+    ) -> Result<(), Why> {
         if !self.ahead.is_empty() {
             return Ok(());
         }
-        let Some(beginning) = self.beginning else {
-            return Ok(());
-        };
-        let most = usize::try_from(REPLY_BYTES / beginning.max(1)).unwrap_or(MOST_AHEAD);
         let mut requests = Vec::new();
-        for key in keys.take(most.min(MOST_AHEAD)) {
-            requests.extend(lrange(key, 0, FIRST_CHUNK - 1));
-            self.ahead.push_back(key.to_owned());
+        let mut messages = 0;
+        for (key, length) in lists {
+            messages += length;
+            if messages > FIRST_CHUNK {
+                break;
+            }
+            // One more than there were tells whether it has grown.
+            requests.extend(lrange(key, 0, length));
+            self.ahead.push_back((key.to_owned(), length + 1));
         }
         self.write(&requests).await
     }
 
-    /// Asks for the beginning of a list, unless that was done ahead.
-    async fn begin(&mut self, key: &str) -> Result<(), Why> {
-        if self.ahead.front().is_some_and(|asked| asked == key) {
-            self.ahead.pop_front();
-            return Ok(());
+    /// Asks for messages from an index on, unless that was done ahead. Returns how many were asked for.
+    async fn ask_from(&mut self, key: &str, from: u64, wanted: u64) -> Result<u64, Why> {
+        if from == 0
+            && let Some((_, ahead)) = self.ahead.pop_front_if(|(asked, _)| asked == key)
+        {
+            return Ok(ahead);
         }
         self.skip_ahead().await?;
-        self.ask(key, 0, FIRST_CHUNK - 1).await
+        self.ask(key, from, from + wanted - 1).await?;
+        Ok(wanted)
     }
 
     /// Passes over what was asked for ahead and is not wanted in that order.
@@ -165,19 +164,13 @@ impl ListReader {
             }
             let depth = if pass.read == 0 { 1 } else { DEPTH };
             while !ended && asked.len() < depth {
-                if next == 0 {
-                    self.begin(key).await?;
-                } else {
-                    self.skip_ahead().await?;
-                    self.ask(key, next, next + chunk - 1).await?;
-                }
-                asked.push_back(chunk);
-                next += chunk;
+                let wanted = self.ask_from(key, next, chunk).await?;
+                asked.push_back(wanted);
+                next += wanted;
             }
             let Some(wanted) = asked.pop_front() else {
                 return Ok(pass);
             };
-            let begins = pass.read == 0;
             let got = self.array("LRANGE").await?;
             for _ in 0..got {
                 let message = match self.ready() {
@@ -193,9 +186,6 @@ impl ListReader {
                 }
                 see(pass.read, message);
                 pass.read += 1;
-            }
-            if begins {
-                self.beginning = self.beginning.max(Some(bytes));
             }
             ended |= got < wanted;
             if next > most {
@@ -218,11 +208,7 @@ impl ListReader {
         length: u64,
         mut see: impl FnMut(u64, &[u8]),
     ) -> Result<bool, Why> {
-        let chunk = if Self::is_short(length) {
-            FIRST_CHUNK
-        } else {
-            ends.chunk.clamp(1, REMEMBERED)
-        };
+        let chunk = ends.chunk.clamp(1, REMEMBERED);
         let (head, count) = self
             .recognise(key, 0, REMEMBERED, chunk, &ends.head, &mut see)
             .await?;
@@ -252,13 +238,7 @@ impl ListReader {
         let mut count = 0;
         while count < most {
             let wanted = chunk.min(most - count);
-            let first = from + count;
-            if first == 0 && wanted == FIRST_CHUNK {
-                self.begin(key).await?;
-            } else {
-                self.skip_ahead().await?;
-                self.ask(key, first, first + wanted - 1).await?;
-            }
+            let wanted = self.ask_from(key, from + count, wanted).await?;
             let got = self.array("LRANGE").await?;
             for _ in 0..got {
                 let message = self.bulk().await?;

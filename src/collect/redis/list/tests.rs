@@ -14,7 +14,6 @@ fn reader(bytes: Vec<u8>) -> ListReader {
         start: 0,
         end: 0,
         ahead: VecDeque::new(),
-        beginning: None,
     }
 }
 
@@ -66,21 +65,20 @@ fn named(prefix: &str, count: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What is seen of these lists, which are all asked for before the first is read.
-fn read_ahead(bytes: Vec<u8>, keys: &[&str]) -> Result<Vec<Vec<Vec<u8>>>, Why> {
+/// What is seen of these lists, which are asked for together as far as they are short.
+fn read_ahead(bytes: Vec<u8>, lists: &[(&str, u64)]) -> Result<Vec<Vec<Vec<u8>>>, Why> {
     let mut reader = reader(bytes);
-    reader.beginning = Some(1);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        reader.ask_ahead(keys.iter().copied()).await?;
         let mut all = Vec::new();
-        for key in keys {
+        for (at, (key, length)) in lists.iter().enumerate() {
+            reader.ask_ahead(lists[at..].iter().copied()).await?;
             let mut seen = Vec::new();
             let see = |_, message: &[u8]| seen.push(message.to_vec());
-            reader.each(key, 1, None, see).await?;
+            reader.each(key, *length, None, see).await?;
             all.push(seen);
         }
         Ok(all)
@@ -89,17 +87,37 @@ fn read_ahead(bytes: Vec<u8>, keys: &[&str]) -> Result<Vec<Vec<Vec<u8>>>, Why> {
 
 #[test]
 fn lists_that_were_asked_for_together_are_told_apart() {
-    let lists = [named("a", 2), Vec::new(), named("c", 15)];
+    // The second one is empty by now.
+    let lists = [named("a", 2), Vec::new(), named("c", 13)];
     let bytes = lists.iter().flat_map(|list| reply(list)).collect();
-    assert_eq!(read_ahead(bytes, &["a", "b", "c"]), Ok(lists.to_vec()));
+    let read = read_ahead(bytes, &[("a", 2), ("b", 1), ("c", 13)]);
+    assert_eq!(read, Ok(lists.to_vec()));
 }
 
 #[test]
 fn a_list_that_grew_meanwhile_is_read_whole_and_the_next_one_anew() {
-    let (a, b) = (named("a", 18), named("b", 1));
-    let replies = [&a[..16], &b, &a[16..], &[], &b];
+    let (a, b) = (named("a", 4), named("b", 1));
+    let replies = [&a[..3], &b, &a[3..], &[], &b];
     let bytes = replies.into_iter().flat_map(reply).collect();
-    assert_eq!(read_ahead(bytes, &["a", "b"]), Ok(vec![a, b]));
+    assert_eq!(read_ahead(bytes, &[("a", 2), ("b", 1)]), Ok(vec![a, b]));
+}
+
+#[test]
+fn no_more_is_asked_for_together_than_for_one_list() {
+    let mut reader = reader(Vec::new());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let asked = |lengths: &[u64], reader: &mut ListReader| {
+        reader.ahead.clear();
+        let lists = lengths.iter().map(|length| ("q", *length));
+        runtime.block_on(reader.ask_ahead(lists)).expect("written");
+        reader.ahead.len()
+    };
+    assert_eq!(asked(&[1; 100], &mut reader), 16);
+    assert_eq!(asked(&[15, 1, 1], &mut reader), 2);
+    assert_eq!(asked(&[17, 1], &mut reader), 0);
 }
 
 #[test]
