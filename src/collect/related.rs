@@ -6,7 +6,8 @@ use super::Plan;
 use super::notes::{task, traced};
 use super::results::{ById, Results};
 use crate::celery::control::STARRED;
-use crate::evidence::{Evidence, TaskEvidence};
+use crate::config::url::ResultBackend;
+use crate::evidence::{Evidence, Reason, TaskEvidence, Why};
 
 /// Learns the key prefix of the results: from a flag, from the workers, else from the keys themselves.
 pub(super) async fn settle_prefix(plan: &Plan, evidence: &Evidence, results: &mut Results) {
@@ -21,6 +22,30 @@ pub(super) async fn settle_prefix(plan: &Plan, evidence: &Evidence, results: &mu
         (None, None) if nobody_told => results.find_prefix(&traced(plan)).await,
         (None, None) => {}
     }
+    if let Some(why) = other_database(plan, evidence) {
+        results.doubt(why);
+    }
+}
+
+/// Why results can stand elsewhere: every worker that names a database of Redis for them names another one. Hosts are not
+/// compared, because one server has many names.
+fn other_database(plan: &Plan, evidence: &Evidence) -> Option<Why> {
+    let Some(ResultBackend::Redis(given)) = &plan.result_backend else {
+        return None;
+    };
+    let told = evidence.answered().iter().filter_map(|w| w.conf.seen());
+    let mut told = told.filter_map(|conf| conf.result_database).peekable();
+    let theirs = *told.peek()?;
+    told.all(|database| database != given.db).then(|| {
+        Why::new(
+            Reason::Unsupported,
+            format!(
+                "the workers keep results in database {theirs}, and database {} was read; give theirs with \
+                 --result-backend",
+                given.db
+            ),
+        )
+    })
 }
 
 /// Notes the results as they stood after everything else was read.

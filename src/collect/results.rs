@@ -84,6 +84,11 @@ impl Results {
         !self.replies.is_empty() && ids.into_iter().all(ended)
     }
 
+    /// What is not there may be elsewhere, for this reason.
+    pub(crate) fn doubt(&mut self, why: Why) {
+        self.unsure = Some(why);
+    }
+
     /// Sets the `global_keyprefix` of the result keys.
     pub(crate) fn set_prefix(&mut self, prefix: &str) {
         prefix.clone_into(&mut self.prefix);

@@ -262,6 +262,9 @@ pub struct Conf {
     pub result_expires: Option<f64>,
     /// The kind of result backend: the scheme of its URL, and no more of it.
     pub result_backend: Option<String>,
+    /// The database of a result backend on Redis, where its URL names one server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_database: Option<u32>,
     /// Tasks are acknowledged after they ran.
     pub task_acks_late: Option<bool>,
     /// Messages taken for each process.
@@ -282,6 +285,21 @@ pub struct Conf {
     pub enable_utc: Option<bool>,
     /// `global_keyprefix` of `result_backend_transport_options`.
     pub result_key_prefix: Option<String>,
+}
+
+/// The database that a URL of Redis names, 0 where it names none (Celery 5.7 backends/redis.py, `_params_from_url`).
+fn redis_database(url: &str) -> Option<u32> {
+    let (scheme, rest) = url.split_once("://")?;
+    let one_server = ["redis", "rediss"].contains(&scheme) && !rest.contains([';', ',']);
+    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // An address without a path may have one in its query.
+    if !one_server || query.contains("virtual_host") {
+        return None;
+    }
+    match address.rsplit_once('/') {
+        None | Some((_, "")) => Some(0),
+        Some((_, database)) => database.parse().ok(),
+    }
 }
 
 /// The answer to `conf`.
@@ -307,6 +325,7 @@ pub fn decode_conf(answer: &Value) -> Conf {
         task_ignore_result: flag("task_ignore_result"),
         result_expires: answer.get("result_expires").and_then(seconds),
         result_backend: text(answer, "result_backend").and_then(scheme),
+        result_database: text(answer, "result_backend").and_then(|url| redis_database(&url)),
         task_acks_late: flag("task_acks_late"),
         worker_prefetch_multiplier: answer
             .get("worker_prefetch_multiplier")

@@ -235,6 +235,27 @@ fn queues_statistics_and_settings() {
 }
 
 #[test]
+fn the_database_of_a_result_backend() {
+    let database = |url: &str| decode_conf(&json!({"result_backend": url})).result_database;
+    assert_eq!(database("redis://:********@shop:6379/5"), Some(5));
+    assert_eq!(database("rediss://shop/2?ssl_cert_reqs=required"), Some(2));
+    assert_eq!(database("redis://shop:6379"), Some(0));
+    assert_eq!(database("redis://shop:6379/"), Some(0));
+    for other in [
+        "sentinel://a:1/1;sentinel://b:1/1",
+        "redis+socket:///run/redis.sock?virtual_host=3",
+        "redis://shop?virtual_host=3",
+        "redis://shop/x",
+        "rpc://",
+        "db+postgresql://shop/1",
+        "disabled",
+        "",
+    ] {
+        assert_eq!(database(other), None, "{other}");
+    }
+}
+
+#[test]
 fn odd_settings() {
     let conf = decode_conf(&json!({
         "result_backend": "db+postgresql://me:private@host/x", "result_expires": "1 day, 2:00:03.5", "accept_content": "json",
