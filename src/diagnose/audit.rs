@@ -96,6 +96,10 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
 
 /// What a rule would have needed besides places that were read; none where it had all.
 fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option<String> {
+    if rule.needs.contains(&Source::Workers) && evidence.unheard_consumers() > 0 {
+        let what = "something takes messages from this broker and answers no remote control";
+        return Some(what.to_owned());
+    }
     let census = evidence.census.as_ref();
     let Some(census) = census else {
         let of_tasks = rule.check.of_task().is_some();

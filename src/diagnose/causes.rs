@@ -48,6 +48,7 @@ pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
 /// Causes that leave no trace at all, and so are out of the question for a task with a result.
 fn never_known(case: &Case<'_>) -> Vec<Cause> {
     [
+        not_sent_yet(case),
         result_not_stored(case),
         result_gone(case),
         Some(unroutable(case)),
@@ -239,6 +240,19 @@ fn delivery_cut_off() -> Cause {
     }
 }
 
+/// The id of a chain's later link, of a chord's body and of a group is known to whoever sent the canvas, and stands
+/// nowhere but in the messages and the memory of the steps before (Celery 5.7 canvas.py, `_chain.run` and `_chord.run`).
+fn not_sent_yet(case: &Case<'_>) -> Option<Cause> {
+    case.evidence.is_at_work().then(|| Cause {
+        name: "not-sent-yet",
+        text: "it is a later step of a chain, the body of a chord, or a group's own id: a step is sent when those \
+               before it have ended, and tasks are in flight"
+            .to_owned(),
+        confirm: "trace the first task of the canvas (`result.parent` where it was sent)".to_owned(),
+        weight: 25,
+    })
+}
+
 fn result_not_stored(case: &Case<'_>) -> Option<Cause> {
     let workers = case.evidence.answered();
     let ignored_tasks = |worker: &Worker| -> Vec<String> {
@@ -367,6 +381,19 @@ mod tests {
         };
         assert!(named(Some(false)));
         assert!(!named(Some(true)) && !named(None));
+    }
+
+    #[test]
+    fn a_later_step_is_not_sent_before_those_before_it_have_ended() {
+        let named = |mut lab: Lab| {
+            lab.task("t");
+            let trace = judge(&lab.evidence, &["t".to_owned()]).traces.remove(0);
+            let mut causes = trace.causes.iter();
+            causes.any(|cause| cause.name == "not-sent-yet")
+        };
+        let lab = || Lab::new().worker("w1", &["celery"]);
+        assert!(!named(lab()));
+        assert!(named(lab().queued("first", "celery")));
     }
 
     #[test]

@@ -491,7 +491,8 @@ impl<'e> Case<'e> {
 
     /// Whether the worker that its unfinished result names may be shutting down warmly: it took its mailbox away, as
     /// only one that ends in order does, and a connection that last took a message is left beside those of the workers
-    /// that answered. It then finishes its tasks without another word.
+    /// that answered. It then finishes its tasks without another word. In a rolling restart one of its name answers by
+    /// then, and has not got them.
     pub fn may_be_ending(&self) -> bool {
         let result = self.result().filter(|result| !result.doc.ready);
         let Some(node) = result.and_then(|result| result.doc.worker.as_deref()) else {
@@ -501,7 +502,7 @@ impl<'e> Case<'e> {
             return false;
         };
         let left = workers.unanswered_names.iter().any(|name| name == node);
-        !self.evidence.answers(node) && !left && self.evidence.takers() > workers.answered.len()
+        !left && self.evidence.takers() > workers.answered.len()
     }
 
     /// The stored result, where it is not final and said the same before the broker was read and after it.

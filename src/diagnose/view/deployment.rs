@@ -1,7 +1,7 @@
 //! What holds for the deployment as a whole: who is there, what is consumed, which timeouts are in force.
 
 use super::worker::{DEFAULT_VISIBILITY_TIMEOUT, is_fanout};
-use crate::evidence::{ClientFacts, Evidence, List, Reservations, UnackedNames, Worker};
+use crate::evidence::{ClientFacts, Evidence, List, Observed, Reservations, UnackedNames, Worker};
 
 /// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
 const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
@@ -62,6 +62,10 @@ impl Evidence {
 
     /// The workers that answered and take from this very list.
     pub fn readers(&self, list: &List) -> Vec<&Worker> {
+        // On RabbitMQ a queue is one list, whatever the priorities in it.
+        if self.rabbitmq.is_some() {
+            return self.consumers(list);
+        }
         let workers = self.answered().iter();
         workers.filter(|w| w.polls(list)).collect()
     }
@@ -70,7 +74,8 @@ impl Evidence {
     pub fn consumers(&self, list: &List) -> Vec<&Worker> {
         let takes = |worker: &&Worker| {
             let queues = worker.queues.seen().into_iter().flatten();
-            let mut lists = queues.filter(|queue| !is_fanout(queue));
+            // On RabbitMQ a queue behind a fanout exchange is a queue like any other.
+            let mut lists = queues.filter(|queue| self.rabbitmq.is_some() || !is_fanout(queue));
             worker.prefix == list.prefix && lists.any(|queue| queue.name == list.queue)
         };
         self.answered().iter().filter(takes).collect()
@@ -219,6 +224,19 @@ impl Evidence {
         empty && released && idle && self.unheard_consumers() == 0
     }
 
+    /// Whether something is known to wait, to be unacknowledged or to run.
+    pub fn is_at_work(&self) -> bool {
+        let mut lists = self.lists.seen().into_iter().flatten();
+        let mut stores = self.reservations.seen().into_iter().flatten();
+        lists.any(|list| list.named && list.length > 0)
+            || stores.any(|store| store.unacked > 0)
+            || self.answered().iter().any(|worker| {
+                let runs = worker.active.seen().is_some_and(|tasks| !tasks.is_empty());
+                let holds = |count: &Observed<u64>| count.seen().is_some_and(|count| *count > 0);
+                runs || holds(&worker.reserved) || holds(&worker.scheduled)
+            })
+    }
+
     /// Whether a worker of this name answered.
     pub fn answers(&self, node: &str) -> bool {
         self.answered().iter().any(|worker| worker.node == node)
@@ -226,7 +244,7 @@ impl Evidence {
 
     /// What the workers' answers say of a worker that a result names, to stand after its name. A killed worker leaves its
     /// mailbox behind; one that shuts down in order takes it away first, and then ends its tasks or is killed too
-    /// (tried with Celery 5.7 and Redis 7).
+    /// (tried with Celery 5.7 and Redis 7). On RabbitMQ the mailbox goes with the connection, however that ends.
     pub fn whereabouts(&self, node: &str) -> &'static str {
         let workers = self.workers.seen();
         let left = workers.is_some_and(|w| w.unanswered_names.iter().any(|name| name == node));
@@ -234,6 +252,8 @@ impl Evidence {
             "which answers and does not have it"
         } else if left {
             "which is not among the live workers"
+        } else if self.rabbitmq.is_some() {
+            "which is not among the live workers, and may be finishing it if its process is still there"
         } else {
             "which has signed off, and may be finishing it if its process is still there"
         }

@@ -230,16 +230,19 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_queues_list_is_read_by_nobody() {
-        let lab = Lab::new()
-            .worker("w1", &["bcast.1"])
-            .with_worker(|w| {
+    fn a_broadcast_queues_list_is_read_by_nobody_and_on_rabbitmq_it_is_a_queue() {
+        let with_broadcast = |lab: Lab| {
+            let lab = lab.worker("w1", &["bcast.1"]).with_worker(|w| {
                 for queue in w.queues.seen_mut().expect("seen") {
                     queue.exchange_type = Some("fanout".to_owned());
                 }
-            })
-            .queued("t1", "bcast.1");
-        assert_eq!(names(&lab.check(&NO_CONSUMER, "t1")), ["no-consumer"]);
+            });
+            lab.queued("t1", "bcast.1")
+        };
+        let redis = with_broadcast(Lab::new());
+        assert_eq!(names(&redis.check(&NO_CONSUMER, "t1")), ["no-consumer"]);
+        let rabbit = with_broadcast(Rabbit::new().queue("bcast.1", 1, 1).lab());
+        assert!(rabbit.check(&NO_CONSUMER, "t1").is_empty());
     }
 
     #[test]

@@ -215,6 +215,14 @@ mod tests {
             client.blocked = false;
         }
         assert!(lab.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+        // A rolling restart: the next one of its name answers already.
+        let mut restarted = doc_of_state("STARTED");
+        restarted.worker = Some("w1".to_owned());
+        lab = lab.result_as("t1", restarted);
+        assert!(lab.check(&VANISHED_WHILE_RUNNING, "t1").is_empty());
+        let mut gone = doc_of_state("STARTED");
+        gone.worker = Some("w0".to_owned());
+        lab = lab.result_as("t1", gone);
         // One that was killed leaves its mailbox.
         lab.workers_mut().unanswered_names.push("w0".to_owned());
         assert_eq!(lab.check(&VANISHED_WHILE_RUNNING, "t1").len(), 1);
