@@ -172,6 +172,27 @@ fn what_was_revoked_is_found_where_it_waits() {
 }
 
 #[test]
+fn results_in_another_database_than_the_workers_are_not_taken_for_all() {
+    let lab = Lab::new();
+    let server = ordinary(&lab);
+    let mut theirs = config(&server);
+    theirs["result_backend"] = json!(server.db(5));
+    let _worker = lab.worker("w1", &theirs, &["-c", "1"]);
+    server.wait_for_workers(PIDBOX, 1);
+    let done = audit(&lab, &server, &["--format", "json"]);
+    let report = done.json();
+    let reads = report["evidence"].as_array().expect("evidence");
+    let results = reads.iter().find(|read| read["source"] == "results");
+    let results = results.unwrap_or_else(|| panic!("{done:#?}"));
+    assert_eq!(results["status"], "partial", "{done:#?}");
+    let detail = results["detail"].as_str().expect("a detail");
+    assert!(
+        detail.contains("in database 5, and database 1 was read"),
+        "{detail}"
+    );
+}
+
+#[test]
 fn a_link_of_a_chain_that_nothing_knows_is_told_beside_those_that_are_somewhere() {
     let lab = Lab::new();
     let server = ordinary(&lab);
