@@ -23,7 +23,12 @@ fn nothing_outlives_a_lab() {
             .then_some(())
     });
     assert!(!folder.exists());
-    assert!(std::fs::read(worker_process.join("exe")).is_err());
+    // The kernel takes a moment to end what was killed.
+    wait_until("the worker is gone", SOON, || {
+        std::fs::read(worker_process.join("exe"))
+            .is_err()
+            .then_some(())
+    });
 }
 
 #[test]
