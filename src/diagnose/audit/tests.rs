@@ -183,6 +183,19 @@ fn tasks_that_drew_attention_are_asked_about_their_results_alone() {
 }
 
 #[test]
+fn beside_a_worker_that_is_not_heard_rules_that_ask_workers_are_not_judged() {
+    let status = |clients: &[&str]| {
+        let mut lab = Lab::new().worker("w1", &["celery"]).clients(clients);
+        census(&mut lab);
+        let checks = audited(&lab).checks.into_iter();
+        let mut of_rule = checks.filter(|check| check.name == "no-consumer");
+        of_rule.next().expect("asked").status
+    };
+    assert_eq!(status(&["brpop"]), CheckStatus::Clear);
+    assert_eq!(status(&["brpop", "brpop"]), CheckStatus::NotJudged);
+}
+
+#[test]
 fn a_parent_whose_child_nothing_knows_is_worth_a_look() {
     let doc = ResultDoc {
         date_done: When::from_epoch(NOW - 60.0),

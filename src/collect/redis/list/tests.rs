@@ -17,6 +17,13 @@ fn reader(bytes: Vec<u8>) -> ListReader {
     }
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
 fn reply(messages: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", messages.len()).into_bytes();
     for message in messages {
@@ -28,12 +35,8 @@ fn reply(messages: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn read(bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, Why> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
     let mut seen = Vec::new();
-    runtime
+    runtime()
         .block_on(reader(bytes).each("q", 3, None, |_, message| seen.push(message.to_vec())))
         .map(|_| seen)
 }
@@ -68,11 +71,7 @@ fn named(prefix: &str, count: usize) -> Vec<Vec<u8>> {
 /// What is seen of these lists, which are asked for together as far as they are short.
 fn read_ahead(bytes: Vec<u8>, lists: &[(&str, u64)]) -> Result<Vec<Vec<Vec<u8>>>, Why> {
     let mut reader = reader(bytes);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    runtime().block_on(async {
         let mut all = Vec::new();
         for (at, (key, length)) in lists.iter().enumerate() {
             reader.ask_ahead(lists[at..].iter().copied()).await?;
@@ -105,14 +104,12 @@ fn a_list_that_grew_meanwhile_is_read_whole_and_the_next_one_anew() {
 #[test]
 fn no_more_is_asked_for_together_than_for_one_list() {
     let mut reader = reader(Vec::new());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
     let asked = |lengths: &[u64], reader: &mut ListReader| {
         reader.ahead.clear();
         let lists = lengths.iter().map(|length| ("q", *length));
-        runtime.block_on(reader.ask_ahead(lists)).expect("written");
+        runtime()
+            .block_on(reader.ask_ahead(lists))
+            .expect("written");
         reader.ahead.len()
     };
     assert_eq!(asked(&[1; 100], &mut reader), 16);

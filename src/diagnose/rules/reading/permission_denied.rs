@@ -22,7 +22,7 @@ pub static PERMISSION_DENIED: Rule = Rule {
                   LOG` shows what was refused.",
         mend: "Give the user the right to read: `redis-cli ACL SETUSER doctor on '>PASSWORD' '~*' '&*' +@read +info \
                +time +ping +select '+config|get' '+client|list' +publish +sadd +srem +brpop +rpop +del`. All of these \
-               only read, but for the last six, which Celery's remote control needs. On \
+               only read, but for the last six, which Celery's remote control needs (rpop only makes it quicker). On \
                RabbitMQ `rabbitmqctl set_user_tags doctor monitoring` and `rabbitmqctl set_permissions doctor '' '' ''` \
                are enough to read; remote control needs to configure and write `.*\\.celery\\.pidbox`, and to write \
                and read the exchanges celery.pidbox and reply.celery.pidbox.",

@@ -19,7 +19,8 @@ pub static SILENT_WORKER: Rule = Rule {
                 while the solo pool runs a task in the same thread. With gevent and eventlet a task that never yields \
                 blocks it too. Nor can it while it sleeps for worker_soft_shutdown_timeout (Celery 5.5 and later): a \
                 worker that runs tasks does so on SIGQUIT, a second Ctrl-C, or SIGTERM under REMAP_SIGTERM=SIGQUIT, \
-                and ends by itself after that.",
+                and ends by itself after that. A worker whose accept_content leaves JSON out refuses the question, which \
+                is in JSON, and works all the same (Celery 5.7 app/control.py, `Control.__init__`).",
         read: "On Redis PUBLISH on the pidbox channel returns how many subscribers received the request; fewer replies \
                came within the time given. The names are those in `_kombu.binding.celery.pidbox` that did not answer. \
                Dead workers stay in that set for a while, so that there can be more names than silent workers. On \
@@ -48,7 +49,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     };
     let within = plain::duration(workers.timeout_seconds);
-    let why = "it hangs, a solo pool is at work, or it is in a soft shutdown";
+    let why = "it hangs, a solo pool is at work, it is in a soft shutdown, or it accepts no JSON";
     match workers.silence() {
         Silence::None => Vec::new(),
         Silence::Named(nodes) => nodes
@@ -94,10 +95,10 @@ fn finding(message: String, node: &str) -> Finding {
     Finding::of(&SILENT_WORKER, message)
         .confirm(format!("celery -A APP inspect --timeout 10 ping -d {node}"))
         .confirm("py-spy dump --pid PID, on the worker's machine")
-        .confirm("look for `Initiating Soft Shutdown` at the end of the worker's log")
+        .confirm("look for `Initiating Soft Shutdown` or `ContentDisallowed` at the end of the worker's log")
         .remedy(
             "ask again with a longer --timeout; restart the worker if it hangs, and leave it alone if it is in a soft \
-             shutdown: it ends by itself",
+             shutdown, which ends by itself, or accepts no JSON",
         )
 }
 
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(
             messages(&lab),
             [
-                "worker w2 did not answer within 2s: it hangs, a solo pool is at work, or it is in a soft shutdown"
+                "worker w2 did not answer within 2s: it hangs, a solo pool is at work, it is in a soft shutdown, or it accepts no JSON"
             ]
         );
         let findings = lab.check(&SILENT_WORKER, "");
