@@ -434,6 +434,7 @@ impl Reading<'_> {
             let claims = holdings
                 .of(&id)
                 .map(|(node, state, redelivered)| WorkerClaim {
+                    again: 0,
                     node: node.to_owned(),
                     claim: full_claim(self.evidence, node, &id).unwrap_or_else(|| Claim {
                         id: id.clone(),
@@ -496,6 +497,7 @@ impl Reading<'_> {
                     ids: Vec::new(),
                     task: TaskEvidence {
                         claims: vec![WorkerClaim {
+                            again: 0,
                             node: worker.node.clone(),
                             claim: claim.clone(),
                         }],

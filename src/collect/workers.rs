@@ -348,10 +348,21 @@ fn note_work(
     let scheduled = list("scheduled", control::decode_scheduled);
     let queried = list("query_task", control::decode_query_task);
     // `query_task` is exact but for ETA tasks before Celery 5.7; the lists say the rest.
-    let all = [&queried, &active, &reserved, &scheduled];
-    for claim in all.into_iter().filter_map(Observed::seen).flatten() {
+    for claim in queried.seen().into_iter().flatten() {
         if wanted(&claim.id) {
             hold(claims, &node, claim);
+        }
+    }
+    // It names each id once, and the lists have each run: a task goes from the last of them to the first, and can't be
+    // met twice on its way.
+    let mut times: BTreeMap<&str, u64> = BTreeMap::new();
+    let lists = [&active, &reserved, &scheduled];
+    for claim in lists.into_iter().filter_map(Observed::seen).flatten() {
+        if wanted(&claim.id) {
+            let again = times.entry(&claim.id).or_default();
+            let known = hold(claims, &node, claim);
+            known.again = *again;
+            *again += 1;
         }
     }
     for id in said(answers, "revoked", &node).seen().into_iter().flatten() {
@@ -370,17 +381,28 @@ fn note_work(
 }
 
 /// Adds a claim, or makes an earlier one of the same node more exact.
-fn hold(claims: &mut Claims, node: &str, claim: &Claim) {
+fn hold<'c>(claims: &'c mut Claims, node: &str, claim: &Claim) -> &'c mut WorkerClaim {
     let held = claims.held.entry(claim.id.clone()).or_default();
-    let Some(known) = held.iter_mut().find(|known| known.node == node) else {
+    let at = held.iter().position(|known| known.node == node);
+    let at = at.unwrap_or_else(|| {
         held.push(WorkerClaim {
             node: node.to_owned(),
             claim: claim.clone(),
+            again: 0,
         });
-        return;
-    };
+        held.len() - 1
+    });
+    let known = &mut held[at];
     known.claim.eta = known.claim.eta.or(claim.eta);
-    if known.claim.state == ClaimState::Ready {
-        known.claim.state = claim.state;
+    // What it runs counts for more than what waits beside it.
+    if known.claim.state == ClaimState::Ready
+        || (claim.state == ClaimState::Active && known.claim.state != ClaimState::Active)
+    {
+        let eta = known.claim.eta;
+        known.claim = Claim {
+            eta,
+            ..claim.clone()
+        };
     }
+    known
 }

@@ -7,7 +7,9 @@ use super::view::stored;
 use super::{
     Case, Check, CheckStatus, Checked, Diagnosis, Finding, Rule, Thresholds, checked, registry,
 };
-use crate::evidence::{Class, Evidence, NAMED_IDS, Observed, Place, Reason, Source, TaskEvidence};
+use crate::evidence::{
+    Class, Evidence, NAMED_IDS, Observed, Place, Reason, Source, TaskEvidence, Worker,
+};
 
 /// Which tasks a rule about tasks is asked of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +116,12 @@ fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option
         }
         "stalled-consumer" if census.movement.is_none() => {
             Some("there was one reading only: see --sample".to_owned())
+        }
+        "duplicate-run" if (evidence.answered().iter()).any(Worker::keeps_its_work_to_itself) => {
+            Some("a worker did not say what it runs and holds".to_owned())
+        }
+        "known-bad-version" if census.software.values().all(|s| s.celery.is_none()) => {
+            Some("no worker told its versions".to_owned())
         }
         "duplicate-message" if census.twice.not_compared > 0 => Some(format!(
             "the ids of {} were compared with no others",

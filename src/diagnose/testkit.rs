@@ -377,6 +377,7 @@ impl Lab {
             pid: None,
         };
         let holder = WorkerClaim {
+            again: 0,
             node: node.to_owned(),
             claim: claim.clone(),
         };

@@ -71,6 +71,17 @@ pub struct WorkerClaim {
     pub node: String,
     /// What it says.
     pub claim: Claim,
+    /// How many more of the same task it has by its own lists, running or waiting: a worker that lost its connection is
+    /// given again what it runs.
+    #[serde(default)]
+    pub again: u64,
+}
+
+impl Worker {
+    /// Whether it did not say what it runs, or how much it has reserved.
+    pub fn keeps_its_work_to_itself(&self) -> bool {
+        self.active.seen().is_none() || self.reserved.seen().is_none()
+    }
 }
 
 impl Workers {

@@ -103,11 +103,11 @@ impl Reading<'_> {
     }
 
     /// Workers answer one after another, and a task that is retried may go from one to the next in between. Of several
-    /// workers those have it that have it in the same way when asked again.
+    /// workers those have it that have it in the same way when asked again. So it is with one that has it twice.
     pub(super) async fn settle_claims(&mut self) -> Result<(), Why> {
         let several = |task: &TaskEvidence| {
             let nodes: BTreeSet<&str> = task.claims.iter().map(|c| c.node.as_str()).collect();
-            nodes.len() > 1
+            nodes.len() > 1 || task.claims.iter().any(|claim| claim.again > 0)
         };
         let tasks = self.evidence.tasks.iter().filter(|(_, task)| several(task));
         let before: BTreeMap<String, Vec<WorkerClaim>> = tasks
@@ -125,7 +125,10 @@ impl Reading<'_> {
                 let stays = |claim: &&WorkerClaim| before.iter().any(|b| is_same_run(b, claim));
                 let staying: Vec<WorkerClaim> = task.claims.iter().filter(stays).cloned().collect();
                 task.claims = if staying.is_empty() {
-                    task.claims.drain(..).take(1).collect()
+                    let first = task.claims.drain(..).take(1);
+                    first
+                        .map(|claim| WorkerClaim { again: 0, ..claim })
+                        .collect()
                 } else {
                     staying
                 };

@@ -24,7 +24,9 @@ pub static DUPLICATE_RUN: Rule = Rule {
         cause: "On Redis a message that is not acknowledged within the visibility timeout (one hour by default) is \
                 delivered again, whether its worker lives or not: tasks with acks_late that run for longer, and tasks \
                 whose ETA is further off, come back again and again. The shortest timeout of all workers and clients \
-                on the database counts. A worker that lost its connection can't acknowledge either. Or the same id \
+                on the database counts. On RabbitMQ a message is delivered again when its channel or connection \
+                breaks, or when it is not acknowledged within the consumer timeout; the worker that lost it runs on, \
+                and gets it once more when it has connected again. Or the same id \
                 was sent twice, as an app does that gives a task the same id each time: until the new message runs, \
                 the result is that of the last run.",
         read: "The result before the broker was read, then the queues, the hash `unacked`, and the word of every live \
@@ -32,12 +34,14 @@ pub static DUPLICATE_RUN: Rule = Rule {
                only if it stood still when looked at again, and a run only if it began after the result. A retry is \
                sent under the same id while the old run ends: that does not count. Nor does a broadcast, which \
                every worker runs.",
-        confirm: "Run `celery -A APP inspect --timeout 3 query_task ID`. Look for `received` with this id in the \
-                  workers' logs: it stands there twice.",
-        mend: "If the second run does harm, revoke it: `celery -A APP control revoke ID`; with `--terminate` for one \
-               that runs already, which ends both.",
-        prevent: "Set visibility_timeout in broker_transport_options longer than the longest task and the furthest \
-                  ETA, the same on every worker and client. Write tasks so that a second run does no harm, or set \
+        confirm: "Run `celery -A APP inspect --timeout 3 active`, which lists each run; query_task names an id only \
+                  once. Look for `received` with this id in the workers' logs: it stands there twice.",
+        mend: "If the second run does harm, revoke it: `celery -A APP control revoke ID` keeps one that has not begun \
+               from running. One that runs is stopped only with `--terminate`, which ends both.",
+        prevent: "On Redis set visibility_timeout in broker_transport_options longer than the longest task and the \
+                  furthest ETA, the same on every worker and client. On RabbitMQ, which has no such timeout, set \
+                  worker_cancel_long_running_tasks_on_connection_loss and keep consumer_timeout longer than the \
+                  longest task. Write tasks so that a second run does no harm, or set \
                   worker_deduplicate_successful_tasks.",
         references: &[
             "kombu issue 337",
@@ -56,7 +60,7 @@ pub static DUPLICATE_RUN: Rule = Rule {
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let found = two_workers(case)
-        .or_else(|| two_processes(case))
+        .or_else(|| one_worker_twice(case))
         .or_else(|| runs_again(case));
     found.into_iter().collect()
 }
@@ -69,22 +73,39 @@ fn finding(case: &Case<'_>, message: String) -> Finding {
         .any(|copy| copy.envelope.redelivered)
         || case.task.claims.iter().any(|claim| claim.claim.redelivered);
     let claims: Vec<String> = case.task.claims.iter().map(said).collect();
+    Finding::of(&DUPLICATE_RUN, message)
+        .evidence("claims", claims)
+        .evidence("copies", case.task.copies.len())
+        .evidence("redelivered", redelivered)
+        // `query_task` names each id once, whatever runs.
+        .confirm("celery -A APP inspect --timeout 3 active")
+        .remedy(remedy(case, redelivered))
+        .task(case.id)
+}
+
+fn remedy(case: &Case<'_>, redelivered: bool) -> String {
     let again = if redelivered || case.task.copies.is_empty() {
         ""
     } else {
         "nothing, if the app sends this id again on purpose; else "
     };
-    Finding::of(&DUPLICATE_RUN, message)
-        .evidence("claims", claims)
-        .evidence("copies", case.task.copies.len())
-        .evidence("redelivered", redelivered)
-        .confirm(format!("celery -A APP inspect --timeout 3 query_task {}", case.id))
-        .remedy(format!(
-            "{again}`celery -A APP control revoke {}` if a second run does harm; set visibility_timeout longer than the \
-             longest task and the furthest ETA, on every worker and client",
-            case.id
-        ))
-        .task(case.id)
+    let id = case.id;
+    // A run that has begun is not stopped by a revocation alone, and with --terminate all of them end.
+    let stop = if case.is_running() {
+        format!(
+            "if a second run does harm, `celery -A APP control revoke --terminate {id}` ends both runs; \
+             `celery -A APP control revoke {id}` keeps only one that has not begun from running"
+        )
+    } else {
+        format!("`celery -A APP control revoke {id}` if a second run does harm")
+    };
+    let prevent = if case.evidence.rabbitmq.is_some() {
+        "a worker that loses its connection, or keeps a message for longer than RabbitMQ's consumer_timeout, is given \
+         it again: set worker_cancel_long_running_tasks_on_connection_loss, which ends the first run then"
+    } else {
+        "set visibility_timeout longer than the longest task and the furthest ETA, on every worker and client"
+    };
+    format!("{again}{stop}; {prevent}")
 }
 
 fn said(claim: &WorkerClaim) -> String {
@@ -121,27 +142,37 @@ fn is_broadcast(case: &Case<'_>, claim: &WorkerClaim) -> bool {
     exchange.is_some_and(|exchange| case.evidence.is_broadcast(exchange))
 }
 
-/// A worker that was given it a second time runs it in another of its processes.
-fn two_processes(case: &Case<'_>) -> Option<Finding> {
-    let workers = case.evidence.answered().iter();
-    let (node, processes) = workers
-        .map(|worker| {
-            let active = worker.active.seen().into_iter().flatten();
-            let of_it = active.filter(|claim| claim.id == case.id);
-            let pids: BTreeSet<i64> = of_it.filter_map(|claim| claim.pid).collect();
-            (&worker.node, pids)
-        })
-        .find(|(_, pids)| pids.len() > 1)?;
+/// A worker that was given it a second time runs it in another of its processes, or will as soon as one is free.
+fn one_worker_twice(case: &Case<'_>) -> Option<Finding> {
+    let (node, runs, pids, more) = case.task.claims.iter().find_map(|holder| {
+        let workers = case.evidence.answered().iter();
+        let active = workers
+            .filter(|worker| worker.node == holder.node)
+            .filter_map(|worker| worker.active.seen())
+            .flatten()
+            .filter(|claim| claim.id == case.id);
+        let pids: Vec<Option<i64>> = active.map(|claim| claim.pid).collect();
+        let runs = pids.len() as u64;
+        let processes: BTreeSet<i64> = pids.into_iter().flatten().collect();
+        let waiting = (holder.again + 1).saturating_sub(runs);
+        (runs > 1 || holder.again > 0)
+            .then(|| (&holder.node, runs, processes.len() as u64, waiting))
+            .filter(|_| !is_broadcast(case, holder))
+    })?;
     if is_retried(case) {
         return None;
     }
-    let message = format!(
-        "{node} runs {} {} in {} processes at once",
-        case.called(),
-        case.id,
-        processes.len()
-    );
-    Some(finding(case, message))
+    let what = format!("{} {}", case.called(), case.id);
+    let message = match runs {
+        0 => format!(
+            "{node} holds {what} {} times, and will run it as often",
+            more
+        ),
+        1 => format!("{node} runs {what}, holds it once more, and will run it again"),
+        _ if pids == runs => format!("{node} runs {what} in {pids} processes at once"),
+        _ => format!("{node} runs {what} {runs} times at once"),
+    };
+    Some(finding(case, message).evidence("runs", runs))
 }
 
 /// Whether it is being retried: the new message is out before the old run has ended (Celery 5.7 app/task.py, `retry`).
@@ -243,7 +274,7 @@ mod tests {
     use super::*;
     use crate::celery::result::ResultDoc;
     use crate::celery::when::When;
-    use crate::diagnose::testkit::{Lab, NOW, doc_of_state, envelope, names};
+    use crate::diagnose::testkit::{Lab, NOW, Rabbit, doc_of_state, envelope, names};
     use crate::evidence::{Observed, Reason};
 
     fn lab() -> Lab {
@@ -311,10 +342,12 @@ mod tests {
 
     #[test]
     fn one_worker_that_has_it_in_two_answers_is_clear() {
-        let lab =
+        let mut lab =
             lab()
                 .claimed("t1", "w1", ClaimState::Active)
                 .claimed("t1", "w1", ClaimState::Active);
+        let active = &mut lab.workers_mut().answered[0].active;
+        active.seen_mut().expect("seen").truncate(1);
         assert!(lab.check(&DUPLICATE_RUN, "t1").is_empty());
     }
 
@@ -336,6 +369,44 @@ mod tests {
                 .message
                 .starts_with("w1 runs shop.send_mail t1 in 2 processes")
         );
+    }
+
+    #[test]
+    fn one_worker_that_runs_it_and_holds_it_once_more_is_found() {
+        let twice = |state| {
+            let mut lab = Rabbit::new().queue("celery", 0, 1).lab();
+            lab = lab.worker("w1", &["celery"]).claimed("t1", "w1", state);
+            lab.task("t1").claims[0].again = 1;
+            lab
+        };
+        let found = twice(ClaimState::Active).check(&DUPLICATE_RUN, "t1");
+        assert!(
+            found[0].message.ends_with("and will run it again"),
+            "{}",
+            found[0].message
+        );
+        assert!(
+            !found[0].remedy.contains("visibility_timeout"),
+            "{}",
+            found[0].remedy
+        );
+        assert!(
+            found[0].remedy.contains("--terminate t1"),
+            "{}",
+            found[0].remedy
+        );
+        assert_eq!(
+            found[0].confirm,
+            ["celery -A APP inspect --timeout 3 active"]
+        );
+        let waiting = twice(ClaimState::Scheduled).check(&DUPLICATE_RUN, "t1");
+        assert!(
+            waiting[0]
+                .message
+                .contains("holds shop.send_mail t1 2 times")
+        );
+        let retried = twice(ClaimState::Active).result("t1", "RETRY");
+        assert!(retried.check(&DUPLICATE_RUN, "t1").is_empty());
     }
 
     #[test]
