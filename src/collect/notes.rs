@@ -146,7 +146,7 @@ fn answered(workers: &Workers) -> (ReadStatus, String) {
     let there = workers.answered.len();
     let all = there as u64 + workers.silent;
     let detail = if all == 0 {
-        "nobody is subscribed to remote control".to_owned()
+        "nobody answers remote control".to_owned()
     } else {
         format!("{there} of {all} answered")
     };

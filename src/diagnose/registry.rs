@@ -33,6 +33,7 @@ pub static ALL: &[&Rule] = &[
     &waiting::queue_limits::QUEUE_LIMITS,
     &waiting::duplicate_message::DUPLICATE_MESSAGE,
     &waiting::stalled_consumer::STALLED_CONSUMER,
+    &waiting::queue_broken::QUEUE_BROKEN,
     &visibility::visibility_expired::VISIBILITY_EXPIRED,
     &visibility::eta_beyond_visibility::ETA_BEYOND_VISIBILITY,
     &visibility::run_beyond_visibility::RUN_BEYOND_VISIBILITY,

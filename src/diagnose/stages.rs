@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::plain;
-use super::view::Case;
+use super::view::{Case, UNHEARD};
 use crate::celery::control::ClaimState;
 use crate::celery::when::When;
 use crate::evidence::{Observed, Place, Source, WorkerClaim};
@@ -212,7 +212,12 @@ fn hold_on_rabbitmq(case: &Case<'_>) -> Stage {
 fn worker(case: &Case<'_>) -> Stage {
     let claims = &case.task.claims;
     if claims.is_empty() {
-        return not_seen(case, StageName::Worker, Source::Workers);
+        let stage_of_answers = not_seen(case, StageName::Worker, Source::Workers);
+        // Who answers no remote control was not asked.
+        if stage_of_answers.status == StageStatus::Absent && case.evidence.unheard_consumers() > 0 {
+            return stage(StageName::Worker, StageStatus::NotRead, UNHEARD);
+        }
+        return stage_of_answers;
     }
     let said: Vec<String> = claims
         .iter()

@@ -10,7 +10,7 @@ use super::view::{Case, Elsewhere, Fate, Held, Holder, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
-use crate::evidence::rabbitmq::{Role, role_by_name};
+use crate::evidence::rabbitmq::{Queue, Role, role_by_name};
 use crate::evidence::{Evidence, Observed, Place, Reason, Source, WorkerClaim};
 
 /// Where a task is. The order is the one of the table in the documentation.
@@ -345,6 +345,13 @@ fn delayed(case: &Case<'_>) -> Option<(Verdict, String)> {
         ));
     }
     Some(match case.evidence.route_of_delayed(target) {
+        Route::Nowhere if keeps_dead_letters(case, queue) => (
+            Verdict::Stuck,
+            format!(
+                "it waits in {queue} ({due}), and {target} is not bound to what it is sent to then: RabbitMQ keeps it \
+                 inside {queue} until it is"
+            ),
+        ),
         Route::Nowhere => (
             Verdict::Doomed,
             format!(
@@ -358,6 +365,12 @@ fn delayed(case: &Case<'_>) -> Option<(Verdict, String)> {
             ),
         ),
     })
+}
+
+fn keeps_dead_letters(case: &Case<'_>, queue: &str) -> bool {
+    let rabbit = case.evidence.rabbitmq.as_ref();
+    let queue = rabbit.and_then(|rabbit| rabbit.queue(queue));
+    queue.is_some_and(Queue::keeps_dead_letters)
 }
 
 /// A queue without consumers whose messages are dead-lettered into another when their time to live is over.

@@ -127,6 +127,11 @@ pub struct Queue {
     pub ready: Observed<u64>,
     /// Messages delivered and not acknowledged; seconds old.
     pub unacknowledged: Observed<u64>,
+    /// Dead letters that a quorum queue keeps inside until their target has taken them, by the statistics
+    /// (`messages_dlx`; RabbitMQ 3.10 and later, `x-dead-letter-strategy: at-least-once`). They are in none of the other
+    /// numbers.
+    #[serde(default = "untold")]
+    pub held_dead_letters: Observed<u64>,
     /// Consumers, by a passive declaration, else by the statistics.
     pub consumers: Observed<u64>,
     /// Messages that a restart keeps, of all.
@@ -143,6 +148,9 @@ pub struct Queue {
     pub state: Option<String>,
     /// For a quorum queue: its members, and those that are online.
     pub members: Option<(Vec<String>, Vec<String>)>,
+    /// For a quorum queue: the member that leads; empty where none does, and none where that is not told.
+    #[serde(default)]
+    pub leader: Option<String>,
     /// When nothing has happened in it since; RFC 3339 or the server's own form.
     pub idle_since: Option<String>,
     /// How far it was looked into.
@@ -317,6 +325,11 @@ impl RabbitMq {
     }
 }
 
+/// What a file does not tell that was written before it was asked for.
+fn untold<T>() -> Observed<T> {
+    Observed::not_asked("it was not read")
+}
+
 impl Queue {
     /// A queue of which nothing is known but its name.
     pub fn named(name: &str) -> Self {
@@ -333,6 +346,7 @@ impl Queue {
             policy: unknown(),
             ready: unknown(),
             unacknowledged: unknown(),
+            held_dead_letters: unknown(),
             consumers: unknown(),
             persistent: unknown(),
             delivered: unknown(),
@@ -341,6 +355,7 @@ impl Queue {
             published: unknown(),
             state: None,
             members: None,
+            leader: None,
             idle_since: None,
             peeked: Observed::not_asked("queues are looked into only with --peek"),
         }

@@ -299,7 +299,10 @@ fn queues(evidence: &Evidence) -> Vec<(String, Row<'_>)> {
         .and_then(|census| census.movement.as_ref());
     let mut queues: BTreeMap<(&str, &str), Row<'_>> = BTreeMap::new();
     for list in evidence.lists.seen().into_iter().flatten() {
-        let consumers = known.then(|| evidence.consumers(list).len());
+        // RabbitMQ tells it by itself, of workers without remote control too.
+        let told = evidence.consumers_told(list);
+        let told = told.and_then(|consumers| usize::try_from(consumers).ok());
+        let consumers = told.or_else(|| known.then(|| evidence.consumers(list).len()));
         // A list that only the scan found and that holds nothing of Celery's is another program's.
         let foreign = !list.named && list.malformed >= list.length;
         let untold = evidence.rabbitmq.is_some() && length(evidence, list).is_none();

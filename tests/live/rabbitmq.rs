@@ -7,6 +7,7 @@ mod faults;
 mod harmless;
 mod healthy;
 mod trace;
+mod world;
 
 use std::time::Duration;
 

@@ -186,6 +186,17 @@ impl AmqpClient {
         why(self.address(), what, error)
     }
 
+    /// Whether the server still answers on this connection, whatever it does not answer.
+    pub(super) async fn still_answers(&self) -> bool {
+        match self.channel().await {
+            Ok(channel) => {
+                self.leave(channel).await;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     /// How many messages wait in a queue, and how many consume it, by a passive declaration. It needs no permission.
     /// It starts the clock of `x-expires` anew.
     pub(crate) async fn depth(&self, queue: &str) -> Result<Depth, Why> {

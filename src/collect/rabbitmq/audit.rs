@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::census;
+use super::leaderless::Leaders;
 use super::mailboxes::forget_the_dead;
 use super::management::ManagementReader;
 use super::movement::Watch;
@@ -19,6 +20,11 @@ use crate::evidence::{Census, Observed, TaskEvidence, Why};
 /// of two readings begins.
 const FOR_RESULTS: f64 = 0.85;
 const FOR_SAMPLE: f64 = 0.9;
+
+/// Whether several workers have it, or one has it more than once.
+fn is_held_twice(task: &TaskEvidence) -> bool {
+    task.claims.len() > 1 || task.claims.iter().any(|claim| claim.again > 0)
+}
 
 impl Reading<'_> {
     /// Everything that the workers have, and with --peek what waits in queues.
@@ -39,6 +45,17 @@ impl Reading<'_> {
             let ids: BTreeSet<String> = held.cloned().collect();
             self.note_claims(ids.into_iter(), claims);
             self.settle_claims().await?;
+            // A result tells a retry from a second run.
+            let tasks = self
+                .evidence
+                .tasks
+                .iter()
+                .filter(|(_, task)| is_held_twice(task));
+            let twice: BTreeSet<String> = tasks
+                .map(|(id, _)| id.clone())
+                .take(MOST_SUSPECTS)
+                .collect();
+            self.read_results(&twice).await;
         }
         suspects.retain(|id, _| !self.evidence.tasks.contains_key(id));
         suspects::drop_ended(&mut suspects, self.results).await;
@@ -65,12 +82,13 @@ impl Reading<'_> {
 
     /// Looks how deep the queues are for so long, and notes what moved.
     async fn watch(&mut self, time: Duration) -> Result<(), Why> {
-        let Some(mut watch) = Watch::begin(&self.client, self.evidence, &mut self.panel).await?
-        else {
+        let leaders = Leaders::of(&self.target.management, self.deadline.at(1.0));
+        let begun = Watch::begin(&self.client, &leaders, self.evidence, &mut self.panel);
+        let Some(mut watch) = begun.await? else {
             return Ok(());
         };
         if let Some(rabbit) = &self.evidence.rabbitmq {
-            watch.wait(&self.client, rabbit, time).await?;
+            watch.wait(&self.client, rabbit, &leaders, time).await?;
         }
         if let Some(panel) = &mut self.panel {
             panel.claims(None, true).await?;
@@ -93,7 +111,8 @@ impl Reading<'_> {
     /// Puts what was found into classes that share their fate, however far the reading came.
     pub(super) fn classify(&mut self) {
         let (classes, unclassed) = census::classes(&self.evidence.tasks, self.evidence.taken_at);
-        let twice = |task: &TaskEvidence| task.copies.len() + task.claims.len() > 1;
+        let twice =
+            |task: &TaskEvidence| task.copies.len() + task.claims.len() > 1 || is_held_twice(task);
         let tasks = self.evidence.tasks.iter().filter(|(_, task)| twice(task));
         let ids: BTreeSet<String> = tasks.map(|(id, _)| id.clone()).collect();
         let counted = self.census();

@@ -14,8 +14,8 @@ use crate::evidence::{Observed, Reason, Why};
 
 /// What of a queue is asked for. `columns` cuts an answer to about a third.
 pub(super) const QUEUE_COLUMNS: &str = "name,type,durable,auto_delete,exclusive,owner_pid_details,arguments,\
-    effective_policy_definition,messages_ready,messages_unacknowledged,consumers,\
-    messages_persistent,message_bytes,message_stats,state,members,online,idle_since";
+    effective_policy_definition,messages_ready,messages_unacknowledged,messages_dlx,consumers,\
+    messages_persistent,message_bytes,message_stats,state,members,online,leader,idle_since";
 pub(super) const EXCHANGE_COLUMNS: &str =
     "name,type,durable,auto_delete,internal,arguments,policy,message_stats";
 pub(super) const BINDING_COLUMNS: &str =
@@ -177,6 +177,7 @@ pub(super) fn queue(value: &Value) -> Decoded<Queue> {
         arguments,
         ready,
         unacknowledged: all.count("messages_unacknowledged"),
+        held_dead_letters: all.count("messages_dlx"),
         consumers: all.count("consumers"),
         persistent,
         delivered: stats.count("deliver_get"),
@@ -185,6 +186,7 @@ pub(super) fn queue(value: &Value) -> Decoded<Queue> {
         published: stats.count("publish"),
         state: text(all, "state"),
         members: names(all, "members").zip(names(all, "online")),
+        leader: text(all, "leader"),
         idle_since: text(all, "idle_since"),
         peeked: Observed::not_asked("queues are looked into only with --peek"),
     })

@@ -75,7 +75,10 @@ pub(super) async fn look(
                 }));
                 Observed::Seen(peek.facts)
             }
-            Err(why) if why.reason == Reason::TimedOut => return Err(why),
+            // One queue that hangs is no broker that does.
+            Err(why) if why.reason == Reason::TimedOut && !client.still_answers().await => {
+                return Err(why);
+            }
             // The queue went away, or this user may not, or nothing may be looked at: the others are read all the same.
             Err(why) => Observed::Unseen(why),
         };

@@ -82,6 +82,21 @@ impl ManagementReader {
         observed(self.try_queues(vhost).await)
     }
 
+    /// One queue of a virtual host, as it is now: its state and who leads it are looked up when they are asked for.
+    ///
+    /// # Errors
+    /// Where there is no such queue, or no word of it.
+    pub(super) async fn queue(&self, vhost: &str, name: &str) -> Result<Queue, Why> {
+        let path = format!(
+            "/api/queues/{}/{}?columns={}",
+            segment(vhost),
+            segment(name),
+            decode::QUEUE_COLUMNS
+        );
+        let answer = self.http.get(&path).await?;
+        decode::queue(&whole(&self.http, &answer, Some(vhost))?)
+    }
+
     async fn try_queues(&self, vhost: &str) -> Result<Vec<Queue>, Why> {
         let path = format!("/api/queues/{}", segment(vhost));
         let read = self.paged(&path, decode::QUEUE_COLUMNS, vhost, decode::queue);

@@ -49,6 +49,15 @@ pub(crate) fn may_peek(queue: &Queue, server_version: Option<&str>) -> Result<u6
     {
         return Err(format!("its state is {state}"));
     }
+    if let Some((members, online)) = &queue.members
+        && online.len() * 2 <= members.len()
+    {
+        return Err(format!(
+            "it lacks the majority of its members ({} of {} are online), and hands nothing out",
+            online.len(),
+            members.len()
+        ));
+    }
     let limits = Limits { arguments, policy };
     if arguments.get("x-single-active-consumer") == Some(&Value::Bool(true)) {
         return Err(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::amqp::{AmqpClient, Depth};
-use super::leaderless::believed;
+use super::leaderless::{Leaders, believed};
 use crate::collect::movement::{is_idle, nodes, seems_to_hang};
 use crate::collect::workers::{Begun, Panel};
 use crate::evidence::rabbitmq::{Queue, Role};
@@ -50,6 +50,7 @@ impl Watch {
     /// Looks at the queues of tasks that hold anything and have consumers. None where the queues were not read.
     pub(super) async fn begin(
         client: &Arc<AmqpClient>,
+        leaders: &Leaders<'_>,
         evidence: &Evidence,
         panel: &mut Option<Panel>,
     ) -> Result<Option<Self>, Why> {
@@ -72,7 +73,7 @@ impl Watch {
             None => BTreeMap::new(),
         };
         let begun_at = Instant::now();
-        let depths = depths(client, rabbit, queues.keys().cloned()).await?;
+        let depths = depths(client, rabbit, leaders, queues.keys().cloned()).await?;
         let queues = queues.into_iter().filter_map(|(name, counted)| {
             let first = *depths.get(&name)?;
             let depths = Depths {
@@ -98,6 +99,7 @@ impl Watch {
         &mut self,
         client: &Arc<AmqpClient>,
         rabbit: &RabbitMq,
+        leaders: &Leaders<'_>,
         time: Duration,
     ) -> Result<(), Why> {
         let end = self.begun_at + time;
@@ -105,7 +107,7 @@ impl Watch {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             tokio::time::sleep(step.min(left)).await;
-            let depths = depths(client, rabbit, self.queues.keys().cloned()).await?;
+            let depths = depths(client, rabbit, leaders, self.queues.keys().cloned()).await?;
             self.queues.retain(|name, known| {
                 // One that went away has nothing to say.
                 let Some(now) = depths.get(name) else {
@@ -191,9 +193,10 @@ fn rests(worker: &Worker) -> bool {
 async fn depths(
     client: &Arc<AmqpClient>,
     rabbit: &RabbitMq,
+    leaders: &Leaders<'_>,
     queues: impl IntoIterator<Item = String>,
 ) -> Result<BTreeMap<String, u64>, Why> {
-    let depths = believed(client, rabbit, queues).await?.into_iter();
+    let depths = believed(client, rabbit, leaders, queues).await?.into_iter();
     let told = depths.filter_map(|(name, depth)| match depth {
         Depth::There { ready, .. } => Some((name, ready)),
         Depth::Missing | Depth::Locked | Depth::Untold(_) => None,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::amqp::{AmqpClient, Depth};
 use super::frames::UNREAD;
-use super::leaderless::{is_doubtful, no_word};
+use super::leaderless::{AT_ONCE, is_doubtful, is_led, no_word};
 use super::may_peek::goes_with_its_consumer;
 use super::message;
 use crate::celery::message::{Envelope, Keep, Malformed, Unreadable};
@@ -167,8 +167,12 @@ impl AmqpClient {
         let is_doubted =
             |(ready, consumers)| is_doubtful(queue, &Depth::There { ready, consumers });
         if is_doubted(told) {
+            let asked = Instant::now();
             told = self.there(&queue.name).await?;
-            if is_doubted(told) {
+            // What it held a moment ago workers may have taken. Whether its leader has gone since it was last seen is
+            // looked at when the queues are counted again.
+            let by_a_leader = is_led(queue) && asked.elapsed() < AT_ONCE;
+            if is_doubted(told) && !by_a_leader {
                 return Err(no_word(&queue.name));
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::amqp::AmqpClient;
-use super::leaderless::believed;
+use super::leaderless::{Leaders, believed};
 use super::management::{ManagementReader, leave_unseen};
 use super::queues::{coverage, lists, note_depth, note_new, to_declare, unacknowledged};
 use super::{looks, replies};
@@ -331,7 +331,8 @@ impl Reading<'_> {
             return Ok(());
         };
         let queues = to_declare(rabbit, &named);
-        for (name, depth) in believed(&self.client, rabbit, queues).await? {
+        let leaders = Leaders::of(&self.target.management, self.deadline.at(1.0));
+        for (name, depth) in believed(&self.client, rabbit, &leaders, queues).await? {
             note_depth(rabbit, &name, depth);
         }
         self.note_queues();
@@ -345,7 +346,8 @@ impl Reading<'_> {
             return Ok(());
         };
         let names = to_declare(rabbit, &[]);
-        for (name, depth) in believed(&self.client, rabbit, names).await? {
+        let leaders = Leaders::of(&self.target.management, self.deadline.at(1.0));
+        for (name, depth) in believed(&self.client, rabbit, &leaders, names).await? {
             note_new(rabbit, &name, depth);
         }
         Ok(())
@@ -357,7 +359,7 @@ impl Reading<'_> {
             return;
         };
         let all_known = self.all_queues;
-        let (status, detail, reason) = coverage(rabbit, all_known);
+        let (status, detail, reason) = coverage(rabbit, all_known, self.evidence.is_of_ids());
         let mut read = line(Source::Queues, started, Ok((status, detail)));
         read.reason = reason;
         let counted = if all_known {

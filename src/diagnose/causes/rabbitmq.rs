@@ -10,6 +10,8 @@ use crate::evidence::rabbitmq::{Queue, QueueType, Role};
 pub(super) fn of_the_broker(case: &Case<'_>, rabbit: &RabbitMq) -> Vec<Cause> {
     [
         expired(rabbit),
+        refused(rabbit),
+        dropped_as_cycle(case),
         limits(case, rabbit),
         too_many_deliveries(case, rabbit),
         alarm(rabbit),
@@ -34,6 +36,72 @@ fn dropping<'e>(
         .filter(|queue| holds(queue) && matches!(routes.dead_letters(queue), Ok(None)))
         .map(|queue| queue.name.as_str())
         .collect()
+}
+
+/// A task that was delayed and retried comes to a queue of delayed delivery for the second time.
+fn dropped_as_cycle(case: &Case<'_>) -> Option<Cause> {
+    if !case.evidence.drops_delayed_retries() {
+        return None;
+    }
+    let is_retried = case
+        .result()
+        .is_some_and(|result| result.doc.state == "RETRY");
+    Some(Cause {
+        name: "dropped-as-cycle",
+        text: "it was delayed and then retried by a worker with Celery 5.5.0 to 5.6.2: the retry comes to a queue of \
+               native delayed delivery that it came through before, and RabbitMQ before 4.0.1 drops it as a cycle"
+            .to_owned(),
+        confirm: "celery -A APP report, on the worker's machine".to_owned(),
+        weight: if is_retried { 86 } else { 22 },
+    })
+}
+
+/// A full queue that refuses what comes: no dead-letter exchange gets it, and without confirms the sender does not learn of it.
+fn refused(rabbit: &RabbitMq) -> Option<Cause> {
+    let lengths = ["max-length", "max-length-bytes"];
+    let refusing = |queue: &&Queue| {
+        queue.refuses_when_full() && lengths.iter().any(|limit| queue.number(limit).is_some())
+    };
+    let queues: Vec<&Queue> = rabbit.queues_of(Role::Tasks).filter(refusing).collect();
+    if queues.is_empty() {
+        return None;
+    }
+    let is_full = |queue: &Queue| {
+        let limit = queue.number("max-length");
+        let ready = queue.ready.seen();
+        let full = limit
+            .zip(ready)
+            .map(|(limit, ready)| i64::try_from(*ready).is_ok_and(|ready| ready >= limit));
+        full.unwrap_or(false)
+    };
+    let full: Vec<&str> = queues
+        .iter()
+        .filter(|queue| is_full(queue))
+        .map(|queue| queue.name.as_str())
+        .collect();
+    let all: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+    let (which, weight) = match full.as_slice() {
+        [] => (
+            format!("{} refuses what comes when it is full", plain::names(&all)),
+            50,
+        ),
+        _ => (
+            format!(
+                "{} is full now, and refuses what comes",
+                plain::names(&full)
+            ),
+            88,
+        ),
+    };
+    Some(Cause {
+        name: "refused-by-full-queue",
+        text: format!(
+            "its queue was full and refused it: {which} (overflow=reject-publish), no dead-letter exchange keeps it, and \
+             without confirms the sender does not learn of it"
+        ),
+        confirm: "look in the sender's log for a refused publish, or set confirm_publish there and send again".to_owned(),
+        weight,
+    })
 }
 
 fn limits(case: &Case<'_>, rabbit: &RabbitMq) -> Option<Cause> {

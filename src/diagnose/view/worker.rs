@@ -21,6 +21,12 @@ impl Worker {
         queues.is_some_and(|queues| queues.iter().any(|q| q.name == queue))
     }
 
+    /// Whether its pool runs tasks in green threads.
+    pub(in crate::diagnose) fn has_green_pool(&self) -> bool {
+        let pool = self.stats.seen().and_then(|stats| stats.pool.as_deref());
+        pool.is_some_and(|pool| pool.contains("gevent") || pool.contains("eventlet"))
+    }
+
     /// Whether it takes from this very list (kombu 5.7 transport/redis.py, `_brpop_start`).
     pub fn polls(&self, list: &List) -> bool {
         if self.prefix != list.prefix {

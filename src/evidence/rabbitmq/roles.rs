@@ -9,13 +9,19 @@ use super::{AmqpBinding, Exchange, Queue, QueueType, RabbitMq};
 /// The exchange that hands delayed messages on (kombu 5.5 `transport/native_delayed_delivery.py`).
 pub const DELAYED_EXCHANGE: &str = "celery_delayed_delivery";
 
+/// The exchange of events (Celery 5.7 events/event.py).
+const EVENT_EXCHANGE: &str = "celeryev";
+
 /// Exchanges to which nobody need listen, by the beginnings of their names.
 const OWN: [&str; 3] = ["celeryev", "celery_delayed_", "amq."];
 
 /// Whether an exchange is Celery's or the broker's own, and no task goes through it by itself.
 pub fn is_own_exchange(name: &str) -> bool {
-    // Those for remote control are called after `control_exchange` (kombu 5.7 pidbox.py).
-    OWN.iter().any(|own| name.starts_with(own)) || name.ends_with(".pidbox")
+    // Those for remote control are called after `control_exchange` (kombu 5.7 pidbox.py), and those of delayed delivery can
+    // have a prefix.
+    OWN.iter().any(|own| name.starts_with(own))
+        || name.ends_with(".pidbox")
+        || name.contains("_celery_delayed_")
 }
 
 impl Exchange {
@@ -54,14 +60,14 @@ pub enum Role {
 impl RabbitMq {
     /// What a queue of this virtual host is for.
     pub fn role(&self, queue: &Queue) -> Role {
-        role_among(queue, &self.dead_letter_queues())
+        role_among(queue, &self.dead_letter_queues(), &self.event_queues())
     }
 
     /// The queues of this role; none where the queues were not read.
     pub fn queues_of(&self, role: Role) -> impl Iterator<Item = &Queue> {
-        let dead_letters = self.dead_letter_queues();
+        let (dead_letters, events) = (self.dead_letter_queues(), self.event_queues());
         let queues = self.queues.seen().into_iter().flatten();
-        queues.filter(move |queue| role_among(queue, &dead_letters) == role)
+        queues.filter(move |queue| role_among(queue, &dead_letters, &events) == role)
     }
 
     /// A queue by its name.
@@ -87,6 +93,13 @@ impl RabbitMq {
         let queues = self.queues.seen().map_or(&[][..], Vec::as_slice);
         queues.iter().all(told)
             && (self.bindings.seen().is_some() || !queues.iter().any(by_exchange))
+    }
+
+    /// The queues that follow events, by whatever name: `event_queue_prefix` sets it (Celery 5.7 events/receiver.py).
+    fn event_queues(&self) -> BTreeSet<&str> {
+        let bindings = self.bindings.seen().into_iter().flatten();
+        let of_events = bindings.filter(|b| b.source == EVENT_EXCHANGE && !b.to_exchange);
+        of_events.map(|b| b.destination.as_str()).collect()
     }
 
     /// The queues that some other queue dead-letters into.
@@ -129,9 +142,12 @@ fn behind<'b>(exchange: &'b str, bindings: &'b [AmqpBinding]) -> BTreeSet<&'b st
     queues
 }
 
-fn role_among(queue: &Queue, dead_letters: &BTreeSet<&str>) -> Role {
+fn role_among(queue: &Queue, dead_letters: &BTreeSet<&str>, events: &BTreeSet<&str>) -> Role {
     if let Some(role) = role_by_name(&queue.name) {
         return role;
+    }
+    if events.contains(queue.name.as_str()) {
+        return Role::Events;
     }
     if queue.kind.seen() == Some(&QueueType::Stream) {
         return Role::Stream;
@@ -165,8 +181,10 @@ pub fn role_by_name(name: &str) -> Option<Role> {
     if name.starts_with("celeryev.") {
         return Some(Role::Events);
     }
-    let level = name.strip_prefix("celery_delayed_")?;
-    level.parse::<u8>().is_ok().then_some(Role::Delayed)
+    // kombu 5.7 can put a prefix before the names (`native_delayed_delivery.py`, `level_name`).
+    let (prefix, level) = name.rsplit_once("celery_delayed_")?;
+    let is_level = level.parse::<u8>().is_ok() && (prefix.is_empty() || prefix.ends_with('_'));
+    is_level.then_some(Role::Delayed)
 }
 
 /// A reply queue of `rpc://` is named by a UUID, goes away with its reader, and expires with the results (Celery 5.7
@@ -199,8 +217,55 @@ impl Queue {
         numbers.filter_map(Value::as_i64).min()
     }
 
+    /// Whether it refuses what comes while it is full, and keeps what it has. What is refused goes to no dead-letter exchange,
+    /// unless that is asked for (`reject-publish-dlx`).
+    pub fn refuses_when_full(&self) -> bool {
+        let overflow = self.setting("overflow").and_then(Value::as_str);
+        overflow == Some("reject-publish")
+    }
+
+    /// Whether it keeps its dead letters inside until a queue has taken them (RabbitMQ 3.10 `rabbit_quorum_queue.erl`,
+    /// `dead_letter_handler`): what leads nowhere is then not dropped, and is tried again every few minutes.
+    pub fn keeps_dead_letters(&self) -> bool {
+        let strategy = self.setting("dead-letter-strategy").and_then(Value::as_str);
+        self.kind.seen() == Some(&QueueType::Quorum)
+            && strategy == Some("at-least-once")
+            && self.refuses_when_full()
+    }
+
     /// The exchange to which it dead-letters; empty for the default exchange.
     pub fn dead_letter_exchange(&self) -> Option<&str> {
         self.setting("dead-letter-exchange")?.as_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::testkit::Rabbit;
+
+    #[test]
+    fn queues_of_celery_s_own_are_told_by_name_or_by_what_they_listen_to() {
+        let rabbit = Rabbit::new()
+            .queue("celery", 0, 1)
+            .queue("celeryev.1b2c", 3, 1)
+            .queue("monitoring.events", 3, 1)
+            .bound("celeryev", "#", "monitoring.events")
+            .queue("w1@h.celery.pidbox", 0, 1)
+            .queue("1b2c.reply.celery.pidbox", 0, 1)
+            .quorum("celery_delayed_0", 1, 0)
+            .quorum("shop_celery_delayed_27", 1, 0)
+            .queue("my_celery_delayed_jobs", 0, 0);
+        let rabbit = rabbit.lab().evidence.rabbitmq.expect("a RabbitMQ");
+        let of = |role| -> Vec<&str> {
+            rabbit
+                .queues_of(role)
+                .map(|queue| queue.name.as_str())
+                .collect()
+        };
+        assert_eq!(of(Role::Tasks), ["celery", "my_celery_delayed_jobs"]);
+        assert_eq!(of(Role::Events), ["celeryev.1b2c", "monitoring.events"]);
+        assert_eq!(of(Role::RemoteControl).len(), 2);
+        assert_eq!(of(Role::Delayed).len(), 2);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Site, expect, expect_silence, findings};
+use super::{Site, expect, findings};
 use crate::lab::{Lab, Vhost, Worker, wait_until};
 
 const NOBODYS: &str = "0a0a0a0a-0000-4000-8000-000000000000";
@@ -21,29 +21,30 @@ fn site(vhost: Vhost, queue: &str, settings: &Value) -> (Site, Worker, String) {
     (site, worker, running)
 }
 
-/// All that concerns the queue is unknown because of `why`, and nothing else is.
+/// All that concerns the queue is unknown because of `why`, and nothing else is; that it is out of order is said.
 fn expect_unknown(site: &Site, running: &str, why: &str) {
     let done = site.trace(running, &[]);
     expect(&done, "running", 0);
-    expect_silence(&done);
+    assert_eq!(findings(&done), ["queue-broken"], "{done:#?}");
     for more in [&[][..], &["--peek"]] {
         let done = site.trace(NOBODYS, more);
         expect(&done, "undetermined", 3);
-        assert_eq!(findings(&done), Vec::<String>::new(), "{done:#?}");
+        assert_eq!(findings(&done), ["queue-broken"], "{done:#?}");
         assert!(
             done.json()["evidence"].to_string().contains(why),
             "{done:#?}"
         );
     }
     let done = site.audit(&[]);
-    assert_eq!(done.alarms(), Vec::<String>::new(), "{done:#?}");
-    assert_eq!(done.code, Some(3), "{done:#?}");
+    assert_eq!(done.alarms().len(), 1, "{done:#?}");
+    assert_eq!(done.code, Some(1), "{done:#?}");
     let report = done.json();
     let mut reads = report["evidence"].as_array().expect("reads").iter();
     assert!(reads.any(|read| read["source"] == "workers" && read["status"] == "complete"));
     let findings = report["findings"].as_array().expect("findings").iter();
     let mut names = findings.filter_map(|one| one["name"].as_str());
     assert!(names.all(|name| name != "broker-unavailable"));
+    assert!(report["findings"].to_string().contains("queue-broken"));
 }
 
 #[test]

@@ -50,7 +50,7 @@ const AUDITS: [&[&str]; 4] = [
 
 impl Site {
     /// A program of Python that knows the application, and runs until the lab ends.
-    fn background(&self, code: &str, arguments: &[&str]) -> Running {
+    pub(super) fn background(&self, code: &str, arguments: &[&str]) -> Running {
         let mut command = Command::new(python());
         command
             .current_dir(self.lab.folder())
@@ -77,7 +77,7 @@ impl Site {
 
     /// Audits again and again for so long; nobody may be blamed. Returns what was missing where
     /// nothing need be.
-    fn stays_silent(&self, seconds: u64, more: &[&str]) -> Vec<String> {
+    pub(super) fn stays_silent(&self, seconds: u64, more: &[&str]) -> Vec<String> {
         self.stays_silent_but(seconds, more, &[])
     }
 

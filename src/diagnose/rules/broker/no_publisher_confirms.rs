@@ -33,13 +33,13 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let Some(rabbit) = &evidence.rabbitmq else {
         return Vec::new();
     };
-    let workers = evidence.connections_of_workers(rabbit);
+    let workers = evidence.worker_connections(rabbit);
     let silent = |channel: &&Channel| {
         let published = channel.published.seen().is_some_and(|count| *count > 0);
         published
             && channel.confirms.seen() == Some(&false)
             && channel.consumers.seen() == Some(&0)
-            && !workers.contains_key(channel.connection.as_str())
+            && !workers.contains(channel.connection.as_str())
     };
     let channels: Vec<&Channel> = rabbit
         .channels

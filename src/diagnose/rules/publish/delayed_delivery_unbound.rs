@@ -3,7 +3,7 @@
 use crate::diagnose::view::{Route, Routes, queues_command};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Queue, QueueType, Role};
-use crate::evidence::{Evidence, RabbitMq, Source};
+use crate::evidence::{Evidence, Observed, RabbitMq, Source};
 
 /// The rule.
 pub static DELAYED_DELIVERY_UNBOUND: Rule = Rule {
@@ -13,17 +13,20 @@ pub static DELAYED_DELIVERY_UNBOUND: Rule = Rule {
     brokers: Brokers::RabbitMq,
     page: Page {
         meaning: "Tasks with an ETA or a countdown wait in RabbitMQ's queues of native delayed delivery, and a task \
-                  queue is not bound to the exchange that hands them on. A task that is sent there with an ETA is \
-                  dropped when its time has come.",
+                  queue is not bound to the exchange that hands them on. When the time of a task has come that is sent \
+                  there with an ETA, it is not delivered: where the queues of delayed delivery are quorum queues, \
+                  which is the default, RabbitMQ 3.10 and later keep it inside the last of them, and try again every \
+                  few minutes; else it is dropped.",
         cause: "With quorum queues Celery sends tasks that have an ETA through the exchanges celery_delayed_27 to \
                 celery_delayed_0 and then celery_delayed_delivery. Only a worker binds its queues to the last one, \
                 when it starts. A queue that only a sender has declared is not bound.",
         read: "The bindings of the virtual host by the management API: whether celery_delayed_delivery leads to the \
                queue by the queue's routing key. It is asked of quorum queues for tasks while messages wait in the \
-               queues of delayed delivery.",
+               queues of delayed delivery, or are held inside them (messages_dlx), where nobody can look.",
         confirm: "Run `rabbitmqctl list_bindings source_name routing_key destination_name` and look for \
                   celery_delayed_delivery: it needs a binding `#.ROUTING_KEY` for the queue.",
-        mend: "Start a worker that consumes the queue: it binds it. Do so before the ETA comes.",
+        mend: "Start a worker that consumes the queue, or restart one: it binds the queue when it starts. What is held \
+               inside is then delivered within some minutes. Don't send the task again before: it would run twice.",
         prevent: "Consume every queue that tasks with an ETA are sent to. Upgrade to Celery 5.6.3 or later, where a \
                   retry of such a task is no longer dropped.",
         references: &[
@@ -39,20 +42,43 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let Some(rabbit) = &evidence.rabbitmq else {
         return Vec::new();
     };
-    let waiting: u64 = rabbit
-        .queues_of(Role::Delayed)
-        .filter_map(|queue| queue.ready.seen())
-        .sum();
-    if waiting == 0 || rabbit.bindings.seen().is_none() {
+    let sum = |count: fn(&Queue) -> &Observed<u64>| {
+        let queues = rabbit.queues_of(Role::Delayed);
+        queues.filter_map(|queue| count(queue).seen()).sum::<u64>()
+    };
+    let mut delayed = Delayed {
+        waiting: sum(|queue| &queue.ready),
+        held: sum(|queue| &queue.held_dead_letters),
+        inside: Vec::new(),
+        are_kept: rabbit
+            .queues_of(Role::Delayed)
+            .all(Queue::keeps_dead_letters),
+    };
+    if delayed.waiting + delayed.held == 0 || rabbit.bindings.seen().is_none() {
         return Vec::new();
     }
+    let holds = |queue: &&Queue| queue.held_dead_letters.seen().is_some_and(|held| *held > 0);
+    let inside = rabbit.queues_of(Role::Delayed).filter(holds);
+    delayed.inside = inside.map(|queue| queue.name.clone()).collect();
     let routes = Routes::of(evidence, rabbit);
     evidence
         .task_queues(rabbit)
         .filter(|queue| queue.kind.seen() == Some(&QueueType::Quorum))
         .filter(|queue| !is_reached(&routes, rabbit, queue))
-        .map(|queue| finding(rabbit, queue, waiting))
+        .map(|queue| finding(rabbit, queue, &delayed))
         .collect()
+}
+
+/// What the queues of delayed delivery have.
+struct Delayed {
+    /// Messages whose time has not come.
+    waiting: u64,
+    /// Messages whose time has come and that nothing took.
+    held: u64,
+    /// The queues that hold those inside.
+    inside: Vec<String>,
+    /// Whether what nothing takes is kept inside, and not dropped.
+    are_kept: bool,
 }
 
 /// Whether delayed delivery leads to a queue: by the queue's name, or by a key with which another exchange leads to it.
@@ -69,24 +95,57 @@ fn is_reached(routes: &Routes<'_>, rabbit: &RabbitMq, queue: &Queue) -> bool {
         })
 }
 
-fn finding(rabbit: &RabbitMq, queue: &Queue, waiting: u64) -> Finding {
+fn finding(rabbit: &RabbitMq, queue: &Queue, delayed: &Delayed) -> Finding {
     let name = queue.name.as_str();
+    let mut there = Vec::new();
+    if delayed.waiting > 0 {
+        let then = if delayed.are_kept {
+            "will not be delivered before it is"
+        } else {
+            "will be dropped"
+        };
+        there.push(format!(
+            "while {} for an ETA: one that is for this queue {then}",
+            plain::waiting(delayed.waiting)
+        ));
+    }
+    if delayed.held > 0 {
+        let (are, their) = if delayed.held == 1 {
+            ("is", "its")
+        } else {
+            ("are", "their")
+        };
+        there.push(format!(
+            "and {} {are} held inside {}, {their} ETA past: what of it is for this queue is kept there until it is \
+             bound",
+            plain::count(delayed.held, "message"),
+            plain::names(&delayed.inside)
+        ));
+    }
+    let remedy = if delayed.held > 0 {
+        format!(
+            "start a worker with `-Q {name}`, or restart the one that consumes it, which binds it; RabbitMQ then delivers \
+             what it holds within some minutes, so do not send the task again"
+        )
+    } else {
+        format!("start a worker with `-Q {name}`, which binds it, before the ETA comes")
+    };
     Finding::of(
         &DELAYED_DELIVERY_UNBOUND,
         format!(
-            "queue {name} is not bound to {DELAYED_EXCHANGE}, while {} for an ETA: one that is for this queue will \
-             be dropped",
-            plain::waiting(waiting)
+            "queue {name} is not bound to {DELAYED_EXCHANGE}, {}",
+            there.join(", ")
         ),
     )
     .evidence("queue", name)
-    .evidence("delayed_messages", waiting)
+    .evidence("delayed_messages", delayed.waiting)
+    .evidence("held_inside", delayed.held)
     .confirm(format!(
         "rabbitmqctl -p {} list_bindings source_name routing_key destination_name",
         plain::key(&rabbit.vhost)
     ))
     .confirm(queues_command(rabbit))
-    .remedy(format!("start a worker with `-Q {name}`, which binds it, before the ETA comes"))
+    .remedy(remedy)
     .subject("queue", name)
 }
 
@@ -108,6 +167,34 @@ mod tests {
             names(&lab.check(&DELAYED_DELIVERY_UNBOUND, "")),
             ["delayed-delivery-unbound"]
         );
+    }
+
+    #[test]
+    fn what_is_held_inside_is_not_called_dropped() {
+        let held = |bound: bool| {
+            let rabbit = Rabbit::new()
+                .quorum("celery", 0, 1)
+                .quorum("celery_delayed_0", 0, 0)
+                .argument("x-overflow", "reject-publish".into())
+                .argument("x-dead-letter-strategy", "at-least-once".into())
+                .with(|queue| queue.held_dead_letters = Observed::Seen(1))
+                .exchange(DELAYED_EXCHANGE, "topic", 0, 0);
+            let rabbit = if bound {
+                rabbit.bound(DELAYED_EXCHANGE, "#.celery", "celery")
+            } else {
+                rabbit
+            };
+            rabbit.lab().check(&DELAYED_DELIVERY_UNBOUND, "")
+        };
+        let found = held(false);
+        assert_eq!(names(&found), ["delayed-delivery-unbound"]);
+        let message = &found[0].message;
+        assert!(
+            message.contains("1 message is held inside celery_delayed_0")
+                && !message.contains("dropped"),
+            "{message}"
+        );
+        assert!(held(true).is_empty());
     }
 
     #[test]

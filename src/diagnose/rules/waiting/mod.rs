@@ -7,6 +7,7 @@ pub mod expired;
 pub mod malformed_message;
 pub mod mixed_registries;
 pub mod not_registered;
+pub mod queue_broken;
 pub mod queue_limits;
 pub mod revoked;
 pub mod stalled_consumer;

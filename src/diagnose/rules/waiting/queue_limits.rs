@@ -15,11 +15,15 @@ pub static QUEUE_LIMITS: Rule = Rule {
         meaning: "A queue of tasks has a time to live, a limit on its length, or an expiry, and no dead-letter \
                   exchange that leads anywhere. What passes the limit is dropped, and nothing tells of it.",
         cause: "The queue was declared with message_ttl, expires, max_length or max_length_bytes, or a policy sets \
-                one of them on all queues. By default a full queue drops its oldest messages.",
+                one of them on all queues. By default a full queue drops its oldest messages. With \
+                overflow=reject-publish it refuses new ones, which no dead-letter exchange keeps: a sender without \
+                confirms never learns of it, and one with confirms gets an error.",
         read: "The arguments and the effective policy of each queue by the management API, and where its dead-letter \
                exchange leads.",
         confirm: "Run `rabbitmqctl list_queues name arguments policy effective_policy_definition`.",
-        mend: "Give the queue a dead-letter exchange by policy, with a queue bound to it: `rabbitmqctl set_policy`.",
+        mend: "Give the queue a dead-letter exchange by policy, with a queue bound to it: `rabbitmqctl set_policy`. \
+               With overflow=reject-publish set confirm_publish in the senders' broker_transport_options, or (for \
+               classic queues) overflow=reject-publish-dlx.",
         prevent: "Let no limit apply to task queues without a dead-letter exchange. Set `expires` on tasks rather than \
                   a time to live on queues: a worker then stores REVOKED as the result.",
         references: &[
@@ -42,11 +46,19 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .filter_map(|queue| {
             let limits = limits(queue);
             let dropped = matches!(routes.dead_letters(queue), Ok(None));
-            let expiry = queue.number("expires").is_some();
-            // What stands in a queue that expires goes with it, dead-letter exchange or not.
-            (!limits.is_empty() && (dropped || expiry)).then(|| finding(rabbit, queue, &limits))
+            // What stands in a queue that expires goes with it, and what a full queue refuses never was in it,
+            // dead-letter exchange or not.
+            let kept_nowhere = queue.number("expires").is_some() || refuses(queue);
+            (!limits.is_empty() && (dropped || kept_nowhere))
+                .then(|| finding(rabbit, queue, &limits))
         })
         .collect()
+}
+
+/// Whether it refuses messages beyond a length.
+fn refuses(queue: &Queue) -> bool {
+    let lengths = ["max-length", "max-length-bytes"];
+    queue.refuses_when_full() && lengths.iter().any(|limit| queue.number(limit).is_some())
 }
 
 /// The limits that can drop messages, in words.
@@ -63,11 +75,16 @@ fn limits(queue: &Queue) -> Vec<String> {
         limits.push(format!("messages live for {}", milliseconds(ttl)));
     }
     // A full queue that rejects publishes loses them just as well: without confirms nobody learns of it.
+    let then = if queue.refuses_when_full() {
+        ", and refuses what comes then"
+    } else {
+        ""
+    };
     if let Some(length) = queue.number("max-length") {
-        limits.push(format!("it holds {length} messages at most"));
+        limits.push(format!("it holds {length} messages at most{then}"));
     }
     if let Some(bytes) = queue.number("max-length-bytes") {
-        limits.push(format!("it holds {bytes} bytes at most"));
+        limits.push(format!("it holds {bytes} bytes at most{then}"));
     }
     if let Some(expires) = queue.number("expires") {
         limits.push(format!(
@@ -94,9 +111,12 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, limits: &[String]) -> Finding {
         "rabbitmqctl -p {} list_queues name arguments policy effective_policy_definition",
         plain::key(&rabbit.vhost)
     ))
-    .remedy(
-        "give the queue a dead-letter exchange with a queue bound to it, or take the limit away",
-    )
+    .remedy(if refuses(queue) {
+        "set broker_transport_options = {'confirm_publish': True} where tasks are sent, so that a refusal is an error \
+         there, or take the limit away: a dead-letter exchange keeps nothing of what is refused"
+    } else {
+        "give the queue a dead-letter exchange with a queue bound to it, or take the limit away"
+    })
     .subject("queue", name);
     if let Some(ready) = queue.ready.seen() {
         finding = finding.evidence("messages", *ready);
@@ -153,6 +173,27 @@ mod tests {
             .argument("x-dead-letter-routing-key", json!("dead"))
             .lab();
         assert!(lab.check(&QUEUE_LIMITS, "").is_empty());
+    }
+
+    #[test]
+    fn what_a_full_queue_refuses_is_in_no_dead_letter_queue() {
+        let found = |overflow: &str| {
+            let lab = Rabbit::new()
+                .queue("dead", 0, 0)
+                .queue("celery", 0, 1)
+                .policy("max-length", json!(10))
+                .policy("overflow", json!(overflow))
+                .policy("dead-letter-exchange", json!(""))
+                .policy("dead-letter-routing-key", json!("dead"))
+                .lab();
+            lab.check(&QUEUE_LIMITS, "")
+        };
+        let refused = found("reject-publish");
+        assert_eq!(names(&refused), ["queue-limits"]);
+        assert!(refused[0].message.ends_with("refuses what comes then"));
+        assert!(refused[0].remedy.contains("confirm_publish"));
+        assert!(found("reject-publish-dlx").is_empty());
+        assert!(found("drop-head").is_empty());
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub static KNOWN_BAD_VERSION: Rule = Rule {
                   circumstances that do occur.",
         cause: "It was mended in a later version. Each fault is named in the finding, with the version that mends it.",
         read: "The versions that each live worker tells in its answer to `report`. A worker that does not tell is not \
-               judged.",
+               judged. A fault of native delayed delivery is told where quorum queues for tasks and the queues \
+               celery_delayed_N are there, and RabbitMQ is older than 4.0.1, which drops no message as a cycle.",
         confirm: "Run `celery -A APP report` on the worker's machine, or `pip show celery kombu`.",
         mend: "Upgrade to the version named, or newer.",
         prevent: "Follow the releases of Celery and kombu; upgrade both together.",
@@ -43,7 +44,14 @@ struct Fault {
     since: Option<[u64; 3]>,
     mended: [u64; 3],
     brokers: Brokers,
+    /// What else must be in use for it to occur.
+    needs: fn(&Evidence) -> bool,
     what: &'static str,
+}
+
+/// Nothing besides.
+fn always(_: &Evidence) -> bool {
+    true
 }
 
 /// Faults that lose tasks or leave them lying, by what mended them.
@@ -53,6 +61,7 @@ const FAULTS: [Fault; 7] = [
         since: None,
         mended: [5, 2, 3],
         brokers: Brokers::Redis,
+        needs: always,
         what: "a restore is not atomic and leaves messages in unacked for ever (kombu issue 1444)",
     },
     Fault {
@@ -60,6 +69,7 @@ const FAULTS: [Fault; 7] = [
         since: Some([5, 3, 0]),
         mended: [5, 3, 3],
         brokers: Brokers::Redis,
+        needs: always,
         what: "messages that are put back can vanish (kombu issue 1800)",
     },
     Fault {
@@ -67,6 +77,7 @@ const FAULTS: [Fault; 7] = [
         since: None,
         mended: [5, 3, 2],
         brokers: Brokers::Redis,
+        needs: always,
         what: "a message that was just taken is lost when the worker stops (kombu issue 1733)",
     },
     Fault {
@@ -74,6 +85,7 @@ const FAULTS: [Fault; 7] = [
         since: None,
         mended: [5, 4, 0],
         brokers: Brokers::Redis,
+        needs: always,
         what: "after a lost connection a worker takes nothing any more (kombu issue 2007)",
     },
     Fault {
@@ -81,6 +93,7 @@ const FAULTS: [Fault; 7] = [
         since: None,
         mended: [5, 7, 0],
         brokers: Brokers::Redis,
+        needs: always,
         what: "a restore that fails on a lost connection drops the message (kombu 5.7 transport/redis.py, \
                _do_restore_message)",
     },
@@ -89,6 +102,7 @@ const FAULTS: [Fault; 7] = [
         since: Some([5, 5, 0]),
         mended: [5, 6, 3],
         brokers: Brokers::RabbitMq,
+        needs: Evidence::drops_delayed_retries,
         what: "a retry through native delayed delivery is dropped as a cycle (celery issue 9867)",
     },
     Fault {
@@ -96,6 +110,7 @@ const FAULTS: [Fault; 7] = [
         since: Some([5, 6, 2]),
         mended: [5, 7, 0],
         brokers: Brokers::Any,
+        needs: always,
         what: "revoking writes REVOKED over the result of a task that has ended or runs (celery issue 9869)",
     },
 ];
@@ -140,6 +155,7 @@ fn faults(evidence: &Evidence, package: Package, version: &str) -> Vec<&'static 
     let has = |fault: &&Fault| {
         fault.package == package
             && fault.brokers.has(evidence)
+            && (fault.needs)(evidence)
             && version < fault.mended
             && fault.since.is_none_or(|since| version >= since)
     };
@@ -187,11 +203,15 @@ fn finding(package: &str, version: &str, faults: &[&Fault], nodes: Vec<&str>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnose::testkit::{Lab, names};
+    use crate::diagnose::testkit::{Lab, Rabbit, names};
     use crate::evidence::Census;
 
     fn found(celery: &str, kombu: &str) -> Vec<(String, usize)> {
-        let mut lab = Lab::new().worker("w1", &["celery"]);
+        found_in(Lab::new(), celery, kombu)
+    }
+
+    fn found_in(lab: Lab, celery: &str, kombu: &str) -> Vec<(String, usize)> {
+        let mut lab = lab.worker("w1", &["celery"]);
         let software = Software {
             celery: Some(celery.to_owned()),
             kombu: Some(kombu.to_owned()),
@@ -219,6 +239,19 @@ mod tests {
         assert_eq!(found("5.6.2", "5.7.0"), [("celery".to_owned(), 1)]);
         assert_eq!(found("5.7.0", "5.2.2"), [("kombu".to_owned(), 4)]);
         assert_eq!(found("5.7.0", "5.3.1"), [("kombu".to_owned(), 4)]);
+    }
+
+    #[test]
+    fn a_delayed_retry_is_dropped_only_where_it_is_delayed_by_an_old_rabbitmq() {
+        let delayed = || Rabbit::new().quorum("celery_delayed_9", 0, 0);
+        let faults = |rabbit: Rabbit, celery| found_in(rabbit.lab(), celery, "5.7.0").len();
+        let quorum = || delayed().quorum("celery", 0, 1);
+        assert_eq!(faults(quorum(), "5.5.3"), 1);
+        assert_eq!(faults(quorum().version("4.0.5"), "5.5.3"), 0);
+        assert_eq!(faults(quorum().version("4.0.0"), "5.5.3"), 1);
+        // What an upgrade left behind delays nothing.
+        assert_eq!(faults(delayed().queue("celery", 0, 1), "5.5.3"), 0);
+        assert_eq!(faults(Rabbit::new().queue("celery", 0, 1), "5.5.3"), 0);
     }
 
     #[test]
