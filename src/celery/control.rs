@@ -22,7 +22,7 @@ pub use claims::{
     decode_scheduled,
 };
 pub use settings::{
-    ActiveQueue, Conf, Route, Stats, TaskTraits, TransportOptions, decode_active_queues,
+    ActiveQueue, Conf, DISABLED, Route, Stats, TaskTraits, TransportOptions, decode_active_queues,
     decode_conf, decode_registered, decode_stats,
 };
 
@@ -117,20 +117,41 @@ pub fn request(
     message.to_string()
 }
 
-/// The versions of Celery and kombu in the answer to `report`, whose first line is `software -> celery:5.7.0 (name)
-/// kombu:5.7.0 py:3.11.2` (Celery 5.7 app/utils.py, `BUGREPORT_INFO`). The rest, the settings among it, is not looked at.
-pub fn decode_report(answer: &Value) -> (Option<String>, Option<String>) {
+/// What [`decode_report`] reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The version of Celery.
+    pub celery: Option<String>,
+    /// The version of kombu.
+    pub kombu: Option<String>,
+    /// The URL of the result backend, its password starred; [`DISABLED`] where there is none.
+    pub results: Option<String>,
+}
+
+/// The versions and the result backend in the answer to `report`, which begins with `software -> celery:5.7.0 (name)
+/// kombu:5.7.0 py:3.11.2` and has a line `settings -> transport:redis results:redis://shop/1` (Celery 5.7 app/utils.py,
+/// `BUGREPORT_INFO`). The rest, other settings among it, is not looked at.
+pub fn decode_report(answer: &Value) -> Report {
     let text = answer.get("ok").and_then(Value::as_str).unwrap_or_default();
-    let line = text.lines().find(|line| line.contains("software ->"));
+    let after = |start: &str, of: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(start))?;
+        let mut words = line.split_whitespace();
+        words.find_map(|word| word.strip_prefix(of))
+    };
     let version = |of: &str| {
-        let mut words = line?.split_whitespace();
-        let version = words.find_map(|word| word.strip_prefix(of))?;
+        let version = after("software ->", of)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
         let is_one =
             version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(plain);
         is_one.then(|| version.to_owned())
     };
-    (version("celery:"), version("kombu:"))
+    Report {
+        celery: version("celery:"),
+        kombu: version("kombu:"),
+        results: after("settings ->", "results:")
+            .filter(|url| !url.is_empty())
+            .map(str::to_owned),
+    }
 }
 
 /// One worker's answer to one request.

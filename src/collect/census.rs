@@ -88,7 +88,8 @@ impl Reading<'_> {
             known.timeouts.insert(prefix.clone(), timeout);
         }
         if let Some(panel) = &mut self.panel {
-            let software = panel.asides(&mut known).await?;
+            panel.revoked(&mut known).await?;
+            let software = panel.software.clone();
             self.census().software = software;
         }
         Ok(known)

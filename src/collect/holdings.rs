@@ -10,7 +10,7 @@ use super::mailbox::Voices;
 use super::name::Name;
 use super::workers::{GRACE, Panel};
 use crate::celery::control::{self, Claim, ClaimState};
-use crate::evidence::{Observed, Reason, Software, Why};
+use crate::evidence::{Observed, Reason, Why};
 
 /// More ids that several workers hold are not looked at again.
 const MOST_SEVERAL: usize = 100;
@@ -146,35 +146,23 @@ impl Panel {
         }
     }
 
-    /// Asks which ids each worker has revoked, and which software it runs.
-    pub(super) async fn asides(
-        &mut self,
-        facts: &mut Known,
-    ) -> Result<BTreeMap<String, Software>, Why> {
-        let requests = [("revoked", json!({})), ("report", json!({}))];
-        let mut software = BTreeMap::new();
+    /// Asks which ids each worker has revoked.
+    pub(super) async fn revoked(&mut self, facts: &mut Known) -> Result<(), Why> {
         for (prefix, mailbox) in &self.mailboxes {
             let Some(known) = listening(&self.audiences, prefix, mailbox) else {
                 continue;
             };
             let patience = self.timeout.max(GRACE);
+            let requests = [("revoked", json!({}))];
             mailbox
-                .ask_each(
-                    &requests,
-                    patience,
-                    known,
-                    |method, node, answer| match method {
-                        _ if control::is_error(&answer) => {}
-                        "revoked" => facts.revoke(&node, &control::decode_revoked(&answer)),
-                        _ => {
-                            let (celery, kombu) = control::decode_report(&answer);
-                            software.insert(node, Software { celery, kombu });
-                        }
-                    },
-                )
+                .ask_each(&requests, patience, known, |_, node, answer| {
+                    if !control::is_error(&answer) {
+                        facts.revoke(&node, &control::decode_revoked(&answer));
+                    }
+                })
                 .await?;
         }
-        Ok(software)
+        Ok(())
     }
 }
 

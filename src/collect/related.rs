@@ -11,16 +11,19 @@ use crate::evidence::{Evidence, Reason, TaskEvidence, Why};
 
 /// Learns the key prefix of the results: from a flag, from the workers, else from the keys themselves.
 pub(super) async fn settle_prefix(plan: &Plan, evidence: &Evidence, results: &mut Results) {
-    let mut told = evidence.answered().iter().filter_map(|w| w.conf.seen());
-    let learned = told.find_map(|conf| conf.result_key_prefix.clone());
-    let nobody_told = evidence.answered().iter().all(|w| w.conf.seen().is_none());
-    match (&plan.result_key_prefix, learned) {
+    let mut told: Vec<String> = evidence
+        .answered()
+        .iter()
+        .filter_map(|worker| worker.conf.seen()?.result_key_prefix.clone())
+        .collect();
+    // A prefix goes before none, as where only some have one.
+    told.sort_by_key(String::is_empty);
+    match (&plan.result_key_prefix, told.first()) {
         (Some(given), _) => results.set_prefix(given),
-        (None, Some(told)) if told != STARRED => results.set_prefix(&told),
+        (None, Some(none)) if none.is_empty() => {}
+        (None, Some(told)) if told != STARRED => results.set_prefix(told),
         // There is one and it is starred, or nobody is there to tell.
-        (None, Some(_)) => results.find_prefix(&traced(plan)).await,
-        (None, None) if nobody_told => results.find_prefix(&traced(plan)).await,
-        (None, None) => {}
+        (None, _) => results.find_prefix(&traced(plan)).await,
     }
     if let Some(why) = other_database(plan, evidence) {
         results.doubt(why);

@@ -13,12 +13,14 @@ use super::rabbitmq::amqp::AmqpClient;
 use super::rabbitmq::control::Mailbox as AmqpMailbox;
 use super::redis::control::Mailbox as RedisMailbox;
 use super::redis::keys::Names;
-use crate::celery::control::{self, Claim, ClaimState, Stats, TASK_INFO_ITEMS};
+use crate::celery::control::{self, Claim, ClaimState, Report, Stats, TASK_INFO_ITEMS};
 use crate::config::url::RedisServer;
-use crate::evidence::{BindingTable, Observed, Reason, Why, Worker, WorkerClaim, Workers};
+use crate::evidence::{
+    BindingTable, Observed, Reason, Software, Why, Worker, WorkerClaim, Workers,
+};
 
 /// What a worker that does not run its tasks by these says of itself does not change while we look.
-const STANDING: [&str; 4] = ["active_queues", "stats", "conf", "registered"];
+const STANDING: [&str; 5] = ["active_queues", "stats", "conf", "registered", "report"];
 
 /// Where it is known who answers, no more than this is waited for the others.
 pub(super) const GRACE: Duration = Duration::from_millis(300);
@@ -31,6 +33,8 @@ pub(crate) struct Panel {
     /// Who received the last questions, by prefix.
     pub(super) audiences: HashMap<String, Audience>,
     pub(super) timeout: Duration,
+    /// Which software the workers run.
+    pub(super) software: BTreeMap<String, Software>,
 }
 
 /// Which workers should answer over AMQP, where no server counts the receivers.
@@ -146,6 +150,7 @@ impl Panel {
             },
             audiences: HashMap::new(),
             timeout,
+            software: BTreeMap::new(),
         }
     }
 
@@ -159,6 +164,8 @@ impl Panel {
         let requests = STANDING.map(|method| {
             let arguments = match method {
                 "registered" => json!({"taskinfoitems": TASK_INFO_ITEMS, "builtins": true}),
+                // Else settings stand under the names that the project gave them, which only the app can tell.
+                "conf" => json!({"with_defaults": true}),
                 _ => json!({}),
             };
             (method, arguments)
@@ -183,6 +190,11 @@ impl Panel {
             .filter(|node| !nodes.contains_key(node));
         self.workers.unanswered_names.extend(silent_names);
         for (node, voices) in nodes {
+            if let Some(report) = report(&answers, &node) {
+                let Report { celery, kombu, .. } = report;
+                self.software
+                    .insert(node.clone(), Software { celery, kombu });
+            }
             self.workers
                 .answered
                 .push(worker(prefix, &node, voices > 1, &answers));
@@ -302,6 +314,12 @@ fn said<'a>(answers: &'a Replies, method: &str, node: &str) -> Observed<Vec<&'a 
     }
 }
 
+/// What a node answered to `report`.
+fn report(answers: &Replies, node: &str) -> Option<Report> {
+    let given = said(answers, "report", node);
+    Some(control::decode_report(given.seen()?.first()?))
+}
+
 fn worker(prefix: &str, node: &str, twins: bool, answers: &Replies) -> Worker {
     let first = |method: &str| said(answers, method, node).map(|given| given[0].clone());
     let queues = said(answers, "active_queues", node).map(|given| {
@@ -323,7 +341,13 @@ fn worker(prefix: &str, node: &str, twins: bool, answers: &Replies) -> Worker {
         queues,
         registered,
         stats: first("stats").map(|value| control::decode_stats(&value)),
-        conf: first("conf").map(|value| control::decode_conf(&value)),
+        conf: first("conf").map(|value| {
+            let mut conf = control::decode_conf(&value);
+            if let Some(results) = report(answers, node).and_then(|report| report.results) {
+                conf.set_result_backend(&results);
+            }
+            conf
+        }),
         active: Observed::not_asked("not asked yet"),
         reserved: Observed::not_asked("not asked yet"),
         scheduled: Observed::not_asked("not asked: every id was accounted for without it"),

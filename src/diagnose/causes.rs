@@ -288,16 +288,17 @@ fn result_not_stored(case: &Case<'_>) -> Option<Cause> {
 }
 
 fn result_gone(case: &Case<'_>) -> Option<Cause> {
-    let expires = case.evidence.result_expires();
-    if expires <= 0.0 {
-        return None;
-    }
-    Some(Cause {
-        name: "result-expired",
-        text: format!(
+    let text = match case.evidence.result_expires() {
+        Some(expires) if expires.is_infinite() => return None,
+        Some(expires) => format!(
             "it ended more than {} ago, and its result has expired",
             plain::duration(expires)
         ),
+        None => "it ended, and its result has expired".to_owned(),
+    };
+    Some(Cause {
+        name: "result-expired",
+        text,
         confirm: "compare the time of sending with result_expires".to_owned(),
         weight: 40,
     })

@@ -190,7 +190,7 @@ impl Lab {
                 concurrency: Some(1),
                 ..Stats::default()
             }),
-            conf: Observed::Seen(Conf::default()),
+            conf: Observed::Seen(Conf::defaults()),
             active: Observed::Seen(Vec::new()),
             reserved: Observed::Seen(0),
             scheduled: Observed::Seen(0),

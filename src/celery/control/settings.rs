@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::text;
+use super::{STARRED, text};
 
 /// The attributes of a task that matter to its fate; `None` where the task has none, or the worker did not say.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -251,16 +251,19 @@ pub struct Route {
     pub routing_key: Option<String>,
 }
 
-/// Settings that differ from Celery's defaults; `None` means the default.
+/// What [`Conf::result_backend`] is where results are off (Celery 5.7 app/utils.py, `bugreport`).
+pub const DISABLED: &str = "disabled";
+
+/// Settings as the app has them, Celery's defaults among them; `None` where they can't be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conf {
     /// Content types that the worker takes.
     pub accept_content: Option<Vec<String>>,
     /// No results are stored.
     pub task_ignore_result: Option<bool>,
-    /// Seconds until a result goes.
+    /// Seconds until a result goes; 0 for never.
     pub result_expires: Option<f64>,
-    /// The kind of result backend: the scheme of its URL, and no more of it.
+    /// The kind of result backend: the scheme of its URL, and no more of it; [`DISABLED`] where there is none.
     pub result_backend: Option<String>,
     /// The database of a result backend on Redis, where its URL names one server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,18 +276,55 @@ pub struct Conf {
     pub worker_proc_alive_timeout: Option<f64>,
     /// The routes, in their order. Routers that are functions are left out.
     pub task_routes: Option<Vec<Route>>,
+    /// Whether there are routers that were left out of `task_routes`.
+    #[serde(default)]
+    pub has_other_routers: bool,
     /// Where tasks without a route go.
     pub task_default_queue: Option<String>,
     /// Tasks say STARTED.
     pub task_track_started: Option<bool>,
     /// Results carry name, worker and queue.
     pub result_extended: Option<bool>,
-    /// The time zone of the app.
-    pub timezone: Option<String>,
-    /// Times in messages are UTC.
-    pub enable_utc: Option<bool>,
-    /// `global_keyprefix` of `result_backend_transport_options`.
+    /// `global_keyprefix` of `result_backend_transport_options`; empty where there is none, [`super::STARRED`] where there
+    /// is one.
     pub result_key_prefix: Option<String>,
+}
+
+impl Conf {
+    /// The settings of an app that sets none (Celery 5.7 app/defaults.py).
+    pub fn defaults() -> Self {
+        Self {
+            accept_content: Some(vec!["json".to_owned()]),
+            task_ignore_result: Some(false),
+            result_expires: Some(86_400.0),
+            result_backend: Some(DISABLED.to_owned()),
+            result_database: None,
+            task_acks_late: Some(false),
+            worker_prefetch_multiplier: Some(4),
+            worker_proc_alive_timeout: Some(4.0),
+            task_routes: Some(Vec::new()),
+            has_other_routers: false,
+            task_default_queue: Some("celery".to_owned()),
+            task_track_started: Some(false),
+            result_extended: Some(false),
+            result_key_prefix: Some(String::new()),
+        }
+    }
+
+    /// Sets the result backend to what a worker uses, by its answer to `report` (see [`super::decode_report`]): there the
+    /// environment variable `CELERY_RESULT_BACKEND` counts, which wins over the settings and is in no answer to `conf`
+    /// (Celery 5.7 app/utils.py, `Settings.result_backend`).
+    pub fn set_result_backend(&mut self, url: &str) {
+        self.result_backend = scheme(url);
+        self.result_database = redis_database(url);
+    }
+}
+
+/// The scheme of a result backend's URL, or its alias. With `db+` and the like the first part.
+fn scheme(url: &str) -> Option<String> {
+    let scheme = url.split(['+', ':']).next()?;
+    let plain = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric());
+    plain.then(|| scheme.to_owned())
 }
 
 /// The database that a URL of Redis names, 0 where it names none (Celery 5.7 backends/redis.py, `_params_from_url`).
@@ -302,57 +342,125 @@ fn redis_database(url: &str) -> Option<u32> {
     }
 }
 
-/// The answer to `conf`.
+/// The names in Celery 3 of the settings that [`decode_conf`] reads (Celery 5.7 app/defaults.py, `_TO_OLD_KEY`).
+const OLD_NAMES: [(&str, &str); 12] = [
+    ("accept_content", "CELERY_ACCEPT_CONTENT"),
+    ("result_backend", "CELERY_RESULT_BACKEND"),
+    (
+        "result_backend_transport_options",
+        "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",
+    ),
+    ("result_expires", "CELERY_TASK_RESULT_EXPIRES"),
+    ("result_extended", "CELERY_RESULT_EXTENDED"),
+    ("task_acks_late", "CELERY_ACKS_LATE"),
+    ("task_default_queue", "CELERY_DEFAULT_QUEUE"),
+    ("task_ignore_result", "CELERY_IGNORE_RESULT"),
+    ("task_routes", "CELERY_ROUTES"),
+    ("task_track_started", "CELERY_TRACK_STARTED"),
+    ("worker_prefetch_multiplier", "CELERYD_PREFETCH_MULTIPLIER"),
+    ("worker_proc_alive_timeout", "CELERYD_PROC_ALIVE_TIMEOUT"),
+];
+
+/// A setting in the answer to `conf` with the argument `with_defaults`. Every setting is there then with the value that
+/// the app has, whatever name the project gave it: under its own name, or, where the settings are in old style, under
+/// its old one. Names under a namespace (`CELERY_TASK_ROUTES`) stand beside these, and may be another's (Celery 5.7
+/// app/utils.py, `detect_settings`, `Settings.table`; utils/collections.py, `ConfigurationView`).
+fn setting<'a>(answer: &'a Value, name: &str) -> Option<&'a Value> {
+    let old_name = || OLD_NAMES.iter().find(|(new, _)| *new == name);
+    answer
+        .get(name)
+        .or_else(|| answer.get(old_name()?.1))
+        .filter(|value| value.as_str() != Some(STARRED))
+}
+
+/// The answer to `conf` with the argument `with_defaults`.
 pub fn decode_conf(answer: &Value) -> Conf {
-    let flag = |key: &str| answer.get(key).and_then(Value::as_bool);
-    let scheme = |url: String| {
-        url.split(['+', ':'])
-            .next()
-            .filter(|scheme| scheme.chars().all(|c| c.is_ascii_alphanumeric()))
-            .map(str::to_owned)
-    };
-    Conf {
-        accept_content: answer
-            .get("accept_content")
-            .and_then(Value::as_array)
-            .map(|types| {
-                types
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .map(str::to_owned)
-                    .collect()
-            }),
+    let setting = |name: &str| setting(answer, name);
+    let flag = |name: &str| setting(name).and_then(truth);
+    let has_other_routers = setting("task_routes").is_some_and(|routes| !is_plain(routes));
+    let mut conf = Conf {
+        accept_content: setting("accept_content").and_then(names),
         task_ignore_result: flag("task_ignore_result"),
-        result_expires: answer.get("result_expires").and_then(seconds),
-        result_backend: text(answer, "result_backend").and_then(scheme),
-        result_database: text(answer, "result_backend").and_then(|url| redis_database(&url)),
+        result_expires: setting("result_expires").and_then(|expires| match expires {
+            Value::Null => Some(0.0),
+            expires => seconds(expires),
+        }),
+        result_backend: None,
+        result_database: None,
         task_acks_late: flag("task_acks_late"),
-        worker_prefetch_multiplier: answer
-            .get("worker_prefetch_multiplier")
-            .and_then(Value::as_u64),
-        worker_proc_alive_timeout: answer.get("worker_proc_alive_timeout").and_then(seconds),
-        task_routes: answer.get("task_routes").map(|routes| {
+        worker_prefetch_multiplier: setting("worker_prefetch_multiplier").and_then(Value::as_u64),
+        worker_proc_alive_timeout: setting("worker_proc_alive_timeout").and_then(seconds),
+        task_routes: setting("task_routes").map(|routes| {
             let mut read = Vec::new();
             read_routes(routes, &mut read);
             read
         }),
-        task_default_queue: text(answer, "task_default_queue"),
+        has_other_routers,
+        task_default_queue: setting("task_default_queue")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         task_track_started: flag("task_track_started"),
         result_extended: flag("result_extended"),
-        timezone: text(answer, "timezone"),
-        enable_utc: flag("enable_utc"),
-        result_key_prefix: answer
-            .get("result_backend_transport_options")
-            .and_then(|options| text(options, "global_keyprefix")),
+        result_key_prefix: setting("result_backend_transport_options").and_then(|options| {
+            match options.get("global_keyprefix") {
+                None if options.is_null() || options.is_object() => Some(String::new()),
+                None | Some(Value::Null) => None,
+                Some(prefix) => prefix.as_str().map(str::to_owned),
+            }
+        }),
+    };
+    // None here may be another by the environment.
+    if let Some(url) = setting("result_backend").and_then(Value::as_str) {
+        conf.set_result_backend(url);
+    }
+    conf
+}
+
+/// Whether Python takes a value for true. Of a text it is not known whether it is one, or stands for an object.
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Null => Some(false),
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) => Some(number.as_f64() != Some(0.0)),
+        Value::String(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
-/// A number, or Python's text of a `timedelta`, `[D day[s], ]H:MM:SS[.ffffff]`.
+/// A list of names. A set comes as Python's text of it (Celery 5.7 utils/serialization.py, `jsonify`).
+fn names(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::Array(list) => list
+            .iter()
+            .map(|name| name.as_str().map(str::to_owned))
+            .collect(),
+        Value::String(text) => {
+            let set = text
+                .strip_prefix("frozenset(")
+                .and_then(|set| set.strip_suffix(')'))
+                .unwrap_or(text);
+            let items = set.strip_prefix('{')?.strip_suffix('}')?;
+            items.split(", ").map(quoted).collect()
+        }
+        _ => None,
+    }
+}
+
+/// What stands between Python's quotes, where no escape is in it.
+fn quoted(item: &str) -> Option<String> {
+    let quote = item.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+    let inner = item.strip_prefix(quote)?.strip_suffix(quote)?;
+    (!inner.contains([quote, '\\'])).then(|| inner.to_owned())
+}
+
+/// A number, a text of one, or Python's text of a `timedelta`, `[D day[s], ]H:MM:SS[.ffffff]`.
 fn seconds(value: &Value) -> Option<f64> {
     if let Some(number) = value.as_f64() {
         return Some(number);
     }
     let text = value.as_str()?;
+    if let Ok(whole) = text.trim().parse::<u32>() {
+        return Some(f64::from(whole));
+    }
     let (days, time) = match text.split_once(", ") {
         Some((days, time)) => (days.split(' ').next()?.parse::<f64>().ok()?, time),
         None => (0.0, text),
@@ -372,10 +480,38 @@ fn read_routes(routes: &Value, into: &mut Vec<Route>) {
             [
                 Value::String(pattern),
                 target @ (Value::String(_) | Value::Object(_)),
-            ] => into.push(route(pattern, target)),
+            ] => {
+                if !is_compiled(pattern) {
+                    into.push(route(pattern, target));
+                }
+            }
             list => list.iter().for_each(|routes| read_routes(routes, into)),
         },
         _ => {}
+    }
+}
+
+/// Whether a pattern is Python's text of a compiled regular expression.
+fn is_compiled(pattern: &str) -> bool {
+    pattern.starts_with("re.compile(")
+}
+
+/// Whether routes hold nothing but what [`read_routes`] reads: no functions, and no names of them.
+fn is_plain(routes: &Value) -> bool {
+    match routes {
+        Value::Null => true,
+        // Compiled patterns among the keys of a map are left out by the worker, so that an empty one may hold some.
+        Value::Object(map) => {
+            !map.is_empty()
+                && map
+                    .values()
+                    .all(|target| target.is_string() || target.is_object())
+        }
+        Value::Array(list) => match list.as_slice() {
+            [Value::String(pattern), Value::String(_) | Value::Object(_)] => !is_compiled(pattern),
+            list => list.iter().all(is_plain),
+        },
+        _ => false,
     }
 }
 

@@ -220,6 +220,7 @@ fn queues_statistics_and_settings() {
         (conf.worker_prefetch_multiplier, conf.task_track_started),
         (Some(2), Some(true))
     );
+    // The worker was asked for what differs from the defaults, so that the rest is not told.
     assert_eq!((conf.task_acks_late, conf.task_default_queue), (None, None));
     let mut routes = conf.task_routes.expect("routes");
     routes.sort_by(|a, b| a.pattern.cmp(&b.pattern));
@@ -259,11 +260,13 @@ fn the_database_of_a_result_backend() {
 fn odd_settings() {
     let conf = decode_conf(&json!({
         "result_backend": "db+postgresql://me:private@host/x", "result_expires": "1 day, 2:00:03.5", "accept_content": "json",
-        "task_routes": [{"a": {"exchange": "e", "routing_key": "k"}}, ["b", "q"], [["c", {"queue": "r"}]], 5],
+        "task_routes": [{"a": {"exchange": "e", "routing_key": "k"}}, ["b", "q"], [["c", {"queue": "r"}]], 5,
+            [["re.compile('d.*')", "s"]]],
     }));
     assert_eq!(conf.result_backend.as_deref(), Some("db"));
     assert_eq!(conf.result_expires, Some(93_603.5));
     assert_eq!(conf.accept_content, None);
+    assert!(conf.has_other_routers);
     let routes = conf.task_routes.expect("routes");
     assert_eq!(
         routes
@@ -280,6 +283,73 @@ fn odd_settings() {
             "{odd}"
         );
     }
+}
+
+#[test]
+fn settings_have_one_name_whatever_the_project_gave_them() {
+    // As Django's settings under a namespace come: the defaults' own names hold what the app has.
+    let namespaced = decode_conf(&json!({
+        "CELERY_ACCEPT_CONTENT": ["json", "pickle"], "accept_content": ["json", "pickle"],
+        "CELERY_RESULT_EXPIRES": 5, "result_expires": 5, "MY_CELERY_TASK_ACKS_LATE": true, "task_acks_late": false,
+        "task_routes": null, "result_backend_transport_options": {"global_keyprefix": STARRED},
+    }));
+    assert_eq!(
+        namespaced.accept_content,
+        Some(vec!["json".into(), "pickle".into()])
+    );
+    assert_eq!(namespaced.result_expires, Some(5.0));
+    assert_eq!(namespaced.task_acks_late, Some(false));
+    assert_eq!(namespaced.task_routes, Some(Vec::new()));
+    assert_eq!(namespaced.result_key_prefix.as_deref(), Some(STARRED));
+    // As those in old style come.
+    let old = decode_conf(&json!({
+        "CELERY_DEFAULT_QUEUE": "jobs", "CELERY_TASK_RESULT_EXPIRES": null, "CELERYD_PREFETCH_MULTIPLIER": 1,
+        "CELERY_ROUTES": "shop.routes.route", "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS": {},
+        "CELERY_ACCEPT_CONTENT": "{'json', 'yaml'}",
+    }));
+    assert_eq!(old.task_default_queue.as_deref(), Some("jobs"));
+    assert_eq!(old.result_expires, Some(0.0));
+    assert_eq!(old.worker_prefetch_multiplier, Some(1));
+    assert_eq!(
+        (old.task_routes, old.has_other_routers),
+        (Some(Vec::new()), true)
+    );
+    assert_eq!(old.result_key_prefix.as_deref(), Some(""));
+    assert_eq!(old.accept_content, Some(vec!["json".into(), "yaml".into()]));
+    // What is not there, or starred, or of another kind, is not told.
+    let blind = decode_conf(&json!({
+        "CELERY_TASK_DEFAULT_QUEUE": "jobs", "accept_content": "{json}", "task_acks_late": "False",
+        "task_default_queue": STARRED, "result_backend": null,
+    }));
+    assert_eq!(blind, Conf::default());
+}
+
+#[test]
+fn the_result_backend_is_the_one_that_the_worker_reports() {
+    let report = |results: &str| {
+        let text = format!(
+            "\nsoftware -> celery:5.2.7 (dawn-chorus) kombu:5.2.4 py:3.11.7\n            billiard:3.6.4.0 redis:4.5.5\n\
+             settings -> transport:redis results:{results}\n\nCELERY_NOTE: 'results:none celery:9'\n"
+        );
+        decode_report(&json!({"ok": text}))
+    };
+    let told = report("redis://:********@shop:6379/5");
+    assert_eq!(
+        (told.celery.as_deref(), told.kombu.as_deref()),
+        (Some("5.2.7"), Some("5.2.4"))
+    );
+    let mut conf = Conf::defaults();
+    conf.set_result_backend(&told.results.expect("told"));
+    assert_eq!(
+        (conf.result_backend.as_deref(), conf.result_database),
+        (Some("redis"), Some(5))
+    );
+    conf.set_result_backend(&report(DISABLED).results.expect("told"));
+    assert_eq!(
+        (conf.result_backend.as_deref(), conf.result_database),
+        (Some(DISABLED), None)
+    );
+    assert_eq!(report("").results, None);
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -37,7 +37,8 @@ impl Reading<'_> {
         if let Some(panel) = &mut self.panel {
             let claims = panel.claims(None, true).await?;
             let mut known = Known::default();
-            let software = panel.asides(&mut known).await?;
+            panel.revoked(&mut known).await?;
+            let software = panel.software.clone();
             forget_the_dead(&self.client, &mut panel.workers).await?;
             self.evidence.workers = Observed::Seen(panel.workers.clone());
             self.census().software = software;

@@ -1,10 +1,8 @@
 //! What holds for the deployment as a whole: who is there, what is consumed, which timeouts are in force.
 
 use super::worker::{DEFAULT_VISIBILITY_TIMEOUT, is_fanout};
+use crate::celery::control::DISABLED;
 use crate::evidence::{ClientFacts, Evidence, List, Observed, Reservations, UnackedNames, Worker};
-
-/// Seconds for which Celery keeps results where nothing sets another time (Celery 5.7 app/defaults.py).
-const DEFAULT_RESULT_EXPIRES: f64 = 86_400.0;
 
 /// The visibility timeout in force.
 #[derive(Debug, Clone, PartialEq)]
@@ -176,7 +174,7 @@ impl Evidence {
             && workers.iter().all(|w| {
                 w.conf
                     .seen()
-                    .is_some_and(|conf| conf.result_backend.is_none())
+                    .is_some_and(|conf| conf.result_backend.as_deref() == Some(DISABLED))
             })
     }
 
@@ -259,15 +257,22 @@ impl Evidence {
         }
     }
 
-    /// Seconds for which results are kept: the shortest of the live workers' settings, else Celery's default of a day
-    /// (Celery 5.7 app/defaults.py, `result_expires`). 0 is for ever.
-    pub fn result_expires(&self) -> f64 {
-        self.answered()
+    /// Seconds for which results are kept: the shortest of the live workers' settings; infinite where all keep them for
+    /// ever. None where no worker answered, or one did not tell.
+    pub fn result_expires(&self) -> Option<f64> {
+        let told: Option<Vec<f64>> = self
+            .answered()
             .iter()
-            .filter_map(|w| w.conf.seen())
-            .map(|conf| conf.result_expires.unwrap_or(DEFAULT_RESULT_EXPIRES))
-            .min_by(f64::total_cmp)
-            .unwrap_or(DEFAULT_RESULT_EXPIRES)
+            .map(|worker| worker.conf.seen()?.result_expires)
+            .collect();
+        let kept = told?.into_iter().map(|seconds| {
+            if seconds > 0.0 {
+                seconds
+            } else {
+                f64::INFINITY
+            }
+        });
+        kept.min_by(f64::total_cmp)
     }
 
     /// A command for `redis-cli` in the broker's database.

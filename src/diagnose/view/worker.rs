@@ -60,9 +60,7 @@ impl Worker {
         if TRUSTED_CONTENT.contains(&content_type) {
             return Some(true);
         }
-        // Celery 5.7 app/defaults.py: accept_content is ('json',).
-        let default = ["json".to_owned()];
-        let accepted = conf.accept_content.as_deref().unwrap_or(&default);
+        let accepted = conf.accept_content.as_deref()?;
         if accepted
             .iter()
             .any(|name| content_type_of(name) == Some(content_type))

@@ -5,9 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
 use crate::evidence::{Evidence, Source};
 
-/// Celery's default (Celery 5.7 app/defaults.py, `task_default_queue`).
-const DEFAULT: &str = "celery";
-
 /// The rule.
 pub static DEFAULT_QUEUE_UNCONSUMED: Rule = Rule {
     code: "CD112",
@@ -22,7 +19,7 @@ pub static DEFAULT_QUEUE_UNCONSUMED: Rule = Rule {
         read: "The queues that live workers consume, and the task_default_queue that they are configured with. Nothing \
                is said while a worker is silent, or takes messages without answering. Where workers have task_routes \
                it is worth knowing and no warning: they may take every task.",
-        confirm: "Run `celery -A APP inspect --timeout 3 active_queues` and `celery -A APP inspect --timeout 3 conf`.",
+        confirm: "Run `celery -A APP inspect --timeout 3 active_queues` and `celery -A APP inspect --timeout 3 conf true`.",
         mend: "Start a worker with `-Q QUEUE` for it, or add it to one that runs: `celery -A APP control add_consumer \
                QUEUE`.",
         prevent: "Set task_default_queue to a queue that is consumed, or route everything with a last pattern `*`.",
@@ -45,22 +42,22 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
     }
     let mut defaults: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for worker in workers {
-        let Some(conf) = worker.conf.seen() else {
+        let conf = worker.conf.seen();
+        let Some(queue) = conf.and_then(|conf| conf.task_default_queue.as_deref()) else {
             continue;
         };
-        let queue = conf.task_default_queue.as_deref().unwrap_or(DEFAULT);
         defaults
             .entry((&worker.prefix, queue))
             .or_default()
             .push(&worker.node);
     }
-    // Where routes are written, they may take every task there is.
+    // Where routes are written, or nobody told, they may take every task there is.
     let routed = workers.iter().any(|worker| {
-        let routes = worker
-            .conf
-            .seen()
-            .and_then(|conf| conf.task_routes.as_deref());
-        routes.is_some_and(|routes| !routes.is_empty())
+        let Some(conf) = worker.conf.seen() else {
+            return true;
+        };
+        let routes = conf.task_routes.as_deref();
+        conf.has_other_routers || routes.is_none_or(|routes| !routes.is_empty())
     });
     defaults
         .into_iter()
@@ -137,6 +134,14 @@ mod tests {
         });
         let found = lab.check(&DEFAULT_QUEUE_UNCONSUMED, "");
         assert_eq!(found[0].severity, Severity::Info);
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_default_queue_that_was_not_told() {
+        let lab = Lab::new().worker("w1", &["mail"]).with_worker(|worker| {
+            worker.conf.seen_mut().expect("seen").task_default_queue = None;
+        });
+        assert!(lab.check(&DEFAULT_QUEUE_UNCONSUMED, "").is_empty());
     }
 
     #[test]

@@ -7,9 +7,6 @@ use crate::evidence::{Evidence, RabbitMq, Source, Worker};
 /// How many tasks beyond its usual prefetch a worker may hold before it is worth a word.
 const MANY: u64 = 1_000;
 
-/// Celery 5.7 app/defaults.py: `worker_prefetch_multiplier`.
-const DEFAULT_MULTIPLIER: u64 = 4;
-
 /// The rule.
 pub static ETA_FLOOD: Rule = Rule {
     code: "CD406",
@@ -148,11 +145,7 @@ fn flooded(worker: &Worker) -> Option<Finding> {
 /// `initial_prefetch_count`). A multiplier of 0 is no limit, and its prefetch count stays 0.
 fn beyond_usual(worker: &Worker) -> Option<u64> {
     let stats = worker.stats.seen()?;
-    let multiplier = worker
-        .conf
-        .seen()?
-        .worker_prefetch_multiplier
-        .unwrap_or(DEFAULT_MULTIPLIER);
+    let multiplier = worker.conf.seen()?.worker_prefetch_multiplier?;
     if multiplier == 0 {
         return None;
     }

@@ -106,12 +106,14 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 /// Whether a child's result is bound to be there still, if there ever was one.
 fn is_kept(evidence: &Evidence, parent: &StoredResult) -> bool {
     let by_ttl = parent.ttl_seconds.is_none_or(|left| left >= MARGIN);
-    let expires = evidence.result_expires();
+    let Some(expires) = evidence.result_expires() else {
+        return false;
+    };
     let age = parent
         .doc
         .date_done
         .map(|done| -done.seconds_until(evidence.taken_at));
-    by_ttl && (expires <= 0.0 || age.is_some_and(|age| expires - age >= MARGIN))
+    by_ttl && (expires.is_infinite() || age.is_some_and(|age| expires - age >= MARGIN))
 }
 
 /// Whether every live worker says what it does with results, and stores those of all that it ran since the parent's
@@ -127,7 +129,7 @@ fn results_are_kept(evidence: &Evidence, parent: &StoredResult) -> bool {
             let mut ignoring = tasks.iter().filter(|(name, traits)| {
                 traits.ignore_result == Some(true) && !name.starts_with("celery.")
             });
-            conf.task_ignore_result != Some(true)
+            conf.task_ignore_result == Some(false)
                 && ignoring.all(|(name, _)| never_ran(evidence, parent, worker, name))
         })
 }

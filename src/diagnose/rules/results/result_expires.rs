@@ -20,8 +20,8 @@ pub static RESULT_EXPIRES: Rule = Rule {
                   id is unknown.",
         cause: "Celery stores each result with a time to live of result_expires, one day by default. Redis deletes it \
                 then.",
-        read: "The time to live of the result's key, and result_expires in the settings of the live workers; Celery's \
-               default where no worker told.",
+        read: "The time to live of the result's key, and result_expires in the settings of the live workers. Nothing \
+               is said where one did not tell.",
         confirm: "Run `redis-cli TTL celery-task-meta-ID` in the result backend's database.",
         mend: "Fetch the result now if you need it.",
         prevent: "Set result_expires to as long as results are needed: the worker's setting counts. Keep outcomes that \
@@ -38,7 +38,9 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     let Some(result) = case.final_result() else {
         return Vec::new();
     };
-    let expires = case.evidence.result_expires();
+    let Some(expires) = case.evidence.result_expires().filter(|e| e.is_finite()) else {
+        return Vec::new();
+    };
     let left = result
         .ttl_seconds
         .filter(|left| *left < SOON.min(expires * LAST_PART));
@@ -108,6 +110,14 @@ mod tests {
     fn a_fresh_result_that_is_kept_for_a_minute_is_clear() {
         let lab = ending_in(Some(50.0)).with_worker(|worker| {
             worker.conf.seen_mut().expect("seen").result_expires = Some(60.0);
+        });
+        assert!(lab.check(&RESULT_EXPIRES, "t1").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_said_where_a_worker_does_not_tell_how_long_results_are_kept() {
+        let lab = ending_in(Some(90.0)).with_worker(|worker| {
+            worker.conf.seen_mut().expect("seen").result_expires = None;
         });
         assert!(lab.check(&RESULT_EXPIRES, "t1").is_empty());
     }

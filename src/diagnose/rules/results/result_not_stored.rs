@@ -15,8 +15,8 @@ pub static RESULT_NOT_STORED: Rule = Rule {
         cause: "The task was sent with ignore_result, or its decorator says so, or task_ignore_result is set for all, \
                 or the app has no result backend. What the sender says goes before what the decorator says.",
         read: "The message's header ignore_result where a copy is there, else the task's ignore_result on the live \
-               workers, and their settings. A result backend set by the environment variable CELERY_RESULT_BACKEND \
-               does not show in a worker's settings.",
+               workers, and their settings; the result backend as the workers report it, where the environment \
+               variable CELERY_RESULT_BACKEND counts too.",
         confirm: "Run `celery -A APP inspect --timeout 3 registered ignore_result`, and `celery -A APP report` for \
                   the result backend.",
         mend: "Nothing needs mending. Look for `succeeded` or `failed` with this id in the workers' logs.",
@@ -51,7 +51,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 fn why(case: &Case<'_>) -> Option<String> {
     let workers = case.evidence.answered();
     if case.evidence.results_are_off() {
-        return Some("no live worker has a result backend in its settings".to_owned());
+        return Some("no live worker has a result backend".to_owned());
     }
     if let Some(ignored) = case.envelope().and_then(|envelope| envelope.ignore_result) {
         return ignored.then(|| format!("{} was sent with ignore_result", case.called()));
@@ -123,6 +123,15 @@ mod tests {
         let mut lab = lab().absent("t1");
         lab.evidence.result_backend.url = None;
         assert_eq!(lab.check(&RESULT_NOT_STORED, "t1").len(), 1);
+    }
+
+    #[test]
+    fn a_backend_that_was_not_told_is_not_none() {
+        let mut lab = lab().absent("t1").with_worker(|worker| {
+            worker.conf.seen_mut().expect("seen").result_backend = None;
+        });
+        lab.evidence.result_backend.url = None;
+        assert!(lab.check(&RESULT_NOT_STORED, "t1").is_empty());
     }
 
     #[test]

@@ -6,10 +6,6 @@ use crate::evidence::{Evidence, List, Movement, Source, Worker};
 /// A shorter time between two readings proves nothing.
 const LEAST: f64 = 2.0;
 
-/// For so long a pool process may take to start where no setting says otherwise, and the tasks wait for it (Celery 5.7
-/// app/defaults.py, `worker_proc_alive_timeout`).
-const STARTING: f64 = 4.0;
-
 /// The rule.
 pub static STALLED_CONSUMER: Rule = Rule {
     code: "CD210",
@@ -136,7 +132,9 @@ fn may_be_starting(worker: &Worker, movement: &Movement) -> bool {
     let (Some(stats), Some(conf)) = (worker.stats.seen(), worker.conf.seen()) else {
         return true;
     };
-    let limit = conf.worker_proc_alive_timeout.unwrap_or(STARTING);
+    let Some(limit) = conf.worker_proc_alive_timeout else {
+        return true;
+    };
     movement.seconds <= limit || stats.ready_processes == Some(0)
 }
 

@@ -19,7 +19,7 @@ pub static CONFIG_DRIFT: Rule = Rule {
         read: "What live workers of the queue say of accept_content, result_backend and its key prefix, priority_steps \
                and sep; and of acks_late and reject_on_worker_lost of the tasks that several of them know. The kind of \
                result backend is compared, not its address.",
-        confirm: "Run `celery -A APP inspect --timeout 3 conf` and `celery -A APP inspect --timeout 3 registered \
+        confirm: "Run `celery -A APP inspect --timeout 3 conf true` and `celery -A APP inspect --timeout 3 registered \
                   acks_late reject_on_worker_lost`, and compare.",
         mend: "Deploy the same code and settings to all workers of the queue, and restart those that lag behind.",
         prevent: "Keep the settings of one app in one place, and give each app queues of its own.",
@@ -59,7 +59,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             )
             .evidence("queue", queue)
             .evidence("settings", serde_json::json!(differing))
-            .confirm("celery -A APP inspect --timeout 3 conf")
+            .confirm("celery -A APP inspect --timeout 3 conf true")
             .remedy(
                 "deploy the same code and settings to all workers of the queue, and restart them",
             )
@@ -87,15 +87,19 @@ fn settings_of(worker: &Worker) -> Vec<(String, String)> {
     let mut settings = Vec::new();
     let mut set = |name: &str, value: String| settings.push((name.to_owned(), value));
     if let Some(conf) = worker.conf.seen() {
-        let accepted = conf.accept_content.clone();
-        let mut accepted = accepted.unwrap_or_else(|| vec!["json".to_owned()]);
-        accepted.sort();
-        set("accept_content", accepted.join(", "));
-        let backend = conf.result_backend.as_deref().unwrap_or("none");
-        // The same servers, with and without TLS.
-        set("result_backend", backend.replace("rediss", "redis"));
-        let prefix = conf.result_key_prefix.as_deref().unwrap_or("none");
-        set("global_keyprefix of results", prefix.to_owned());
+        if let Some(mut accepted) = conf.accept_content.clone() {
+            accepted.sort();
+            set("accept_content", accepted.join(", "));
+        }
+        if let Some(backend) = &conf.result_backend {
+            // The same servers, with and without TLS.
+            set("result_backend", backend.replace("rediss", "redis"));
+        }
+        match conf.result_key_prefix.as_deref() {
+            Some("") => set("global_keyprefix of results", "none".to_owned()),
+            Some(prefix) => set("global_keyprefix of results", prefix.to_owned()),
+            None => {}
+        }
     }
     if let Some(stats) = worker.stats.seen() {
         let steps = stats.transport.priority_steps.as_deref();
