@@ -6,19 +6,27 @@ use std::ops::Range;
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr2};
 
-use super::message::{Keep, Malformed, parse};
+use self::embedded::Embedded;
+use super::canvas::CHORD_UNLOCK;
+use super::message::{Envelope, Keep, Malformed, parse};
 
-/// Tells quickly whether a message may be one of the wanted ids.
+mod embedded;
+
+/// Tells quickly whether a message may be one of the wanted ids, a part of a group of such an id, or carry one in its
+/// canvas.
 ///
-/// Kombu writes the headers with `task` and `id` at their start: it looks for where they begin, and walks no further than
-/// to the id. Whatever it does not understand it gives to [`parse`].
+/// Kombu writes the body first, and the headers with `task` and `id` at their start: it looks for where they begin, and
+/// walks no further than to the group. The body is looked into only where its end shows that it carries a canvas.
+/// Whatever it does not understand it gives to [`parse`].
 #[derive(Clone, Debug)]
 pub struct IdFinder {
     ids: HashSet<String>,
     headers: Finder<'static>,
+    embedded: Embedded,
 }
 
-/// How kombu writes the key of the headers and opens them.
+/// How kombu begins a message, and how it writes the key of the headers and opens them.
+const BODY: &[u8] = b"{\"body\": \"";
 const HEADERS: &[u8] = b"\"headers\": {";
 
 /// What [`IdFinder::matches`] says of a message.
@@ -26,10 +34,19 @@ const HEADERS: &[u8] = b"\"headers\": {";
 pub enum Match {
     /// None of the ids.
     No,
-    /// Parse it: it is one of the ids, or says so where Celery repeats the id.
+    /// Parse it: it is one of the ids, or says so where Celery repeats the id, or may lead to one of them.
     Candidate,
     /// No task message at all.
     Malformed,
+}
+
+/// What is seen of a message of protocol 2 without parsing it.
+#[derive(Debug, Default)]
+struct Seen<'m> {
+    body: &'m [u8],
+    id: &'m str,
+    task: &'m [u8],
+    group: Option<&'m str>,
 }
 
 impl IdFinder {
@@ -38,18 +55,40 @@ impl IdFinder {
         IdFinder {
             ids: ids.into_iter().collect(),
             headers: Finder::new(HEADERS),
+            embedded: Embedded::default(),
         }
     }
 
     /// Whether [`parse`] would give one of the ids. A message that is damaged behind its id may still be a `Candidate` or `No`.
-    pub fn matches(&self, message: &[u8]) -> Match {
-        let known = match self.id_in_headers(message) {
-            Some(id) => self.ids.contains(id),
-            None => match parse(message, Keep::Envelope) {
-                Ok(envelope) => self.ids.contains(&envelope.id),
-                Err(error) => return self.matches_unreadable(message, error),
-            },
+    pub fn matches(&mut self, message: &[u8]) -> Match {
+        let Some(seen) = self.see(message) else {
+            return match parse(message, Keep::Envelope) {
+                Ok(envelope) => self.matches_read(&envelope),
+                Err(error) => self.matches_unreadable(message, error),
+            };
         };
+        let named = self.ids.contains(seen.id)
+            || seen.group.is_some_and(|group| self.ids.contains(group))
+            || seen.task == CHORD_UNLOCK.as_bytes();
+        // Without ids there is nothing to be found in any body.
+        if named || (!self.ids.is_empty() && self.embedded.may_name(seen.body, &self.ids)) {
+            Match::Candidate
+        } else {
+            Match::No
+        }
+    }
+
+    /// How many bodies were left out, because they are compressed and those before them were as many as may be unpacked.
+    pub fn left_packed(&self) -> u64 {
+        self.embedded.left_packed()
+    }
+
+    fn matches_read(&self, envelope: &Envelope) -> Match {
+        let named = |id: &str| self.ids.contains(id);
+        let mut steps = envelope.canvas.iter();
+        let known = named(&envelope.id)
+            || envelope.group.as_deref().is_some_and(named)
+            || steps.any(|step| named(&step.id) || step.group.as_deref().is_some_and(named));
         if known { Match::Candidate } else { Match::No }
     }
 
@@ -68,36 +107,51 @@ impl IdFinder {
         }
     }
 
-    /// The id of a message of protocol 2 in plain JSON; `None` where only [`parse`] can tell.
-    fn id_in_headers<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
-        let inside = self.headers.find(message)? + HEADERS.len();
-        // With no other brace before it the key is the message's own, and no string's part: quotes in strings are
-        // escaped.
-        let (first, between) = message.get(..inside - 1)?.split_first()?;
-        if *first != b'{' || memchr(b'{', between).is_some() {
+    /// What is seen of a message of protocol 2 in plain JSON; `None` where only [`parse`] can tell.
+    fn see<'m>(&self, message: &'m [u8]) -> Option<Seen<'m>> {
+        let text = message.strip_prefix(BODY)?;
+        let end = memchr2(b'"', b'\\', text)?;
+        let (body, rest) = text.split_at(end);
+        if !rest.starts_with(b"\"") {
             return None;
         }
-        id_and_task(&message[inside..])
+        let at = self.headers.find(rest)?;
+        // With no brace before it the key is the message's own, and no string's part: quotes in strings are escaped.
+        if memchr(b'{', &rest[..at]).is_some() {
+            return None;
+        }
+        let mut seen = see_headers(&rest[at + HEADERS.len()..])?;
+        seen.body = body;
+        Some(seen)
     }
 }
 
-/// The id in the inside of a message's headers.
-fn id_and_task(headers: &[u8]) -> Option<&str> {
+/// The task, the id and the group in the inside of a message's headers.
+fn see_headers(headers: &[u8]) -> Option<Seen<'_>> {
     let mut walk = Walk::new(headers);
-    let (mut id, mut has_task) = (None, false);
+    let mut seen = Seen::default();
+    let (mut has_task, mut has_group) = (false, false);
     loop {
         match walk.key()? {
-            b"id" => id = Some(walk.string()?),
+            b"id" => seen.id = std::str::from_utf8(walk.string()?).ok()?,
             b"task" => {
-                walk.skip()?;
+                let task = walk.skipped()?;
+                seen.task = walk.at(&task);
                 has_task = true;
+            }
+            b"group" => {
+                walk.once(&mut seen.group)?;
+                has_group = true;
             }
             _ => walk.skip()?,
         }
-        match id {
-            Some(id) if has_task => return std::str::from_utf8(id).ok(),
-            _ => walk.expect(b',')?,
+        let known = has_task && !seen.id.is_empty();
+        if known && (has_group || walk.peek()? == b'}') {
+            // Without its quotes; an escape in it makes it no name of Celery's.
+            seen.task = seen.task.get(1..seen.task.len() - 1).unwrap_or_default();
+            return Some(seen);
         }
+        walk.expect(b',')?;
     }
 }
 

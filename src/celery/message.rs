@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{self, Serializer};
 pub use super::body::{MAX_UNPACKED as BODY_MAX, Unreadable};
+use super::canvas::{CHORD_UNLOCK, Embed, Signatures, Step, Unlock};
 pub use super::finder::{IdFinder, Match};
 use super::loose::{Owned, Scalar, loose_map, loose_seq, read_python_json};
 use super::when::When;
@@ -75,6 +76,10 @@ pub struct Envelope {
     pub chord: Option<String>,
     /// The id of the next link of the chain (protocol 2).
     pub chain_next: Option<String>,
+    /// What is sent after it, as far as its message carries that. A reading of some ids leaves what leads to them, and
+    /// keeps it in [`crate::evidence::Evidence::canvases`].
+    #[serde(skip)]
+    pub canvas: Vec<Step>,
     /// The size of the body, compressed as it came.
     pub body_bytes: usize,
     /// The reprs of the arguments, if they were asked for.
@@ -184,24 +189,12 @@ loose_map!(
         group: Owned = "group",
         taskset: Owned = "taskset",
         time_limits: TimeLimits = "timelimit",
-        chord: Signature = "chord",
+        callbacks: Signatures = "callbacks",
+        errbacks: Signatures = "errbacks",
+        chain: Signatures = "chain",
+        chord: Signatures = "chord",
     }
 );
-
-loose_map!(
-    /// The third part of the body of protocol 2.
-    Embed {
-        chord: Signature = "chord",
-        chain: LastLink = "chain",
-    }
-);
-
-loose_map!(Signature {
-    options: Options = "options",
-});
-loose_map!(Options {
-    task_id: Owned = "task_id",
-});
 
 /// `[hard, soft]`.
 #[derive(Debug, Default)]
@@ -215,10 +208,6 @@ struct BodyTwo {
     embed: Embed,
 }
 
-/// The chain is kept in reverse, so the last item is the next to run (Celery 5.7, `app/trace.py`: `chain.pop()`).
-#[derive(Debug, Default)]
-pub(super) struct LastLink(Signature);
-
 loose_seq!(TimeLimits, |seq| {
     TimeLimits {
         hard: seq.next_element::<Owned>()?.and_then(|hard| hard.float()),
@@ -231,14 +220,6 @@ loose_seq!(BodyTwo, |seq| {
     BodyTwo {
         embed: seq.next_element()?.unwrap_or_default(),
     }
-});
-
-loose_seq!(LastLink, |seq| {
-    let mut last = Signature::default();
-    while let Some(link) = seq.next_element()? {
-        last = link;
-    }
-    LastLink(last)
 });
 
 /// Reads a message as it stands in a queue.
@@ -408,6 +389,11 @@ impl Parts<'_> {
         let headers = self.headers;
         // The embedded signatures are worth having, and no reason to call a message malformed.
         let embed = self.read_body::<BodyTwo>().unwrap_or_default().embed;
+        let id = headers.id.filled().ok_or(Malformed::NoTaskId)?;
+        let mut canvas = embed.steps(&id, headers.group.str());
+        if headers.task.str() == Some(CHORD_UNLOCK) {
+            canvas.extend(self.read_body::<Unlock>().unwrap_or_default().steps(&id));
+        }
         Ok(Envelope {
             protocol: Protocol::Two,
             task: headers.task.filled(),
@@ -416,25 +402,36 @@ impl Parts<'_> {
             retries: headers.retries.count(),
             group: headers.group.filled(),
             time_limit: headers.time_limits.hard,
-            chord: embed.chord.options.task_id.filled(),
-            chain_next: embed.chain.0.options.task_id.filled(),
+            chord: embed.chord_body(),
+            chain_next: embed.next_link(),
+            canvas,
             args: (keep == Keep::Args).then(|| self.args()).flatten(),
-            ..self.common(headers.id.filled().ok_or(Malformed::NoTaskId)?)
+            ..self.common(id)
         })
     }
 
     fn protocol_one(&self) -> Result<Envelope, Malformed> {
         let body = self.read_body::<BodyOne>().map_err(Malformed::Body)?;
+        let id = body.id.filled().ok_or(Malformed::NoTaskId)?;
+        let group = body.group.filled().or_else(|| body.taskset.filled());
+        let embed = Embed {
+            callbacks: body.callbacks,
+            errbacks: body.errbacks,
+            chain: body.chain,
+            chord: body.chord,
+        };
         Ok(Envelope {
             protocol: Protocol::One,
             task: body.task.filled(),
             eta: body.eta.when(),
             expires: body.expires.when(),
             retries: body.retries.count(),
-            group: body.group.filled().or_else(|| body.taskset.filled()),
             time_limit: body.time_limits.hard,
-            chord: body.chord.options.task_id.filled(),
-            ..self.common(body.id.filled().ok_or(Malformed::NoTaskId)?)
+            chord: embed.chord_body(),
+            chain_next: None,
+            canvas: embed.steps(&id, group.as_deref()),
+            group,
+            ..self.common(id)
         })
     }
 
@@ -470,6 +467,7 @@ impl Parts<'_> {
             time_limit: None,
             chord: None,
             chain_next: None,
+            canvas: Vec::new(),
             body_bytes: self.body.len(),
             args: None,
         }

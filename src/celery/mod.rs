@@ -2,6 +2,7 @@
 
 pub mod amqp_routing;
 mod body;
+pub mod canvas;
 pub mod control;
 pub mod exchange;
 mod finder;

@@ -317,8 +317,8 @@ impl<'p> BrokerReader<'p> {
         let mut copies = Vec::new();
         for keys in keys {
             let mut summary = unacked::summary(&self.client, keys).await?;
-            let mut keep = |id: &str| wanted.has(id) && wanted.keep_one();
-            let found = unacked::search(&self.client, keys, self.plan.keep, &mut keep).await?;
+            let keep = |envelope: &mut message::Envelope| wanted.takes(envelope);
+            let found = unacked::search(&self.client, keys, self.plan.keep, keep).await?;
             summary.malformed = found.malformed;
             copies.extend(found.copies);
             all.push(summary);

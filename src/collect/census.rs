@@ -180,7 +180,9 @@ impl Reading<'_> {
                 .is_some_and(|tag| tags.contains(tag))
         };
         let queued = queued.into_iter().filter(|copy| !moved(copy));
-        for (id, copies) in by_id(queued.chain(held).collect()) {
+        let mut kept: Vec<Copy> = queued.chain(held).collect();
+        related::note_canvases(self.evidence, &mut kept);
+        for (id, copies) in by_id(kept) {
             self.task(&id).copies = copies;
         }
         if let Some(panel) = &mut self.panel {

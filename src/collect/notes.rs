@@ -1,5 +1,6 @@
 //! What is noted of a reading, whatever the broker.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 use super::results::Results;
 use super::{Plan, Question};
 use crate::evidence::{
-    Broker, Evidence, Observed, Read, ReadStatus, Reason, ResultBackend, Scope, Source,
+    Broker, CanvasGap, Evidence, Observed, Read, ReadStatus, Reason, ResultBackend, Scope, Source,
     TaskEvidence, Why, Workers,
 };
 
@@ -64,6 +65,9 @@ pub(super) fn blank(plan: &Plan, results: &Results) -> Evidence {
         rabbitmq: None,
         workers: Observed::not_asked("not asked yet"),
         tasks: traced(plan).into_iter().map(|id| (id, nothing())).collect(),
+        canvases: BTreeMap::new(),
+        canvas_gap: CanvasGap::default(),
+        of_waiting_chords: BTreeSet::new(),
         census: None,
         reads: Vec::new(),
         visibility_timeout_given: plan.visibility_timeout.map(|timeout| timeout.as_secs_f64()),

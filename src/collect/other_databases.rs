@@ -57,7 +57,8 @@ impl Reading<'_> {
             .other_databases(&mut wanted, self.progress)
             .await
         {
-            Ok((databases, copies)) => {
+            Ok((databases, mut copies)) => {
+                related::note_canvases(self.evidence, &mut copies);
                 let detail = format!("{} other databases", databases.len());
                 self.replace_read(line(
                     Source::OtherDatabases,

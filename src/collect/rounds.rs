@@ -215,6 +215,7 @@ impl Reading<'_> {
         }
         related::read_chords(self.evidence, self.results).await;
         self.read_other_databases().await;
+        related::look_for_chords(self.evidence, self.results, self.plan).await;
         self.ask_namesakes(cleanup).await
     }
 
@@ -326,6 +327,7 @@ impl Reading<'_> {
     pub(super) async fn look(&mut self, ids: &BTreeSet<String>, look: Look) -> Result<(), Why> {
         let mut copies = Vec::new();
         let claims = self.follow(ids, look, &mut copies).await;
+        related::note_canvases(self.evidence, &mut copies);
         let mut by_id = by_id(copies);
         let claims = match claims {
             Ok(claims) => claims,
@@ -337,7 +339,7 @@ impl Reading<'_> {
                 return Err(why);
             }
         };
-        let ids: Vec<String> = ids.iter().cloned().collect();
+        let ids: Vec<String> = and_leads(ids, by_id.keys());
         let results = self.results.read(&ids).await;
         for id in &ids {
             let found = by_id.remove(id).unwrap_or_default();
@@ -372,8 +374,11 @@ impl Reading<'_> {
     ) -> Result<Claims, Why> {
         let mut wanted = Wanted::ids(ids.iter().cloned());
         self.look_into_queues(&mut wanted, look, copies).await?;
-        copies.extend(self.look_into_unacked(&mut wanted).await?);
-        self.ask_for(ids, copies).await
+        let held = self.look_into_unacked(&mut wanted).await;
+        related::note_gap(self.evidence, &wanted);
+        copies.extend(held?);
+        let ids = and_leads(ids, copies.iter().map(|copy| &copy.envelope.id));
+        self.ask_for(&ids.into_iter().collect(), copies).await
     }
 
     pub(super) async fn look_into_queues(
@@ -544,6 +549,15 @@ impl Reading<'_> {
     pub(super) fn task(&mut self, id: &str) -> &mut TaskEvidence {
         task(self.evidence, id)
     }
+}
+
+/// The ids that are looked for, and those of the tasks whose messages lead to them.
+fn and_leads<'i>(
+    ids: &'i BTreeSet<String>,
+    found: impl Iterator<Item = &'i String>,
+) -> Vec<String> {
+    let all: BTreeSet<&String> = ids.iter().chain(found).collect();
+    all.into_iter().cloned().collect()
 }
 
 /// How a look goes about the queues.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Everything;
 use super::notes::task;
+use super::related;
 use super::results::Results;
 use crate::evidence::{Evidence, Observed, Reason, StoredResult, Why};
 
@@ -39,23 +40,9 @@ pub(super) async fn look_through(
     };
     // One member of each chord leads to all that is known of it.
     for group in scan.chords {
-        let chord = results.chord(&group).await;
-        let waits = chord.seen().and_then(Option::as_ref);
-        let waits = waits.filter(|c| c.size.is_some_and(|size| c.joined <= size));
-        if let Some((member, _)) = waits.and_then(|chord| chord.members.first().cloned()) {
-            let result = results.read(std::slice::from_ref(&member)).await;
-            let result = result.into_values().next();
-            let task = task(evidence, &member);
-            task.chord = chord;
-            if let Some(result) = result {
-                task.first_result = result.clone();
-                task.result = result;
-            }
-            evidence
-                .census
-                .get_or_insert_default()
-                .by_result
-                .insert(member);
+        if let Some(member) = related::waiting_chord(evidence, results, &group).await {
+            let census = evidence.census.get_or_insert_default();
+            census.by_result.insert(member);
         }
     }
     // Who shares the result backend may have another broker: only a worker with a mailbox here is one of ours.

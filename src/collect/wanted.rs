@@ -3,13 +3,26 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::counting::{Counter, Known};
-use crate::celery::message::{self, IdFinder, Keep, Malformed, Match};
-use crate::evidence::List;
+use crate::celery::canvas;
+use crate::celery::message::{self, Envelope, IdFinder, Keep, Malformed, Match};
+use crate::evidence::{CanvasGap, List};
+
+/// So many messages are kept that lead to a wanted id, as each part of a chord's header leads to its body.
+const MOST_LEADS: u64 = 200;
+/// Of a message that is kept for later questions so many steps of its canvas are.
+const MOST_STEPS: usize = 50;
 
 /// Which messages are wanted.
 pub(crate) enum Wanted {
-    /// Those with these ids.
-    Ids(BTreeSet<String>, Box<IdFinder>),
+    /// Those with these ids, and those that lead to them: they carry one in their canvas, or are a part of its group.
+    Ids {
+        /// The ids.
+        ids: BTreeSet<String>,
+        /// What finds them.
+        finder: Box<IdFinder>,
+        /// How many messages lead to them.
+        leads: u64,
+    },
     /// All are counted.
     All {
         /// How many more may be kept; none where none are wanted.
@@ -24,7 +37,11 @@ impl Wanted {
     pub(crate) fn ids(ids: impl IntoIterator<Item = String>) -> Self {
         let ids: BTreeSet<String> = ids.into_iter().collect();
         let finder = IdFinder::new(ids.iter().cloned());
-        Self::Ids(ids, Box::new(finder))
+        Self::Ids {
+            ids,
+            finder: Box::new(finder),
+            leads: 0,
+        }
     }
 
     /// Every message, to be kept one by one, up to so many. Nothing is counted.
@@ -38,15 +55,27 @@ impl Wanted {
     /// Whether a message with this id is wanted.
     pub(crate) fn has(&self, id: &str) -> bool {
         match self {
-            Self::Ids(ids, _) => ids.contains(id),
+            Self::Ids { ids, .. } => ids.contains(id),
             Self::All { .. } => true,
         }
     }
 
-    /// Counts one more message that is kept; false where there is no room for it.
-    pub(crate) fn keep_one(&mut self) -> bool {
+    /// Whether a message is wanted and there is room for it. Leaves of its canvas what leads to the wanted ids.
+    pub(crate) fn takes(&mut self, envelope: &mut Envelope) -> bool {
         match self {
-            Self::Ids(..) => true,
+            Self::Ids { ids, leads, .. } => {
+                canvas::leave(&mut envelope.canvas, |id| ids.contains(id));
+                if ids.contains(&envelope.id) {
+                    return true;
+                }
+                let of_group = envelope
+                    .group
+                    .as_ref()
+                    .is_some_and(|group| ids.contains(group));
+                let leads_there = of_group || !envelope.canvas.is_empty();
+                *leads += u64::from(leads_there);
+                leads_there && *leads <= MOST_LEADS
+            }
             Self::All {
                 left: None | Some(0),
                 ..
@@ -55,8 +84,20 @@ impl Wanted {
                 left: Some(left), ..
             } => {
                 *left -= 1;
+                envelope.canvas.truncate(MOST_STEPS);
                 true
             }
+        }
+    }
+
+    /// What of the canvases was not looked through.
+    pub(crate) fn gap(&self) -> CanvasGap {
+        match self {
+            Self::Ids { finder, leads, .. } => CanvasGap {
+                packed: finder.left_packed(),
+                leads: leads.saturating_sub(MOST_LEADS),
+            },
+            Self::All { .. } => CanvasGap::default(),
         }
     }
 
@@ -69,12 +110,17 @@ impl Wanted {
 
     pub(super) fn look(&mut self, index: u64, message: &[u8], keep: Keep) -> Look {
         match self {
-            Self::Ids(ids, finder) => match finder.matches(message) {
+            Self::Ids { finder, .. } => match finder.matches(message) {
                 Match::No => Look::Other,
                 Match::Malformed => Look::Malformed,
                 Match::Candidate => match message::parse(message, keep) {
-                    Ok(envelope) if ids.contains(&envelope.id) => Look::Wanted(Box::new(envelope)),
-                    Ok(_) => Look::Other,
+                    Ok(mut envelope) => {
+                        if self.takes(&mut envelope) {
+                            Look::Wanted(Box::new(envelope))
+                        } else {
+                            Look::Other
+                        }
+                    }
                     // The envelope names the id; what else there is to know of it stands in a body that can't be read.
                     Err(Malformed::Body(_)) => Look::Unreadable,
                     Err(_) => Look::Malformed,
@@ -85,8 +131,9 @@ impl Wanted {
                 (true, None) => Look::Other,
                 (true, Some(0)) => Look::TooMany,
                 (true, Some(left)) => match message::parse(message, keep) {
-                    Ok(envelope) => {
+                    Ok(mut envelope) => {
                         *left -= 1;
+                        envelope.canvas.truncate(MOST_STEPS);
                         Look::Wanted(Box::new(envelope))
                     }
                     Err(_) => Look::Malformed,
@@ -99,7 +146,7 @@ impl Wanted {
 /// What a message is.
 pub(super) enum Look {
     Unreadable,
-    Wanted(Box<message::Envelope>),
+    Wanted(Box<Envelope>),
     Other,
     Malformed,
     TooMany,

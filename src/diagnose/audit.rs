@@ -273,7 +273,7 @@ fn is_about_one(finding: &Finding, id: &str) -> bool {
 }
 
 /// One finding for each thing that findings of a rule are about: the first, with the numbers and the ids of all.
-fn merged(said: impl Iterator<Item = Finding>) -> Vec<Finding> {
+pub(super) fn merged(said: impl Iterator<Item = Finding>) -> Vec<Finding> {
     let mut order: Vec<Finding> = Vec::new();
     let mut about: BTreeMap<BTreeMap<String, String>, usize> = BTreeMap::new();
     for finding in said {

@@ -243,13 +243,30 @@ fn delivery_cut_off() -> Cause {
 /// The id of a chain's later link, of a chord's body and of a group is known to whoever sent the canvas, and stands
 /// nowhere but in the messages and the memory of the steps before (Celery 5.7 canvas.py, `_chain.run` and `_chord.run`).
 fn not_sent_yet(case: &Case<'_>) -> Option<Cause> {
-    case.evidence.is_at_work().then(|| Cause {
+    let evidence = case.evidence;
+    let runs = |worker: &Worker| worker.active.seen().is_some_and(|tasks| !tasks.is_empty());
+    let running = evidence.answered().iter().any(runs);
+    let unsearched = match evidence.canvas_gap.packed {
+        0 => String::new(),
+        packed => format!(
+            "; {} in queues were not unpacked to see whether they carry it",
+            plain::count(packed, "compressed message")
+        ),
+    };
+    // A worker that acknowledges a task before it runs it is all that is left of its canvas.
+    let unseen = if running {
+        ", and no broker keeps what a running task that was acknowledged before it ran sends next"
+    } else {
+        ""
+    };
+    evidence.is_at_work().then(|| Cause {
         name: "not-sent-yet",
-        text: "it is a later step of a chain, the body of a chord, or a group's own id: a step is sent when those \
-               before it have ended, and tasks are in flight"
-            .to_owned(),
+        text: format!(
+            "it is a later step of a chain, the body of a chord, or a group's own id: a step is sent when those before it \
+             have ended, and tasks are in flight{unseen}{unsearched}"
+        ),
         confirm: "trace the first task of the canvas (`result.parent` where it was sent)".to_owned(),
-        weight: 25,
+        weight: if running || evidence.canvas_gap.packed > 0 { 65 } else { 25 },
     })
 }
 

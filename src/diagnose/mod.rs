@@ -3,6 +3,7 @@
 pub mod audit;
 mod causes;
 mod finding;
+mod later;
 pub mod outcome;
 pub(crate) mod plain;
 pub mod policy;
@@ -203,7 +204,8 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         if let Some(check) = rule.check.of_task() {
             for id in ids {
                 if let Some(case) = Case::of(evidence, id) {
-                    let findings = check(&case);
+                    let mut findings = check(&case);
+                    findings.extend(of_earlier_steps(&case, check));
                     found |= !findings.is_empty();
                     by_task.entry(id).or_default().extend(findings);
                 }
@@ -230,6 +232,17 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         findings: deployment,
         checks,
     }
+}
+
+/// What keeps a later step of a canvas, or a group, from coming about: the errors of the tasks that were met in its place.
+fn of_earlier_steps(case: &Case<'_>, check: fn(&Case<'_>) -> Vec<Finding>) -> Vec<Finding> {
+    if !case.is_unheard_of() {
+        return Vec::new();
+    }
+    let leads = case.leads().into_iter();
+    let leads = leads.filter_map(|lead| Case::of(case.evidence, lead.id));
+    let said = leads.chain(case.parts()).flat_map(|case| check(&case));
+    audit::merged(said.filter(|finding| finding.severity == Severity::Error))
 }
 
 /// The diagnosis of a project's routing.

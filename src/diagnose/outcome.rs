@@ -121,7 +121,7 @@ pub fn severities(findings: &[&Finding]) -> String {
 ///
 /// | verdict | no error finding in the trace | an error finding |
 /// |---|---|---|
-/// | finished, running, reserved, queued | 0 | 1 |
+/// | finished, running, reserved, queued, not-yet-sent | 0 | 1 |
 /// | stuck, doomed, dead-lettered, lost, unknown | 1 | 1 |
 /// | undetermined | 3 | 3 |
 pub fn code_of(trace: &Trace) -> u8 {
@@ -130,9 +130,11 @@ pub fn code_of(trace: &Trace) -> u8 {
         .iter()
         .any(|finding| finding.severity == Severity::Error);
     match trace.verdict {
-        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued => {
-            u8::from(error)
-        }
+        Verdict::Finished
+        | Verdict::Running
+        | Verdict::Reserved
+        | Verdict::Queued
+        | Verdict::NotYetSent => u8::from(error),
         Verdict::Stuck
         | Verdict::Doomed
         | Verdict::DeadLettered
@@ -218,6 +220,7 @@ mod tests {
         Verdict::Running,
         Verdict::Reserved,
         Verdict::Queued,
+        Verdict::NotYetSent,
     ];
 
     fn trace(verdict: Verdict, worst: Option<Severity>) -> Trace {

@@ -2,7 +2,7 @@
 
 mod rabbit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -12,9 +12,9 @@ use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTr
 use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
 use crate::evidence::{
-    Broker, Census, Class, ClientFacts, Copy, Evidence, Health, List, Observed, Place, Read,
-    ReadStatus, Reason, Reservations, ResultBackend, Scope, ServerFacts, Source, StoredResult,
-    TaskEvidence, UnackedNames, Why, Worker, WorkerClaim, Workers,
+    Broker, CanvasGap, Census, Class, ClientFacts, Copy, Evidence, Health, List, Observed, Place,
+    Read, ReadStatus, Reason, Reservations, ResultBackend, Scope, ServerFacts, Source,
+    StoredResult, TaskEvidence, UnackedNames, Why, Worker, WorkerClaim, Workers,
 };
 
 /// The task that every message carries unless a test says otherwise.
@@ -84,6 +84,7 @@ pub(crate) fn empty_envelope(id: &str) -> Envelope {
         time_limit: None,
         chord: None,
         chain_next: None,
+        canvas: Vec::new(),
         body_bytes: 0,
         args: None,
     }
@@ -165,6 +166,9 @@ impl Lab {
                     timeout_seconds: 2.0,
                 }),
                 tasks: BTreeMap::new(),
+                canvases: BTreeMap::new(),
+                canvas_gap: CanvasGap::default(),
+                of_waiting_chords: BTreeSet::new(),
                 census: None,
                 reads: reads.to_vec(),
                 visibility_timeout_given: None,

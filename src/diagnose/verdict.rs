@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::causes;
 use super::finding::Finding;
+use super::later;
 use super::plain;
 use super::stages::stages;
 use super::view::{Case, Elsewhere, Fate, Held, Holder, Route, UNHEARD};
@@ -25,6 +26,8 @@ pub enum Verdict {
     Reserved,
     /// It waits in a queue that a live worker which knows the task consumes.
     Queued,
+    /// It is a later step of a canvas, whose earlier steps are accounted for.
+    NotYetSent,
     /// A copy exists, and nothing will move it without help.
     Stuck,
     /// A copy exists, and will be dropped instead of run.
@@ -41,11 +44,12 @@ pub enum Verdict {
 
 impl Verdict {
     /// All of them, in the order above.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Finished,
         Self::Running,
         Self::Reserved,
         Self::Queued,
+        Self::NotYetSent,
         Self::Stuck,
         Self::Doomed,
         Self::DeadLettered,
@@ -61,6 +65,7 @@ impl Verdict {
             Self::Running => "running",
             Self::Reserved => "reserved",
             Self::Queued => "queued",
+            Self::NotYetSent => "not-yet-sent",
             Self::Stuck => "stuck",
             Self::Doomed => "doomed",
             Self::DeadLettered => "dead-lettered",
@@ -87,7 +92,11 @@ pub(super) fn trace(evidence: &Evidence, id: &str, findings: Vec<Finding>) -> Tr
     let (verdict, mut summary) = decide(&case);
     let worst = findings.iter().find(|f| f.severity == Severity::Error);
     if let (
-        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued,
+        Verdict::Finished
+        | Verdict::Running
+        | Verdict::Reserved
+        | Verdict::Queued
+        | Verdict::NotYetSent,
         Some(worst),
     ) = (verdict, worst)
     {
@@ -108,8 +117,21 @@ pub(super) fn trace(evidence: &Evidence, id: &str, findings: Vec<Finding>) -> Tr
     }
 }
 
-/// The verdict of the copy that is furthest on, and the sentence that says so.
+/// The verdict, and the sentence that says so.
 fn decide(case: &Case<'_>) -> (Verdict, String) {
+    of_copies(case)
+        .or_else(|| later::not_yet_sent(case))
+        .or_else(|| later::of_group(case))
+        .unwrap_or_else(|| nowhere(case))
+}
+
+/// The same of a task that leads to another one: what leads to it is not asked again.
+pub(super) fn decide_itself(case: &Case<'_>) -> (Verdict, String) {
+    of_copies(case).unwrap_or_else(|| nowhere(case))
+}
+
+/// The verdict of the copy that is furthest on.
+fn of_copies(case: &Case<'_>) -> Option<(Verdict, String)> {
     finished(case)
         .or_else(|| in_worker(case))
         .or_else(|| unacked(case))
@@ -117,7 +139,6 @@ fn decide(case: &Case<'_>) -> (Verdict, String) {
         .or_else(|| delayed(case))
         .or_else(|| dead_lettered(case))
         .or_else(|| elsewhere(case))
-        .unwrap_or_else(|| nowhere(case))
 }
 
 fn finished(case: &Case<'_>) -> Option<(Verdict, String)> {

@@ -1,5 +1,6 @@
 //! Questions that several rules and the verdict ask of the evidence, answered in one place.
 
+mod canvas;
 mod case;
 mod clients;
 mod deployment;
@@ -8,6 +9,7 @@ mod route;
 pub(crate) mod routing;
 mod worker;
 
+pub(super) use self::canvas::Lead;
 pub use self::case::{Case, Fate};
 pub(super) use self::case::{Elsewhere, Held, Holder, UNHEARD, stored};
 pub(super) use self::deployment::Store;

@@ -12,7 +12,7 @@ pub mod routing;
 mod task;
 mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -24,8 +24,9 @@ pub use self::broker::{
 pub use self::census::{Ages, Census, Class, ListMovement, Movement, NAMED_IDS, Software, Twice};
 pub use self::observed::{Observed, Reason, Why};
 pub use self::rabbitmq::RabbitMq;
-pub use self::task::{ChordParts, Copy, Death, Place, StoredResult, TaskEvidence};
+pub use self::task::{CanvasGap, ChordParts, Copy, Death, Place, StoredResult, TaskEvidence};
 pub use self::workers::{Silence, Worker, WorkerClaim, Workers};
+use crate::celery::canvas::Step;
 
 /// Everything that one reading found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,17 @@ pub struct Evidence {
     pub workers: Observed<Workers>,
     /// What was found about each id, traced or related.
     pub tasks: BTreeMap<String, TaskEvidence>,
+    /// What messages carry that is sent after their own task, by the id of that task: as far as it leads to the traced ids,
+    /// and the beginning of it where messages were kept for later questions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub canvases: BTreeMap<String, Vec<Step>>,
+    /// What of the canvases was not looked through.
+    #[serde(default, skip_serializing_if = "CanvasGap::is_none")]
+    pub canvas_gap: CanvasGap,
+    /// Tasks of the result backend that lead to a chord which waits for the rest of its parts. Looked for where nothing
+    /// knows a traced id, which may be that of the chord's body. Each stands in `tasks`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub of_waiting_chords: BTreeSet<String>,
     /// All messages in classes, where every message was read; none where a few ids were looked for.
     #[serde(default)]
     pub census: Option<Census>,

@@ -136,3 +136,19 @@ pub struct ChordParts {
     /// Ids in `.j`, with their states.
     pub members: Vec<(String, String)>,
 }
+
+/// What of the canvases that messages carry was not looked through for the ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanvasGap {
+    /// Compressed bodies that were not unpacked, because there were too many.
+    pub packed: u64,
+    /// Messages that lead to one of the ids and were not kept, because there were too many.
+    pub leads: u64,
+}
+
+impl CanvasGap {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}

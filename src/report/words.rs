@@ -16,7 +16,11 @@ const NAMED: usize = 5;
 pub(super) fn mark(trace: &Trace) -> String {
     let fine = matches!(
         trace.verdict,
-        Verdict::Finished | Verdict::Running | Verdict::Reserved | Verdict::Queued
+        Verdict::Finished
+            | Verdict::Running
+            | Verdict::Reserved
+            | Verdict::Queued
+            | Verdict::NotYetSent
     );
     let name = trace.verdict.name();
     if fine && outcome::code_of(trace) != 0 {

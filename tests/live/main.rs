@@ -11,6 +11,7 @@
 )]
 
 mod audit;
+mod canvas;
 mod comings;
 mod facts;
 mod harmless;

@@ -20,12 +20,14 @@ fn real_messages() {
             Match::Candidate,
             "{name}"
         );
-        assert_eq!(
-            finder(&["z"]).matches(message.as_bytes()),
-            Match::No,
+        // Of a compressed body only the whole reading tells what it carries.
+        let found = finder(&["z"]).matches(message.as_bytes());
+        assert!(
+            found == Match::No || envelope.compression.is_some(),
             "{name}"
         );
-        let quick = finder(&["z"]).id_in_headers(message.as_bytes());
+        let finder = finder(&["z"]);
+        let quick = finder.see(message.as_bytes());
         assert_eq!(
             quick.is_some(),
             !(name.starts_with("p1") || name.starts_with("v1")),

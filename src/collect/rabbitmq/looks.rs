@@ -44,7 +44,7 @@ pub(super) async fn look(
     client: &AmqpClient,
     rabbit: &mut RabbitMq,
     limit: u64,
-    mut wanted: Wanted,
+    wanted: &mut Wanted,
     ids: &BTreeSet<String>,
     keep: Keep,
     progress: Progress<'_>,
@@ -63,7 +63,7 @@ pub(super) async fn look(
         }
         progress("messages in queues", done, all);
         done += queue.ready.seen().copied().unwrap_or_default();
-        let looked = client.peek(&queue, limit, BUDGET, &mut wanted, keep).await;
+        let looked = client.peek(&queue, limit, BUDGET, wanted, keep).await;
         let mut consumers = 0;
         let outcome = match looked {
             Ok(peek) => {

@@ -450,17 +450,12 @@ impl Sieve<'_> {
             self.left_out = true;
             return;
         }
-        // By the id in its header a message is none of ours without being read whole.
-        if let Some(id) = header_id(delivery)
-            && !self.wanted.has(id)
-        {
-            return;
-        }
         let headers = message::headers(&delivery.properties);
         match message::envelope(delivery, &headers, self.keep) {
-            Ok(envelope) if self.wanted.has(&envelope.id) => {
-                if !self.wanted.keep_one() {
-                    self.left_out = true;
+            Ok(mut envelope) => {
+                if !self.wanted.takes(&mut envelope) {
+                    // A message of which all are wanted was one too many.
+                    self.left_out |= self.wanted.has(&envelope.id);
                     return;
                 }
                 self.found.push(Found {
@@ -473,7 +468,6 @@ impl Sieve<'_> {
             }
             // A body that is not read may belong to a task: kombu can read YAML, and an app may have a serialiser of
             // its own, whose content type is set.
-            Ok(_) => {}
             Err(error) if error.may_be_celerys() => {}
             Err(Malformed::Body(Unreadable::ContentType))
                 if delivery.properties.content_type().is_some() => {}
@@ -500,18 +494,6 @@ impl Sieve<'_> {
             ready: held.ready,
             consumers: held.consumers,
         }
-    }
-}
-
-/// The id of a message of protocol 2, where it says all that is asked of a message of Celery.
-fn header_id(delivery: &Delivery) -> Option<&str> {
-    let headers = delivery.properties.headers().as_ref()?.inner();
-    headers.get("task")?;
-    match headers.get("id")? {
-        AMQPValue::LongString(id) => std::str::from_utf8(id.as_bytes())
-            .ok()
-            .filter(|id| !id.is_empty()),
-        _ => None,
     }
 }
 

@@ -282,7 +282,10 @@ impl Reading<'_> {
         self.ask_for(&ids).await?;
         self.settle_claims().await?;
         self.look_for_replies(&ids).await?;
+        let mut ids = ids;
         if self.look_into_queues(&ids).await? {
+            // Whose messages lead to the ids is asked for too.
+            ids.extend(self.evidence.tasks.keys().cloned());
             self.ask_for(&ids).await?;
         }
         self.read_results(&ids).await;
@@ -299,6 +302,7 @@ impl Reading<'_> {
             self.read_results(&children).await;
         }
         related::read_chords(self.evidence, self.results).await;
+        related::look_for_chords(self.evidence, self.results, self.plan).await;
         self.note_queues();
         Ok(())
     }
@@ -396,7 +400,7 @@ impl Reading<'_> {
         if everything.is_none() && open.is_empty() {
             return Ok(false);
         }
-        let wanted = match everything {
+        let mut wanted = match everything {
             Some(everything) => Wanted::all(everything.keep.unwrap_or(MOST_COUNTED)),
             None => Wanted::ids(open.iter().cloned()),
         };
@@ -405,12 +409,15 @@ impl Reading<'_> {
             &self.client,
             rabbit,
             limit,
-            wanted,
+            &mut wanted,
             &open,
             keep,
             self.progress,
         );
-        for (id, copies) in by_id(copies.await?) {
+        let mut copies = copies.await?;
+        related::note_gap(self.evidence, &wanted);
+        related::note_canvases(self.evidence, &mut copies);
+        for (id, copies) in by_id(copies) {
             self.task(&id).copies = copies;
         }
         self.note_queues();

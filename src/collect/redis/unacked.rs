@@ -6,7 +6,7 @@ use redis::cmd;
 
 use super::client::{Client, decode};
 use super::list::REPLY_BYTES;
-use crate::celery::message::Keep;
+use crate::celery::message::{Envelope, Keep};
 use crate::celery::unacked::{Reservation, parse_unacked};
 use crate::evidence::{Copy, MutexTtl, Place, Reservations, UnackedNames, Why, Worker};
 
@@ -137,7 +137,7 @@ pub(crate) async fn search(
     client: &Client,
     keys: &Keys,
     keep: Keep,
-    mut wanted: impl FnMut(&str) -> bool,
+    mut wanted: impl FnMut(&mut Envelope) -> bool,
 ) -> Result<Found, Why> {
     let mut found = Found::default();
     let mut kept: Vec<(Vec<u8>, Reservation)> = Vec::new();
@@ -147,11 +147,12 @@ pub(crate) async fn search(
         match parse_unacked(value, keep) {
             // HSCAN may show an entry twice.
             Ok(_) if seen.contains(tag) => {}
-            Ok(reservation) if wanted(&reservation.envelope.id) => {
-                seen.insert(tag.to_vec());
-                kept.push((tag.to_vec(), reservation));
+            Ok(mut reservation) => {
+                if wanted(&mut reservation.envelope) {
+                    seen.insert(tag.to_vec());
+                    kept.push((tag.to_vec(), reservation));
+                }
             }
-            Ok(_) => {}
             Err(error) if error.may_be_celerys() => {}
             Err(_) => found.malformed += 1,
         }

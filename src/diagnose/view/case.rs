@@ -433,13 +433,13 @@ impl<'e> Case<'e> {
         self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()
     }
 
-    /// Whether every place in the broker and every worker was read whole, and none has it.
+    /// Whether every place in the broker and every worker was read whole, and none has it, nor a message that sends it.
     pub fn is_nowhere(&self) -> bool {
         let whole = self.evidence.unread_places().is_empty();
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
         let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
         let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();
-        whole && heard && !found && gone && self.hidden_bucket().is_none()
+        whole && heard && !found && gone && self.hidden_bucket().is_none() && !self.is_carried()
     }
 
     /// A worker that may have it in the bucket of a rate limit, and the task that is limited. No reply tells of such a

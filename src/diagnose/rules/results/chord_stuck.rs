@@ -1,11 +1,13 @@
 //! CD507: a chord waits for this task, and this task can no longer report to it.
 
 use crate::diagnose::view::{Fate, Holder, stored};
-use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
-use crate::evidence::{ChordParts, Source};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::{ChordParts, Evidence, Source};
 
 /// For how many seconds after the end of one part others of the same header may still be on their way into a queue.
 const STILL_SENDING: f64 = 2.0;
+/// For how many seconds a chord may wait before an audit mentions it.
+const SLOW: f64 = 60.0;
 
 /// The rule.
 pub static CHORD_STUCK: Rule = Rule {
@@ -47,8 +49,25 @@ pub static CHORD_STUCK: Rule = Rule {
         Source::Workers,
         Source::Results,
     ],
-    check: Check::Task(check),
+    check: Check::Both(check, of_others),
 };
+
+/// Chords that wait, where nothing knows a traced id, which may be that of their bodies.
+fn of_others(evidence: &Evidence) -> Vec<Finding> {
+    let members = evidence.of_waiting_chords.iter();
+    let cases = members.filter_map(|id| Case::of(evidence, id));
+    cases
+        .flat_map(|case| check(&case))
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|mut finding| {
+            finding.message = format!(
+                "{}; nothing tells the id of its body: it may be one that was asked for",
+                finding.message
+            );
+            finding
+        })
+        .collect()
+}
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let Some(chord) = case.task.chord.seen().and_then(Option::as_ref) else {
@@ -71,7 +90,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .then(|| "waits for parts of which no message and no worker is left".to_owned())
     };
     let Some(why) = why else {
-        return Vec::new();
+        return slow(case, chord, size).into_iter().collect();
     };
     let first = if chord.joined == size {
         "see in the workers' logs that its body did not run; "
@@ -97,6 +116,33 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .subject("group", group.as_str())
             .task(case.id),
     ]
+}
+
+/// In an audit: a chord that has been waiting for a while, where something in flight may still report to it. Whether it
+/// does can't be told.
+fn slow(case: &Case<'_>, chord: &ChordParts, size: u64) -> Option<Finding> {
+    let census = case.evidence.census.as_ref()?;
+    let since = case.final_result()?.doc.date_done?;
+    let waited = -since.seconds_until(case.evidence.taken_at);
+    if !census.by_result.contains(case.id) || waited < SLOW || !case.is_nowhere() {
+        return None;
+    }
+    let group = &chord.group_id;
+    let message = format!(
+        "the chord of group {group} has {} of {size} parts, one of which came in {} ago; whether tasks in flight are the \
+         others can't be told",
+        chord.joined,
+        plain::duration(waited)
+    );
+    let mut finding = Finding::of(&CHORD_STUCK, message)
+        .evidence("group", group.as_str())
+        .evidence("size", size)
+        .evidence("joined", chord.joined)
+        .remedy("look for the tasks of its header that have not ended")
+        .subject("group", group.as_str())
+        .task(case.id);
+    finding.severity = Severity::Info;
+    Some(finding)
 }
 
 /// Whether a chord has no part of this task yet.
