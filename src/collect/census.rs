@@ -216,7 +216,14 @@ impl Reading<'_> {
         let started = Instant::now();
         let clients = self.evidence.broker.server.seen();
         let clients = clients.and_then(|server| server.clients.seen());
-        let Some(clients) = clients else {
+        // A connection whose database can't be read may be to any of them.
+        let busy: Option<BTreeSet<u32>> = clients.and_then(|clients| {
+            let of_workers = clients
+                .iter()
+                .filter(|client| client.command == "brpop" || client.pattern_subscriptions > 0);
+            of_workers.map(|client| client.database).collect()
+        });
+        let Some(busy) = busy else {
             let what =
                 "other databases are looked into where CLIENT LIST tells that no worker is there";
             let why = Why::new(Reason::NotAsked, what);
@@ -224,11 +231,6 @@ impl Reading<'_> {
             self.evidence.other_databases = Observed::Unseen(why);
             return;
         };
-        let busy: BTreeSet<u32> = clients
-            .iter()
-            .filter(|client| client.command == "brpop" || client.pattern_subscriptions > 0)
-            .map(|client| client.database)
-            .collect();
         match self.broker.idle_databases(&busy).await {
             Ok(found) => {
                 let detail = format!("{} of {} looked into", found.databases.len(), found.all);

@@ -419,7 +419,7 @@ impl Lab {
     pub(crate) fn clients(self, commands: &[&str]) -> Self {
         let clients = commands.iter().map(|command| ClientFacts {
             host: "10.0.0.1".to_owned(),
-            database: 0,
+            database: Some(0),
             command: (*command).to_owned(),
             blocked: true,
             pattern_subscriptions: 0,

@@ -265,15 +265,7 @@ fn orphan(case: &Case<'_>, held: &Held<'_>) -> String {
             plain::duration(due)
         ),
     };
-    match case.evidence.endings_unseen() {
-        None => format!(
-            "it was delivered to a worker that is gone and is still unacknowledged; {later}"
-        ),
-        Some(why) => format!(
-            "it was delivered to a worker that is gone, or finishes it in a warm shutdown, which can't be told here: \
-             {why}; {later}"
-        ),
-    }
+    format!("it was delivered to a worker that is gone and is still unacknowledged; {later}")
 }
 
 fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {

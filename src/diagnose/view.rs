@@ -7,6 +7,7 @@ mod deployment;
 mod rabbitmq;
 mod route;
 pub(crate) mod routing;
+mod takers;
 mod worker;
 
 pub(super) use self::canvas::Lead;

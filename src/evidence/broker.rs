@@ -91,8 +91,8 @@ impl Default for Health {
 pub struct ClientFacts {
     /// The peer's address without its port.
     pub host: String,
-    /// The selected database.
-    pub database: u32,
+    /// The selected database; none where that could not be read, so that it may be any.
+    pub database: Option<u32>,
     /// The last command.
     pub command: String,
     /// Whether it is still in that command, waiting for an answer (`flags` has `b`).

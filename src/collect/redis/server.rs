@@ -131,7 +131,7 @@ fn client_facts(line: &str) -> ClientFacts {
             .rsplit_once(':')
             .map_or(address, |(host, _)| host)
             .to_owned(),
-        database: field("db").parse().unwrap_or_default(),
+        database: field("db").parse().ok(),
         command: field("cmd").to_owned(),
         blocked: field("flags").contains('b'),
         pattern_subscriptions: field("psub").parse().unwrap_or_default(),
@@ -207,7 +207,7 @@ mod tests {
             client_facts(line),
             ClientFacts {
                 host: "[::1]".to_owned(),
-                database: 3,
+                database: Some(3),
                 command: "brpop".to_owned(),
                 blocked: true,
                 pattern_subscriptions: 1,
@@ -215,7 +215,7 @@ mod tests {
                 idle_seconds: Some(4),
             }
         );
-        assert_eq!(client_facts("garbage").database, 0);
+        assert_eq!(client_facts("garbage").database, None);
         assert_eq!(client_facts("garbage").idle_seconds, None);
     }
 }

@@ -19,6 +19,11 @@ const UPTIME_MARGIN: f64 = 1.0;
 pub(in crate::diagnose) const UNHEARD: &str = "something takes messages from this broker and answers no remote control: a worker \
                                   that shuts down warmly, or has remote control switched off";
 
+/// Why nobody is said to have lost what [`Evidence::may_have_been_taken`].
+const TAKER: &str = "a connection that took messages when it was delivered is still there (CLIENT LIST, cmd=brpop), and \
+                     belongs to no worker that answered: one that shuts down warmly finishes its tasks without another \
+                     word";
+
 /// One traced task, with the evidence around it.
 #[derive(Clone, Copy)]
 pub struct Case<'e> {
@@ -359,11 +364,38 @@ impl<'e> Case<'e> {
             .filter(|_| !self.was_started_elsewhere(held))
             .map(|w| w.node.clone())
             .collect();
-        if limited.is_empty() {
-            Holder::Nobody
-        } else {
-            Holder::MaybeRateLimited(limited)
+        if !limited.is_empty() {
+            return Holder::MaybeRateLimited(limited);
         }
+        match self.may_be_finishing(held) {
+            Some(why) => Holder::Undecided(why),
+            None => Holder::Nobody,
+        }
+    }
+
+    /// Why a worker that answers no more may be finishing what it was given; none where none can.
+    fn may_be_finishing(&self, held: &Held<'_>) -> Option<String> {
+        if self.was_killed(held) {
+            return None;
+        }
+        if let Some(why) = self.evidence.endings_unseen() {
+            return Some(format!(
+                "a worker in a warm shutdown may be finishing it, which can't be told here: {why}"
+            ));
+        }
+        let taken = self.evidence.may_have_been_taken(held.delivered_at);
+        taken.then(|| TAKER.to_owned())
+    }
+
+    /// Whether the worker that began this very delivery was killed: it left its mailbox, as none does that ends in order.
+    fn was_killed(&self, held: &Held<'_>) -> bool {
+        let workers = self.evidence.workers.seen();
+        let left = |node: &str| {
+            workers.is_some_and(|w| w.unanswered_names.iter().any(|name| name == node))
+        };
+        let started = self.result().filter(|r| r.doc.state == "STARTED");
+        let node = started.and_then(|result| result.doc.worker.as_deref());
+        !held.envelope.redelivered && node.is_some_and(left)
     }
 
     /// Whether a worker consumes a queue that a message stood in, as far as is known.

@@ -51,7 +51,7 @@ impl Evidence {
             .saturating_sub(answered)
             .saturating_sub(self.bound(REPLY_EXCHANGE, |_| true));
         let busy = self.takers().saturating_sub(answered);
-        let beating = self.connections(beats).saturating_sub(known);
+        let beating = self.connections(ClientFacts::beats).saturating_sub(known);
         // A worker that answers has two pattern subscriptions, for remote control and for gossip. Flower,
         // `celery events` and exporters have one, for all events.
         let listeners = self
@@ -91,19 +91,25 @@ impl Evidence {
 
     /// The number of connections of this kind to the broker's database.
     fn connections(&self, wanted: fn(&ClientFacts) -> bool) -> usize {
+        self.clients_here().filter(|c| wanted(c)).count()
+    }
+
+    /// The connections to the broker's database, and those of which that can't be told.
+    pub(super) fn clients_here(&self) -> impl Iterator<Item = &ClientFacts> {
         let clients = self.broker.server.seen().and_then(|s| s.clients.seen());
-        let here = clients.into_iter().flatten();
-        here.filter(|c| c.database == self.broker.database && wanted(c))
-            .count()
+        let all = clients.into_iter().flatten();
+        all.filter(|client| client.may_be_in(self.broker.database))
     }
 }
 
-/// Whether a worker sends its heartbeats over this connection.
-fn beats(client: &ClientFacts) -> bool {
-    let (Some(age), Some(idle)) = (client.age_seconds, client.idle_seconds) else {
-        return false;
-    };
-    client.command == "publish" && idle <= HEARTBEAT && age.saturating_sub(idle) >= STARTED
+impl ClientFacts {
+    /// Whether a worker sends its heartbeats over this connection.
+    pub(super) fn beats(&self) -> bool {
+        let (Some(age), Some(idle)) = (self.age_seconds, self.idle_seconds) else {
+            return false;
+        };
+        self.command == "publish" && idle <= HEARTBEAT && age.saturating_sub(idle) >= STARTED
+    }
 }
 
 #[cfg(test)]
@@ -115,7 +121,7 @@ mod tests {
     fn client(command: &str, idle: u64) -> ClientFacts {
         ClientFacts {
             host: "10.0.0.1".to_owned(),
-            database: 0,
+            database: Some(0),
             command: command.to_owned(),
             blocked: false,
             pattern_subscriptions: u64::from(command == "psubscribe"),

@@ -154,14 +154,16 @@ impl Evidence {
     }
 
     /// How many connections of workers there are in another database: those that wait in BRPOP or are subscribed to
-    /// a pattern. None where CLIENT LIST was not read.
+    /// a pattern. None where CLIENT LIST was not read, or shows such a connection without its database.
     pub fn workers_in(&self, database: u32) -> Option<u64> {
         let clients = self.broker.server.seen()?.clients.seen()?;
-        let of_worker = |client: &&ClientFacts| {
-            client.database == database
-                && (client.command == "brpop" || client.pattern_subscriptions > 0)
-        };
-        Some(clients.iter().filter(of_worker).count() as u64)
+        let of_worker =
+            |client: &&ClientFacts| client.command == "brpop" || client.pattern_subscriptions > 0;
+        let databases: Option<Vec<u32>> = (clients.iter().filter(of_worker))
+            .map(|client| client.database)
+            .collect();
+        let there = databases?.into_iter().filter(|db| *db == database);
+        Some(there.count() as u64)
     }
 
     /// Whether no worker has a result backend, by the word of all of them, and none was given: then there is none to

@@ -152,7 +152,7 @@ fn complete(evidence: &mut Evidence) {
         clients: Observed::Seen(vec![ClientFacts {
             blocked: true,
             host: "127.0.0.1".to_owned(),
-            database: 3,
+            database: Some(3),
             command: "brpop".to_owned(),
             pattern_subscriptions: 1,
             age_seconds: Some(9),

@@ -167,7 +167,7 @@ fn databases_with_workers(case: &Case<'_>) -> Vec<u32> {
     let mut databases: Vec<u32> = match clients {
         Some(clients) => clients
             .iter()
-            .map(|client| client.database)
+            .filter_map(|client| client.database)
             .filter(|db| evidence.workers_in(*db).is_some_and(|n| n > 0))
             .collect(),
         None => evidence

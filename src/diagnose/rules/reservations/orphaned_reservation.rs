@@ -22,11 +22,14 @@ pub static ORPHANED_RESERVATION: Rule = Rule {
         read: "The hash `unacked`, its index, and the word of every live worker about this id. Nothing is said while \
                a worker stays silent, or while the task is rate limited on a live worker, where it can wait in a \
                bucket that no reply shows. A worker that shuts down warmly no \
-               longer answers while it finishes its last tasks; CLIENT LIST still shows it, and where that is refused \
-               it looks as if it were gone.",
+               longer answers while it finishes its last tasks; CLIENT LIST still shows the connection with which it \
+               took them. Where there is one beside those of the workers that answered, or CLIENT LIST is refused, \
+               nothing is said, unless the task's result names a worker that was killed: it left its mailbox.",
         confirm: "Run `celery -A APP inspect --timeout 3 query_task ID`: no worker knows it. Run `redis-cli ZSCORE \
-                  unacked_index TAG`: the score is the time of delivery. Look whether the worker's process still \
-                  exists: one in a warm shutdown finishes its tasks without answering.",
+                  unacked_index TAG`: the score is the time of delivery. Run `redis-cli CLIENT LIST`: of the connections \
+                  with `cmd=brpop` and the broker's `db` there are no more than workers that answer. One more, whose \
+                  `idle` is no longer ago than the delivery and whose `age` is, would be of a worker that finishes its \
+                  tasks in a warm shutdown.",
         mend: "Keep a worker running: it restores the message once the visibility timeout has passed. If that is too \
                late and no process runs the task any more, put it back by hand in `celery -A APP shell`: `with \
                app.connection_for_write() as c: c.default_channel.qos.restore_by_tag('TAG')`.",
@@ -67,13 +70,10 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
             case.evidence.whereabouts(node)
         )
     });
-    let unsure = case.evidence.endings_unseen().map_or(String::new(), |why| {
-        format!("; whether one in a warm shutdown is finishing it can't be told: {why}")
-    });
     let mut finding = Finding::of(
         &ORPHANED_RESERVATION,
         format!(
-            "{} {} is unacknowledged and no live worker has it{whose}; {prospect}{unsure}",
+            "{} {} is unacknowledged and no live worker has it{whose}; {prospect}",
             case.called(),
             case.id
         ),
@@ -91,6 +91,7 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
         plain::key(&held.index()),
         plain::key(held.tag)
     )))
+    .confirm(takers_command(case))
     .remedy(remedy)
     .task(case.id);
     if let Some(at) = held.delivered_at {
@@ -104,12 +105,19 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
     finding
 }
 
+/// Shows the connections that took messages: a worker that still has some shows one, whether it answers or not.
+fn takers_command(case: &Case<'_>) -> String {
+    case.evidence.redis_cli("CLIENT LIST | grep cmd=brpop")
+}
+
 /// What becomes of it, and what to do.
 fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
     let by_hand = format!(
         "in `celery -A APP shell`: `with app.connection_for_write() as c: \
-         c.default_channel.qos.restore_by_tag('{}')`, once you know that no process runs it any more",
-        held.tag
+         c.default_channel.qos.restore_by_tag('{}')`, once you know that no process has it any more: `{}` shows one \
+         connection for each worker that answers, and no other",
+        held.tag,
+        takers_command(case)
     );
     let Some(delivered_at) = held.delivered_at else {
         return (
@@ -329,30 +337,58 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_would_show_a_worker_in_warm_shutdown_that_is_said() {
+    fn where_nothing_would_show_a_worker_in_warm_shutdown_nothing_is_said() {
         let lab = || Lab::new().worker("w1", &["celery"]).unacked("t1", 600.0);
-        let refused = lab().server(|server| {
-            server.clients = Observed::Unseen(Why::new(Reason::Refused, "a test"));
-        });
+        let refuse = |lab: Lab| {
+            lab.server(|server| {
+                server.clients = Observed::Unseen(Why::new(Reason::Refused, "a test"));
+            })
+        };
         let twins = lab()
             .with_worker(|worker| worker.twins = true)
             .clients(&["brpop"]);
-        for (lab, why) in [(refused, "CLIENT LIST was not read"), (twins, "one name")] {
-            let [said] = found(&lab).try_into().expect("one finding");
-            let told =
-                said.split_once("; whether one in a warm shutdown is finishing it can't be told: ");
-            assert!(
-                told.is_some_and(|(_, reason)| reason.contains(why)),
-                "{said}"
-            );
+        for (lab, why) in [
+            (refuse(lab()), "CLIENT LIST was not read"),
+            (twins, "one name"),
+        ] {
+            assert!(found(&lab).is_empty());
             let judged = judge(&lab.evidence, &["t1".to_owned()]);
-            let summary = &judged.traces[0].summary;
+            let (verdict, summary) = (judged.traces[0].verdict, &judged.traces[0].summary);
+            assert_eq!(verdict, Verdict::Undetermined);
             assert!(
                 summary.contains("warm shutdown") && summary.contains(why),
                 "{summary}"
             );
         }
-        assert!(!found(&lab().clients(&["brpop"]))[0].contains("warm shutdown"));
+        // Its worker left its mailbox, as none does that ends in order.
+        let mut doc = doc_of_state("STARTED");
+        doc.worker = Some("w0".to_owned());
+        let mut killed = refuse(lab()).result_as("t1", doc);
+        killed.workers_mut().unanswered_names.push("w0".to_owned());
+        assert_eq!(found(&killed).len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_said_while_its_taker_may_be_connected() {
+        // A sister that answers, with heartbeats; and one that has none, and shuts down with a task in hand.
+        let lab = |idle: u64| {
+            let mut lab = Lab::new()
+                .worker("w1", &["celery"])
+                .unacked("t1", 60.0)
+                .clients(&["brpop", "publish", "brpop"]);
+            let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+            let clients = facts.clients.seen_mut().expect("seen");
+            clients.iter_mut().for_each(|client| client.blocked = false);
+            clients[0].idle_seconds = Some(0);
+            clients[1].idle_seconds = Some(1);
+            clients[2].idle_seconds = Some(idle);
+            lab
+        };
+        assert!(found(&lab(60)).is_empty());
+        let judged = judge(&lab(60).evidence, &["t1".to_owned()]);
+        assert_eq!(judged.traces[0].verdict, Verdict::Undetermined);
+        // It has waited since before that.
+        assert_eq!(found(&lab(80)).len(), 1);
     }
 
     #[test]
