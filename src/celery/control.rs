@@ -163,6 +163,23 @@ pub struct Reply {
     pub node: String,
     /// What it says, without arguments of tasks.
     pub answer: Value,
+    /// The content type that it came with, where that is none of kombu's: the app has a serializer of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<String>,
+}
+
+/// What came in answer to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    /// A reply.
+    Reply(Reply),
+    /// A reply that can't be read: who sent it stands in what can't be read.
+    Unreadable {
+        /// The request it belongs to.
+        ticket: String,
+        /// The content type that it names.
+        content_type: String,
+    },
 }
 
 loose_map!(Message<'a> {
@@ -175,7 +192,7 @@ loose_map!(Headers<'a> { ticket: Scalar<'a> = "ticket", compression: Scalar<'a> 
 loose_map!(Properties<'a> { body_encoding: Scalar<'a> = "body_encoding", });
 
 /// Reads an item of [`reply_list`]. Arguments of tasks are dropped here, before anyone can see them.
-pub fn parse_reply(message: &[u8]) -> Option<Reply> {
+pub fn parse_reply(message: &[u8]) -> Option<Heard> {
     if message.len() > 2 * MAX_UNPACKED {
         return None;
     }
@@ -185,40 +202,70 @@ pub fn parse_reply(message: &[u8]) -> Option<Reply> {
 }
 
 impl Message<'_> {
-    fn reply(&self) -> Option<Reply> {
+    fn reply(&self) -> Option<Heard> {
         let bytes = body::decoded(self.body.str()?, self.properties.body_encoding.str()).ok()?;
         let ticket = self.headers.ticket.filled()?;
-        read_reply(
+        Some(read_reply(
             ticket,
             self.content_type.str(),
             self.headers.compression.str(),
             &bytes,
-        )
+        ))
     }
 }
 
-/// Reads the body of a reply that AMQP carried, as [`parse_reply`] does.
+/// Reads the body of a reply that AMQP carried, as [`parse_reply`] does. A worker replies in its `task_serializer` (Celery
+/// 5.7 app/control.py, `Control`), which can be one of the app's own.
 pub fn read_reply(
     ticket: String,
     content_type: Option<&str>,
     compression: Option<&str>,
     body: &[u8],
-) -> Option<Reply> {
+) -> Heard {
+    let content_type = content_type.unwrap_or("application/json");
+    let Some((dialect, (node, mut answer))) = answer_in(content_type, compression, body) else {
+        return Heard::Unreadable {
+            ticket,
+            content_type: shown(content_type),
+        };
+    };
+    drop_arguments(&mut answer);
+    Heard::Reply(Reply {
+        ticket,
+        node,
+        answer,
+        dialect,
+    })
+}
+
+/// The content type where it is none of kombu's, and the only node with its answer.
+fn answer_in(
+    content_type: &str,
+    compression: Option<&str>,
+    body: &[u8],
+) -> Option<(Option<String>, (String, Value))> {
     if body.len() > 2 * MAX_UNPACKED {
         return None;
     }
     let bytes = body::decompressed(Cow::Borrowed(body), compression).ok()?;
-    let serializer = Serializer::of_content_type(content_type.unwrap_or("application/json"))?;
+    let known = Serializer::of_content_type(content_type);
+    let serializer = known.or_else(|| Serializer::sniffed(&bytes))?;
     let Ok(Value::Object(answers)) = serializer.read(&bytes) else {
         return None;
     };
-    let (node, mut answer) = answers.into_iter().next()?;
-    drop_arguments(&mut answer);
-    Some(Reply {
-        ticket,
-        node,
-        answer,
-    })
+    let dialect = known.is_none().then(|| shown(content_type));
+    // What an app wraps its data in is no reply of a node, whose name always holds an `@`.
+    let alone = answers.len() == 1 && answers.keys().all(|node| node.contains('@'));
+    if dialect.is_some() && !alone {
+        return None;
+    }
+    Some((dialect, answers.into_iter().next()?))
+}
+
+/// A content type, as far as one may be shown.
+fn shown(content_type: &str) -> String {
+    let plain = |c: &char| c.is_ascii_alphanumeric() || "/+-._".contains(*c);
+    content_type.chars().filter(plain).take(80).collect()
 }
 
 /// The recursion is bounded by the readers, which refuse what is nested deeper than 128.

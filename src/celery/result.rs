@@ -22,6 +22,9 @@ pub struct ResultDoc {
     pub exc_type: Option<String>,
     /// The worker that runs it (state STARTED), or ran it (`result_extended`).
     pub worker: Option<String>,
+    /// The process that runs it (state STARTED).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i64>,
     /// The task that sent this one.
     pub parent_id: Option<String>,
     /// The group that it belongs to.
@@ -67,6 +70,7 @@ loose_map!(
     StateMeta {
         exc_type: Owned = "exc_type",
         hostname: Owned = "hostname",
+        pid: Owned = "pid",
     }
 );
 
@@ -83,8 +87,8 @@ loose_seq!(Children, |seq| {
     Children(ids)
 });
 
-#[derive(Default)]
-struct Child(Vec<String>);
+#[derive(Debug, Default)]
+pub(super) struct Child(Vec<String>);
 
 loose_seq!(Child, |seq| {
     let head = seq.next_element::<Head>()?.unwrap_or_default();
@@ -138,16 +142,14 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
     } else {
         None
     };
-    let started_by = if state == "STARTED" {
-        meta.result.hostname.filled()
-    } else {
-        None
-    };
+    let started = state == "STARTED";
+    let started_by = started.then(|| meta.result.hostname.filled()).flatten();
     Ok(ResultDoc {
         ready: READY_STATES.contains(&state.as_str()),
         date_done: meta.date_done.when(),
         exc_type,
         worker: meta.worker.filled().or(started_by),
+        pid: started.then(|| meta.result.pid.int()).flatten(),
         parent_id: meta.parent_id.filled(),
         group_id: meta.group_id.filled(),
         children: meta.children.0,
@@ -163,6 +165,17 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
 fn is_class_name(text: &str) -> bool {
     text.chars()
         .all(|c| c.is_alphanumeric() || c == '_' || c == '.')
+}
+
+loose_map!(GroupMeta {
+    result: Child = "result",
+});
+
+/// Reads the value of a `celery-taskset-meta-ID`: the tasks of a group whose result was saved (Celery 5.7
+/// backends/base.py, `_save_group`).
+pub fn parse_group(document: &[u8]) -> Option<Vec<String>> {
+    let meta: GroupMeta = read(document).ok()?;
+    (!meta.result.0.is_empty()).then_some(meta.result.0)
 }
 
 /// Reads a member of a chord's `.j`, `[1, task id, state, result]`: the task and its state.

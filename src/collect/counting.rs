@@ -456,6 +456,8 @@ pub(super) fn unread() -> TaskEvidence {
         result: Observed::not_asked(why),
         chord: Observed::not_asked(why),
         children: Vec::new(),
+        saved_group: None,
+        locks: Vec::new(),
     }
 }
 

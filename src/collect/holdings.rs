@@ -9,7 +9,7 @@ use super::counting::{Known, mark};
 use super::mailbox::Voices;
 use super::name::Name;
 use super::workers::{GRACE, Panel};
-use crate::celery::control::{self, Claim, ClaimState};
+use crate::celery::control::{self, Claim, ClaimState, Heard, Reply};
 use crate::evidence::{Observed, Reason, Why};
 
 /// More ids that several workers hold are not looked at again.
@@ -107,7 +107,10 @@ impl Panel {
             let mut words: BTreeMap<String, Word> = BTreeMap::new();
             let patience = self.timeout.max(GRACE);
             let receivers = mailbox
-                .ask_each(&requests, patience, known, |method, node, answer| {
+                .ask_each(&requests, patience, known, |method, heard| {
+                    let Heard::Reply(Reply { node, answer, .. }) = heard else {
+                        return;
+                    };
                     let at = holdings.nodes.iter().position(|known| *known == node);
                     let at = at.unwrap_or_else(|| {
                         holdings.nodes.push(node.clone());
@@ -155,7 +158,10 @@ impl Panel {
             let patience = self.timeout.max(GRACE);
             let requests = [("revoked", json!({}))];
             mailbox
-                .ask_each(&requests, patience, known, |_, node, answer| {
+                .ask_each(&requests, patience, known, |_, heard| {
+                    let Heard::Reply(Reply { node, answer, .. }) = heard else {
+                        return;
+                    };
                     if !control::is_error(&answer) {
                         facts.revoke(&node, &control::decode_revoked(&answer));
                     }

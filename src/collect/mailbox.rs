@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::rabbitmq::control as over_amqp;
 use super::redis::control as over_redis;
+use crate::celery::control::{Heard, Reply};
 use crate::evidence::Why;
 
 /// The answers to several requests, by method.
@@ -21,6 +22,28 @@ pub(crate) struct Answers {
     pub(crate) receivers: u64,
     /// The answers, by node; a node that answers twice has a twin.
     pub(crate) by_node: BTreeMap<String, Vec<Value>>,
+    /// The content types of the answers, by node, where they are none of kombu's.
+    pub(crate) dialects: BTreeMap<String, String>,
+    /// How many answers could not be read, by content type.
+    pub(crate) unreadable: BTreeMap<String, u64>,
+}
+
+impl Answers {
+    /// Takes a reply in.
+    pub(crate) fn take(&mut self, reply: Reply) {
+        if let Some(dialect) = reply.dialect {
+            self.dialects.insert(reply.node.clone(), dialect);
+        }
+        self.by_node
+            .entry(reply.node)
+            .or_default()
+            .push(reply.answer);
+    }
+
+    /// Takes in that an answer can't be read.
+    pub(crate) fn note_unreadable(&mut self, content_type: String) {
+        *self.unreadable.entry(content_type).or_default() += 1;
+    }
 }
 
 /// How often each node answers: once, but where workers share its name.
@@ -110,7 +133,7 @@ impl Mailbox {
         requests: &[(&'static str, Value)],
         patience: Duration,
         known: &Audience,
-        mut see: impl FnMut(&'static str, String, Value),
+        mut see: impl FnMut(&'static str, Heard),
     ) -> Result<BTreeMap<&'static str, u64>, Why> {
         let mailbox = match self {
             Self::Redis(mailbox) => {
@@ -124,8 +147,17 @@ impl Mailbox {
         for (method, answers) in replies {
             receivers.insert(method, answers.receivers);
             for (node, given) in answers.by_node {
+                let dialect = answers.dialects.get(&node);
                 for answer in given {
-                    see(method, node.clone(), answer);
+                    see(
+                        method,
+                        Heard::Reply(Reply {
+                            ticket: String::new(),
+                            node: node.clone(),
+                            answer,
+                            dialect: dialect.cloned(),
+                        }),
+                    );
                 }
             }
         }

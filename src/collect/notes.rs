@@ -30,6 +30,8 @@ pub(super) fn nothing() -> TaskEvidence {
         result: unread(),
         chord: Observed::not_asked("it belongs to no group that is known"),
         children: Vec::new(),
+        saved_group: None,
+        locks: Vec::new(),
     }
 }
 
@@ -154,6 +156,16 @@ fn answered(workers: &Workers) -> (ReadStatus, String) {
     } else {
         format!("{there} of {all} answered")
     };
+    let detail = match workers.answered_unreadably() {
+        0 => detail,
+        more => {
+            let types: Vec<&str> = workers.unreadable.keys().map(String::as_str).collect();
+            format!(
+                "{detail}; {more} answered in what is not read ({})",
+                types.join(", ")
+            )
+        }
+    };
     let others = workers.others_unsettled.then_some("others");
     let nodes = workers.unsettled.iter().map(String::as_str);
     let detail = match (workers.unsettled.is_empty(), others) {
@@ -191,11 +203,11 @@ pub(super) fn note_workers(evidence: &mut Evidence, started: Instant) {
     };
     let mut read = line(Source::Workers, started, outcome);
     if read.status == ReadStatus::Partial {
-        let silent = evidence.workers.seen().is_some_and(|w| w.silent > 0);
-        read.reason = Some(if silent {
-            Reason::TimedOut
-        } else {
-            Reason::Unreachable
+        let silent = evidence.workers.seen().filter(|w| w.silent > 0);
+        read.reason = Some(match silent {
+            None => Reason::Unreachable,
+            Some(workers) if workers.answered_unreadably() == workers.silent => Reason::Unsupported,
+            Some(_) => Reason::TimedOut,
         });
     }
     replace_read(evidence, read);

@@ -1,5 +1,6 @@
 //! The result backend: states, chords.
 
+mod leads;
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -201,7 +201,9 @@ impl Reading<'_> {
         self.unless_silent()?;
         if let Question::Everything(wanted) = self.plan.question {
             self.read_everything(&wanted).await?;
-            return self.ask_namesakes(cleanup).await;
+            self.ask_namesakes(cleanup).await?;
+            self.follow_leads().await;
+            return Ok(());
         }
         self.look(&ids.into_iter().collect(), Look::Whole).await?;
         let (again, look) = self.unsettled();
@@ -216,7 +218,9 @@ impl Reading<'_> {
         related::read_chords(self.evidence, self.results).await;
         self.read_other_databases().await;
         related::look_for_chords(self.evidence, self.results, self.plan).await;
-        self.ask_namesakes(cleanup).await
+        self.ask_namesakes(cleanup).await?;
+        self.follow_leads().await;
+        Ok(())
     }
 
     async fn read_server(&mut self) -> Result<(), Why> {

@@ -143,6 +143,7 @@ impl Panel {
             workers: Workers {
                 answered: Vec::new(),
                 silent: 0,
+                unreadable: BTreeMap::new(),
                 unanswered_names: Vec::new(),
                 unsettled: Vec::new(),
                 others_unsettled: false,
@@ -184,6 +185,7 @@ impl Panel {
             strangers: 0,
         };
         self.workers.silent += audience.silent;
+        self.note_unreadable(&answers);
         self.audiences.insert(prefix.to_owned(), audience);
         let silent_names = declared
             .into_iter()
@@ -203,6 +205,22 @@ impl Panel {
             .answered
             .sort_by(|a, b| (&a.prefix, &a.node).cmp(&(&b.prefix, &b.node)));
         Ok(())
+    }
+
+    /// Notes how many answered what can't be read. Who answers one question so answers all so.
+    fn note_unreadable(&mut self, answers: &Replies) {
+        let mut most: BTreeMap<&String, u64> = BTreeMap::new();
+        for (content_type, count) in answers.values().flat_map(|answers| &answers.unreadable) {
+            let known = most.entry(content_type).or_default();
+            *known = (*known).max(*count);
+        }
+        for (content_type, count) in most {
+            *self
+                .workers
+                .unreadable
+                .entry(content_type.clone())
+                .or_default() += count;
+        }
     }
 
     /// Asks the workers that are known how many tasks they have begun; who does not tell is left out.
@@ -338,6 +356,9 @@ fn worker(prefix: &str, node: &str, twins: bool, answers: &Replies) -> Worker {
         node: node.to_owned(),
         prefix: prefix.to_owned(),
         twins,
+        dialect: answers
+            .values()
+            .find_map(|answers| answers.dialects.get(node).cloned()),
         queues,
         registered,
         stats: first("stats").map(|value| control::decode_stats(&value)),

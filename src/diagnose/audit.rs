@@ -127,6 +127,14 @@ fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option
             "the ids of {} were compared with no others",
             super::plain::count(census.twice.not_compared, "message")
         )),
+        "orphaned-reservation" => census.classes.iter().find_map(|class| {
+            let case = Case {
+                evidence,
+                id: &class.id,
+                task: &class.task,
+            };
+            case.undecided()
+        }),
         _ if census.unclassed > 0 && rule.check.of_task().is_some() => Some(format!(
             "{} stand in too many kinds to be told apart",
             super::plain::count(census.unclassed, "message")
@@ -164,6 +172,8 @@ fn nothing() -> TaskEvidence {
         result: Observed::Seen(None),
         chord: Observed::not_asked("nobody asked for a task"),
         children: Vec::new(),
+        saved_group: None,
+        locks: Vec::new(),
     }
 }
 

@@ -97,6 +97,7 @@ pub(crate) fn doc_of_state(state: &str) -> ResultDoc {
         date_done: None,
         exc_type: None,
         worker: None,
+        pid: None,
         parent_id: None,
         group_id: None,
         children: Vec::new(),
@@ -160,6 +161,7 @@ impl Lab {
                 workers: Observed::Seen(Workers {
                     answered: Vec::new(),
                     silent: 0,
+                    unreadable: BTreeMap::new(),
                     unanswered_names: Vec::new(),
                     unsettled: Vec::new(),
                     others_unsettled: false,
@@ -188,6 +190,7 @@ impl Lab {
             node: node.to_owned(),
             prefix: String::new(),
             twins: false,
+            dialect: None,
             queues: Observed::Seen(queues.collect()),
             registered: Observed::Seen(BTreeMap::from([(TASK.to_owned(), TaskTraits::default())])),
             stats: Observed::Seen(Stats {
@@ -285,6 +288,8 @@ impl Lab {
                 result: Observed::Seen(None),
                 chord: Observed::Seen(None),
                 children: Vec::new(),
+                saved_group: None,
+                locks: Vec::new(),
             })
     }
 

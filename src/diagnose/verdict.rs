@@ -2,12 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+mod leads;
+
+use self::leads::{group, locked};
 use super::causes;
 use super::finding::Finding;
 use super::later;
 use super::plain;
 use super::stages::stages;
-use super::view::{Case, Elsewhere, Fate, Held, Holder, Route, UNHEARD};
+use super::view::{Case, Elsewhere, Fate, Held, Holder, QUIET_END, Route, UNHEARD};
 use super::{Severity, Trace};
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
@@ -90,6 +93,9 @@ pub(super) fn trace(evidence: &Evidence, id: &str, findings: Vec<Finding>) -> Tr
         };
     };
     let (verdict, mut summary) = decide(&case);
+    if matches!(verdict, Verdict::Lost | Verdict::Unknown) {
+        summary.push_str(&locked(&case));
+    }
     let worst = findings.iter().find(|f| f.severity == Severity::Error);
     if let (
         Verdict::Finished
@@ -122,6 +128,7 @@ fn decide(case: &Case<'_>) -> (Verdict, String) {
     of_copies(case)
         .or_else(|| later::not_yet_sent(case))
         .or_else(|| later::of_group(case))
+        .or_else(|| group(case))
         .unwrap_or_else(|| nowhere(case))
 }
 
@@ -239,6 +246,14 @@ fn unacked(case: &Case<'_>) -> Option<(Verdict, String)> {
                 plain::names(&nodes)
             ),
         ),
+        Holder::RateLimitedOrNobody(nodes, overfull) => (
+            Verdict::Undetermined,
+            format!(
+                "it is unacknowledged and its task is rate limited on {}, where it may wait; but {}",
+                plain::names(&nodes),
+                overfull.told()
+            ),
+        ),
         Holder::Nobody if case.comes_too_late(held.envelope) => (
             Verdict::Doomed,
             format!(
@@ -284,6 +299,19 @@ fn queued(case: &Case<'_>) -> Option<(Verdict, String)> {
             Verdict::Undetermined,
             format!("it waits in {place}; what will become of it can't be told: {why}"),
         ),
+        Fate::NobodyReads
+            if copy
+                .list
+                .is_some_and(|l| !case.evidence.subscribers(l).is_empty()) =>
+        {
+            (
+                Verdict::Stuck,
+                format!(
+                    "it waits in the list of {place}, a broadcast queue: its workers get what is broadcast from a channel, and \
+                 nobody takes from this list"
+                ),
+            )
+        }
         Fate::NobodyReads => (
             Verdict::Stuck,
             format!("it waits in {place}, and no live worker consumes that queue"),
@@ -527,6 +555,16 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
         return (
             Verdict::Undetermined,
             format!("it was not found; who has it can't be told: {UNHEARD}"),
+        );
+    }
+    if let (Some(node), Some(result)) = (case.began_in_a_worker_that_lives(), result) {
+        let state = &result.doc.state;
+        return (
+            Verdict::Undetermined,
+            format!(
+                "its result still says {state}, and no copy is left, and yet it was not killed: {node}, which began it, \
+                 lives; {QUIET_END}, which the log of {node} tells by `ignored`"
+            ),
         );
     }
     if let Some((node, task)) = case.hidden_bucket() {

@@ -24,7 +24,7 @@ pub use self::broker::{
 pub use self::census::{Ages, Census, Class, ListMovement, Movement, NAMED_IDS, Software, Twice};
 pub use self::observed::{Observed, Reason, Why};
 pub use self::rabbitmq::RabbitMq;
-pub use self::task::{CanvasGap, ChordParts, Copy, Death, Place, StoredResult, TaskEvidence};
+pub use self::task::{CanvasGap, ChordParts, Copy, Death, Lock, Place, StoredResult, TaskEvidence};
 pub use self::workers::{Silence, Worker, WorkerClaim, Workers};
 use crate::celery::canvas::Step;
 
@@ -267,6 +267,8 @@ impl Evidence {
                 result: Observed::not_asked(unread),
                 chord: Observed::not_asked(unread),
                 children: Vec::new(),
+                saved_group: None,
+                locks: Vec::new(),
             });
     }
 }

@@ -25,6 +25,22 @@ pub struct TaskEvidence {
     /// Tasks that follow it: the next link of its chain and other children, by their ids, as far as its result names
     /// them. Each has its own entry in [`super::Evidence::tasks`].
     pub children: Vec<String>,
+    /// The tasks of a group whose result was saved under this id; none where there is no such key, or it was not looked
+    /// for, as where the id was found otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_group: Option<Vec<String>>,
+    /// Locks that hold this id, as those of celery-singleton do. Looked for only where the id was not found otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<Lock>,
+}
+
+/// A key whose value is the id of a task, so that another one like it is not sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// The key.
+    pub key: String,
+    /// Whether it stands in the result backend's database, and not in the broker's.
+    pub in_results: bool,
 }
 
 /// One message in the broker.

@@ -12,8 +12,12 @@ use crate::celery::control::{ActiveQueue, Claim, Conf, Stats, TaskTraits};
 pub struct Workers {
     /// Those that answered.
     pub answered: Vec<Worker>,
-    /// How many are subscribed and did not answer in time.
+    /// How many are subscribed and gave no answer in time that could be read.
     pub silent: u64,
+    /// How many of these answered what can't be read, by the content types of their answers: an app can have a serializer
+    /// of its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unreadable: BTreeMap<String, u64>,
     /// Nodes that declared a mailbox and did not answer. Among them are the silent ones; dead ones stay in the table
     /// for a while, so that there can be more names than silent workers.
     pub unanswered_names: Vec<String>,
@@ -48,6 +52,10 @@ pub struct Worker {
     pub prefix: String,
     /// More than one worker answers to this name; their answers are joined.
     pub twins: bool,
+    /// The content type in which it answers, where that is none of kombu's: that of the `task_serializer` with which it
+    /// sends tasks (Celery 5.7 app/control.py, `Control`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<String>,
     /// The queues that it consumes.
     pub queues: Observed<Vec<ActiveQueue>>,
     /// The tasks that it knows, built-in ones included, with the attributes that matter.
@@ -90,12 +98,28 @@ impl Workers {
         self.unsettled.is_empty() && !self.others_unsettled
     }
 
-    /// Names the silent ones as exactly as can be told.
+    /// How many answered what can't be read.
+    pub fn answered_unreadably(&self) -> u64 {
+        let all = self.unreadable.values().copied();
+        all.fold(0, u64::saturating_add).min(self.silent)
+    }
+
+    /// What is to be said of one that gave no answer that could be read.
+    pub fn unheard_how(&self) -> &'static str {
+        if self.answered_unreadably() < self.silent {
+            "did not answer"
+        } else {
+            "answered in a serialisation that is not read"
+        }
+    }
+
+    /// Names those that answered nothing at all as exactly as can be told.
     pub fn silence(&self) -> Silence<'_> {
         let names = self.unanswered_names.as_slice();
-        match self.silent {
+        let unreadable = self.answered_unreadably();
+        match self.silent.saturating_sub(unreadable) {
             0 => Silence::None,
-            silent if silent == names.len() as u64 => Silence::Named(names),
+            silent if unreadable == 0 && silent == names.len() as u64 => Silence::Named(names),
             silent => Silence::Among(silent, names),
         }
     }

@@ -114,11 +114,15 @@ impl Report<'_> {
         )];
         facts.extend(unacked.map(|unacked| format!("{unacked} unacknowledged")));
         facts.push(match workers {
-            Some(workers) if workers.silent > 0 => format!(
-                "{} and {} silent",
-                plain::count(workers.answered.len() as u64, "worker"),
-                workers.silent
-            ),
+            Some(workers) if workers.silent > 0 => {
+                let unreadable = workers.answered_unreadably();
+                let silent = workers.silent.saturating_sub(unreadable);
+                let others = [(silent, "silent"), (unreadable, "not understood")];
+                let others = others.into_iter().filter(|(number, _)| *number > 0);
+                let others = others.map(|(number, how)| format!(" and {number} {how}"));
+                let answered = plain::count(workers.answered.len() as u64, "worker");
+                others.fold(answered, |facts, other| facts + &other)
+            }
             Some(workers) => plain::count(workers.answered.len() as u64, "worker"),
             None => "workers not asked".to_owned(),
         });

@@ -20,6 +20,7 @@ mod hostile;
 mod lab;
 mod lab_itself;
 mod lab_rabbitmq;
+mod mechanisms;
 mod rabbitmq;
 mod routes;
 mod shared_server;

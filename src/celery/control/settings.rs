@@ -145,6 +145,9 @@ pub struct Stats {
     pub pid: Option<i64>,
     /// How many pool processes it has.
     pub processes: Option<u64>,
+    /// Which these are; empty where it did not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub process_ids: Vec<i64>,
     /// How many of them take tasks: not those that are still starting. The prefork pool alone tells (Celery 5.7
     /// concurrency/asynpool.py, `human_write_stats`).
     pub ready_processes: Option<u64>,
@@ -212,6 +215,11 @@ pub fn decode_stats(answer: &Value) -> Stats {
             .get("processes")
             .and_then(Value::as_array)
             .map(|list| list.len() as u64),
+        process_ids: pool
+            .get("processes")
+            .and_then(Value::as_array)
+            .map(|list| list.iter().filter_map(Value::as_i64).collect())
+            .unwrap_or_default(),
         ready_processes: pool
             .pointer("/writes/inqueues/total")
             .and_then(Value::as_u64),

@@ -48,33 +48,81 @@ fn names() {
     assert_eq!(node_of_mailbox(b"\xff"), None);
 }
 
+fn read(message: &[u8]) -> Reply {
+    match parse_reply(message) {
+        Some(Heard::Reply(reply)) => reply,
+        other => panic!("no reply: {other:?}"),
+    }
+}
+
 #[test]
 fn a_reply() {
-    let reply = parse_reply(SAMPLES.reply.as_bytes()).expect("a reply");
+    let reply = read(SAMPLES.reply.as_bytes());
     assert_eq!(
         reply,
         Reply {
             ticket: "T9".into(),
             node: "w1@lab".into(),
-            answer: json!({"ok": "pong"})
+            answer: json!({"ok": "pong"}),
+            dialect: None,
         }
     );
-    for bytes in [
-        b"".as_slice(),
-        b"{}",
-        b"[]",
-        b"\xff",
-        b"{\"headers\": {\"ticket\": \"T\"}, \"body\": \"{}\"}",
-    ] {
+    for bytes in [b"".as_slice(), b"{}", b"[]", b"\xff"] {
         assert_eq!(parse_reply(bytes), None);
     }
+}
+
+#[test]
+fn a_reply_in_a_serializer_of_the_app_is_read_by_its_content_or_noted() {
+    let message = |content_type: &str, body: &str| {
+        let message =
+            json!({"body": body, "content-type": content_type, "headers": {"ticket": "T"}});
+        message.to_string().into_bytes()
+    };
+    let house = read(&message(
+        "application/x-house",
+        r#"{"w1@lab": {"ok": "pong"}}"#,
+    ));
+    assert_eq!(
+        (house.node.as_str(), &house.answer),
+        ("w1@lab", &json!({"ok": "pong"}))
+    );
+    assert_eq!(house.dialect.as_deref(), Some("application/x-house"));
+    let plain = read(&message(
+        "application/json",
+        r#"{"w1@lab": {"ok": "pong"}}"#,
+    ));
+    assert_eq!(plain.dialect, None);
+    let unreadable = [
+        ("application/x-house", "gAAAAABsealed=="),
+        ("application/x-house", r#"{"version": 1, "data": {}}"#),
+        ("application/x-house", r#"{"sealed": "gAAAAAB"}"#),
+        ("application/x-yaml", "w1@lab: {ok: pong}"),
+        ("application/json", "{}"),
+    ];
+    for (content_type, body) in unreadable {
+        let heard = Heard::Unreadable {
+            ticket: "T".to_owned(),
+            content_type: content_type.to_owned(),
+        };
+        assert_eq!(
+            parse_reply(&message(content_type, body)),
+            Some(heard),
+            "{body}"
+        );
+    }
+    // Text of others is cut to what a content type is made of.
+    let odd = parse_reply(&message("x/\u{1b}[31m y\n", "?"));
+    assert!(
+        matches!(odd, Some(Heard::Unreadable { content_type, .. }) if content_type == "x/31my")
+    );
 }
 
 #[test]
 fn arguments_do_not_get_in() {
     let body = json!({"w": [{"id": "x", "args": ["private"], "kwargs": {"private": 1}, "r": {"args": ["private"]}}]});
     let message = json!({"body": body.to_string(), "content-type": "application/json", "headers": {"ticket": "T"}});
-    let reply = parse_reply(message.to_string().as_bytes()).expect("a reply");
+    let reply = read(message.to_string().as_bytes());
     assert_eq!(reply.answer, json!([{"id": "x", "r": {}}]));
 }
 

@@ -4,6 +4,24 @@ use super::*;
 use crate::celery::samples::SAMPLES;
 
 #[test]
+fn a_saved_group_names_its_tasks() {
+    // What `GroupResult.save` writes, with a group in the group.
+    let document = br#"{"result": [["g", null], [[["a", null], null], [["g2", null], [[["b", null], null]]]]]}"#;
+    assert_eq!(
+        parse_group(document),
+        Some(vec!["a".to_owned(), "b".to_owned()])
+    );
+    for other in [
+        &br#"{"status": "SUCCESS", "result": 3}"#[..],
+        b"3",
+        b"",
+        b"[]",
+    ] {
+        assert_eq!(parse_group(other), None);
+    }
+}
+
+#[test]
 fn failures_name_the_exception_and_no_more() {
     let doc = parse_result(&SAMPLES.result("failure_json")).expect("a result");
     assert_eq!((doc.state.as_str(), doc.ready), ("FAILURE", true));

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::amqp::{AmqpClient, Depth, is_missing};
 use super::mailboxes::MAILBOX;
 use super::message;
-use crate::celery::control::{REPLY_EXCHANGE, Reply, read_reply, reply_list, request_body};
+use crate::celery::control::{Heard, REPLY_EXCHANGE, Reply, read_reply, reply_list, request_body};
 use crate::collect::cleanup::Cleanup;
 use crate::collect::mailbox::{Answers, Replies, Until};
 use crate::evidence::{Reason, Why};
@@ -180,20 +180,17 @@ impl Mailbox {
                     ));
                 }
             };
-            let Some(Reply {
-                ticket,
-                node,
-                answer,
-            }) = reply(&delivery)
-            else {
+            let Some(heard) = reply(&delivery) else {
                 continue;
             };
+            let (Heard::Reply(Reply { ticket, .. }) | Heard::Unreadable { ticket, .. }) = &heard;
             // A reply to another ticket is none of ours.
-            if let Some(answers) = methods
-                .get(&ticket)
-                .and_then(|method| replies.get_mut(method))
-            {
-                answers.by_node.entry(node).or_default().push(answer);
+            let method = methods.get(ticket);
+            if let Some(answers) = method.and_then(|method| replies.get_mut(method)) {
+                match heard {
+                    Heard::Reply(reply) => answers.take(reply),
+                    Heard::Unreadable { content_type, .. } => answers.note_unreadable(content_type),
+                }
             }
         }
         Ok(replies)
@@ -325,19 +322,16 @@ async fn next(consumer: &mut Consumer) -> Option<lapin::Result<Delivery>> {
     std::future::poll_fn(|cx| Pin::new(&mut *consumer).poll_next(cx)).await
 }
 
-fn reply(delivery: &Delivery) -> Option<Reply> {
+fn reply(delivery: &Delivery) -> Option<Heard> {
     let headers = message::headers(&delivery.properties);
     let header = |key: &str| headers.get(key).and_then(Value::as_str);
-    read_reply(
+    let content_type = delivery.properties.content_type().as_ref();
+    Some(read_reply(
         header("ticket")?.to_owned(),
-        delivery
-            .properties
-            .content_type()
-            .as_ref()
-            .map(ShortString::as_str),
+        content_type.map(ShortString::as_str),
         header("compression"),
         &delivery.data,
-    )
+    ))
 }
 
 #[cfg(test)]
@@ -360,6 +354,7 @@ mod tests {
             let answers = Answers {
                 receivers: 2,
                 by_node: by_node.collect(),
+                ..Answers::default()
             };
             Replies::from([("active", answers)])
         };

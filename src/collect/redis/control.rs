@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::client::{Client, decode};
 use crate::celery::control::{
-    REPLY_BINDINGS, Reply, channel, parse_reply, reply_binding, reply_list, request,
+    Heard, REPLY_BINDINGS, channel, parse_reply, reply_binding, reply_list, request,
 };
 use crate::collect::cleanup::Cleanup;
 use crate::collect::mailbox::{Answers, Audience, Replies, Voices};
@@ -95,18 +95,20 @@ impl Mailbox {
         patience: Duration,
         known: Option<&Audience>,
     ) -> Result<Replies, Why> {
-        let mut given: BTreeMap<&'static str, BTreeMap<String, Vec<Value>>> = BTreeMap::new();
+        let mut replies = Replies::new();
         let receivers = self
-            .ask_each(requests, patience, known, |method, node, answer| {
-                let by_node = given.entry(method).or_default();
-                by_node.entry(node).or_default().push(answer);
+            .ask_each(requests, patience, known, |method, heard| {
+                let answers: &mut Answers = replies.entry(method).or_default();
+                match heard {
+                    Heard::Reply(reply) => answers.take(reply),
+                    Heard::Unreadable { content_type, .. } => answers.note_unreadable(content_type),
+                }
             })
             .await?;
-        let answers = receivers.into_iter().map(|(method, receivers)| {
-            let by_node = given.remove(method).unwrap_or_default();
-            (method, Answers { receivers, by_node })
-        });
-        Ok(answers.collect())
+        for (method, receivers) in receivers {
+            replies.entry(method).or_default().receivers = receivers;
+        }
+        Ok(replies)
     }
 
     /// As [`Mailbox::ask`], and shows each answer as it comes, so that they need not all be in memory at once. Returns how
@@ -116,7 +118,7 @@ impl Mailbox {
         requests: &[(&'static str, Value)],
         patience: Duration,
         known: Option<&Audience>,
-        mut see: impl FnMut(&'static str, String, Value),
+        mut see: impl FnMut(&'static str, Heard),
     ) -> Result<BTreeMap<&'static str, u64>, Why> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -145,19 +147,19 @@ impl Mailbox {
             let spoken: u64 = heard.values().flat_map(BTreeMap::values).sum();
             let to_come = receivers.values().sum::<u64>().saturating_sub(spoken);
             for message in self.next(left.clamp(LEAST_WAIT, WAIT), to_come).await? {
-                let Some(Reply {
-                    ticket,
-                    node,
-                    answer,
-                }) = parse_reply(&message)
-                else {
+                let Some(reply) = parse_reply(&message) else {
                     continue;
                 };
+                let (ticket, node) = match &reply {
+                    Heard::Reply(reply) => (&reply.ticket, reply.node.as_str()),
+                    // Nobody's name, and a voice all the same.
+                    Heard::Unreadable { ticket, .. } => (ticket, ""),
+                };
                 // A reply to another ticket is none of ours.
-                if let Some(method) = methods.get(&ticket) {
+                if let Some(method) = methods.get(ticket) {
                     let voices = heard.entry(method).or_default();
-                    *voices.entry(node.clone()).or_default() += 1;
-                    see(method, node, answer);
+                    *voices.entry(node.to_owned()).or_default() += 1;
+                    see(method, reply);
                 }
             }
         }

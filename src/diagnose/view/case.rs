@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::deployment::Store;
+use super::room::Overfull;
 use super::route::Route;
 use crate::celery::control::ClaimState;
 use crate::celery::message::Envelope;
 use crate::evidence::{
     Copy, Evidence, List, Observed, OtherDatabase, Place, RabbitMq, Source, StoredResult,
-    TaskEvidence, UnackedNames, Worker, WorkerClaim,
+    TaskEvidence, UnackedNames, Worker, WorkerClaim, Workers,
 };
 
 /// Seconds for which a worker's start is uncertain: it tells its uptime in whole seconds (Celery 5.7
@@ -18,11 +19,6 @@ const UPTIME_MARGIN: f64 = 1.0;
 /// Why nothing can be said while [`Evidence::unheard_consumers`] finds any.
 pub(in crate::diagnose) const UNHEARD: &str = "something takes messages from this broker and answers no remote control: a worker \
                                   that shuts down warmly, or has remote control switched off";
-
-/// Why nobody is said to have lost what [`Evidence::may_have_been_taken`].
-const TAKER: &str = "a connection that took messages when it was delivered is still there (CLIENT LIST, cmd=brpop), and \
-                     belongs to no worker that answered: one that shuts down warmly finishes its tasks without another \
-                     word";
 
 /// One traced task, with the evidence around it.
 #[derive(Clone, Copy)]
@@ -110,6 +106,9 @@ pub enum Holder {
     Claimed,
     /// Nobody says so, and its task is rate limited on these nodes: it can wait in a bucket that no reply shows.
     MaybeRateLimited(Vec<String>),
+    /// As [`Holder::MaybeRateLimited`], and more is unacknowledged than the live workers can hold: some of it is nobody's,
+    /// and which can't be told.
+    RateLimitedOrNobody(Vec<String>, Overfull),
     /// Every live worker answered, and none has it.
     Nobody,
     /// What would decide was not read; why.
@@ -315,15 +314,12 @@ impl<'e> Case<'e> {
 
     /// A fate that holds only if no worker has kept its word to itself.
     fn unless_unsure(&self, fate: Fate) -> Fate {
+        let unsaid = |w: &Worker| w.queues.seen().is_none();
         let silent = !self.evidence.all_workers_answered();
-        if silent
-            || self
-                .evidence
-                .answered()
-                .iter()
-                .any(|w| w.queues.seen().is_none())
-        {
-            return Fate::Undecided("a worker that may take it did not answer".to_owned());
+        if silent || self.evidence.answered().iter().any(unsaid) {
+            let workers = self.evidence.workers.seen();
+            let how = workers.map_or("did not answer", Workers::unheard_how);
+            return Fate::Undecided(format!("a worker that may take it {how}"));
         }
         if self.evidence.unheard_consumers() > 0 {
             return Fate::Undecided(UNHEARD.to_owned());
@@ -340,7 +336,8 @@ impl<'e> Case<'e> {
             return Holder::Undecided("the workers were not asked".to_owned());
         };
         if workers.silent > 0 {
-            return Holder::Undecided("a worker that may hold it did not answer".to_owned());
+            let how = workers.unheard_how();
+            return Holder::Undecided(format!("a worker that may hold it {how}"));
         }
         // Who came was not asked everything, and who left may be finishing it.
         if !workers.are_settled() {
@@ -365,7 +362,10 @@ impl<'e> Case<'e> {
             .map(|w| w.node.clone())
             .collect();
         if !limited.is_empty() {
-            return Holder::MaybeRateLimited(limited);
+            return match self.evidence.overfull(held.store()) {
+                None => Holder::MaybeRateLimited(limited),
+                Some(overfull) => Holder::RateLimitedOrNobody(limited, overfull),
+            };
         }
         match self.may_be_finishing(held) {
             Some(why) => Holder::Undecided(why),
@@ -373,29 +373,12 @@ impl<'e> Case<'e> {
         }
     }
 
-    /// Why a worker that answers no more may be finishing what it was given; none where none can.
-    fn may_be_finishing(&self, held: &Held<'_>) -> Option<String> {
-        if self.was_killed(held) {
-            return None;
-        }
-        if let Some(why) = self.evidence.endings_unseen() {
-            return Some(format!(
-                "a worker in a warm shutdown may be finishing it, which can't be told here: {why}"
-            ));
-        }
-        let taken = self.evidence.may_have_been_taken(held.delivered_at);
-        taken.then(|| TAKER.to_owned())
-    }
-
-    /// Whether the worker that began this very delivery was killed: it left its mailbox, as none does that ends in order.
-    fn was_killed(&self, held: &Held<'_>) -> bool {
-        let workers = self.evidence.workers.seen();
-        let left = |node: &str| {
-            workers.is_some_and(|w| w.unanswered_names.iter().any(|name| name == node))
-        };
-        let started = self.result().filter(|r| r.doc.state == "STARTED");
-        let node = started.and_then(|result| result.doc.worker.as_deref());
-        !held.envelope.redelivered && node.is_some_and(left)
+    /// Why it can't be told who holds a copy in `unacked`; none where that can, or there is none.
+    pub fn undecided(&self) -> Option<String> {
+        self.held().iter().find_map(|held| match self.holder(held) {
+            Holder::Undecided(why) => Some(why),
+            _ => None,
+        })
     }
 
     /// Whether a worker consumes a queue that a message stood in, as far as is known.

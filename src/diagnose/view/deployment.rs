@@ -24,7 +24,7 @@ pub struct Store<'e> {
 
 impl Store<'_> {
     /// Whether a worker keeps there what it was given, as far as it told.
-    fn is_of(self, worker: &Worker) -> bool {
+    pub(super) fn is_of(self, worker: &Worker) -> bool {
         let told = self.names.zip(worker.stats.seen());
         worker.prefix == self.prefix
             && told.is_none_or(|(names, stats)| names.are_of(&stats.transport))
@@ -77,6 +77,27 @@ impl Evidence {
             worker.prefix == list.prefix && lists.any(|queue| queue.name == list.queue)
         };
         self.answered().iter().filter(takes).collect()
+    }
+
+    /// The workers that have the queue of a list and get its messages from a channel: a Broadcast queue, whose list on
+    /// Redis nobody takes from. Kombu puts a message there where its sender never declared the exchange as fanout (kombu
+    /// 5.7 transport/redis.py, `Channel.active_queues`; transport/virtual/base.py, `typeof`).
+    pub fn subscribers(&self, list: &List) -> Vec<&Worker> {
+        let named = |worker: &&Worker| {
+            let queues = worker.queues.seen().into_iter().flatten();
+            let mut fanout = queues.filter(|queue| is_fanout(queue));
+            worker.prefix == list.prefix && fanout.any(|queue| queue.name == list.queue)
+        };
+        let workers = self.answered().iter().filter(|_| self.rabbitmq.is_none());
+        workers.filter(named).collect()
+    }
+
+    /// The queues of whose lists, or on RabbitMQ of which, the workers that answered take.
+    pub fn consumed_queues(&self) -> Vec<&str> {
+        let workers = self.answered().iter();
+        let queues = workers.filter_map(|worker| worker.queues.seen()).flatten();
+        let taken = queues.filter(|queue| self.rabbitmq.is_some() || !is_fanout(queue));
+        taken.map(|queue| queue.name.as_str()).collect()
     }
 
     /// The reservations of a store.
@@ -275,6 +296,13 @@ impl Evidence {
             }
         });
         kept.min_by(f64::total_cmp)
+    }
+
+    /// Seconds for which a worker keeps results; none where it did not say, or keeps them for ever.
+    pub fn results_kept_by(&self, worker: &Worker) -> Option<f64> {
+        let conf = worker.conf.seen()?;
+        let kept = conf.result_expires?;
+        (kept > 0.0).then_some(kept)
     }
 
     /// A command for `redis-cli` in the broker's database.

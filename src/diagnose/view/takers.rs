@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::case::{Case, Held};
 use super::worker::is_fanout;
 use crate::evidence::{ClientFacts, Evidence};
 
@@ -11,6 +12,11 @@ const MARGIN: f64 = 2.0;
 
 /// Seconds for which a client waits for the workers' answers to a question. `celery inspect` and Flower wait for one.
 const ASKED: f64 = 3.0;
+
+/// Why nobody knows who has a message of which [`Evidence::may_have_been_taken`] is true.
+const TAKER: &str = "a connection that took messages when it was delivered is still there (CLIENT LIST, cmd=brpop), and \
+                     belongs to no worker that answered: one that shuts down warmly finishes its tasks without another \
+                     word";
 
 impl Evidence {
     /// Whether a process that answers nothing may have taken a message that was delivered at this time (Unix seconds,
@@ -22,8 +28,14 @@ impl Evidence {
         let margin = MARGIN + self.reading_seconds();
         let since = delivered_at.map(|at| (self.now() - at).max(0.0));
         let mut questions = self.questions();
+        let mut heard = self.takers_that_answered();
         let (mut others, mut candidates) = (0, 0);
         for taker in self.clients_here().filter(|c| c.command == "brpop") {
+            // It has room for more, and is a worker's that answered: `unheard_consumers` counts whether there are more.
+            if taker.blocked {
+                heard = heard.saturating_sub(1);
+                continue;
+            }
             let idle = taker.idle_seconds.map(float);
             let age = taker.age_seconds.map(float);
             let within = since.zip(idle).map(|(since, idle)| idle - since);
@@ -37,7 +49,7 @@ impl Evidence {
             let took = within.is_none_or(|off| off <= margin);
             candidates += usize::from(there && took);
         }
-        candidates > 0 && others > self.takers_that_answered()
+        candidates > 0 && others > heard
     }
 
     /// How many connections with BRPOP the workers that answered have: one each, where it consumes anything from a list.
@@ -69,6 +81,33 @@ impl Evidence {
     fn reading_seconds(&self) -> f64 {
         let all = self.reads.iter().map(|read| read.elapsed_ms);
         Duration::from_millis(all.fold(0, u64::saturating_add)).as_secs_f64()
+    }
+}
+
+impl Case<'_> {
+    /// Why a worker that answers no more may be finishing what it was given; none where none can.
+    pub(super) fn may_be_finishing(&self, held: &Held<'_>) -> Option<String> {
+        if self.was_killed(held) {
+            return None;
+        }
+        if let Some(why) = self.evidence.endings_unseen() {
+            return Some(format!(
+                "a worker in a warm shutdown may be finishing it, which can't be told here: {why}"
+            ));
+        }
+        let taken = self.evidence.may_have_been_taken(held.delivered_at);
+        taken.then(|| TAKER.to_owned())
+    }
+
+    /// Whether the worker that began this very delivery was killed: it left its mailbox, as none does that ends in order.
+    fn was_killed(&self, held: &Held<'_>) -> bool {
+        let workers = self.evidence.workers.seen();
+        let left = |node: &str| {
+            workers.is_some_and(|w| w.unanswered_names.iter().any(|name| name == node))
+        };
+        let started = self.result().filter(|r| r.doc.state == "STARTED");
+        let node = started.and_then(|result| result.doc.worker.as_deref());
+        !held.envelope.redelivered && node.is_some_and(left)
     }
 }
 
@@ -111,11 +150,12 @@ mod tests {
 
     /// Whether the taker of a message of 40 seconds ago may be among these, beside one worker that answers.
     fn taken(clients: &[ClientFacts]) -> bool {
-        let own = [
+        let mut own = [
             client("psubscribe", 900, 1),
             client("publish", 900, 1),
             client("brpop", 900, 0),
         ];
+        own[2].blocked = true;
         let mut lab = Lab::new().worker("w1", &["celery"]).clients(&[]);
         let facts = lab.evidence.broker.server.seen_mut().expect("seen");
         facts.clients = Observed::Seen([&own, clients].concat());

@@ -67,8 +67,12 @@ impl Worker {
         {
             return Some(true);
         }
-        // An app can register serializers of its own, and nobody but the app knows their content types.
+        // An app can register serializers of its own, and nobody but the app knows their content types; that of the one
+        // with which it sends tasks stands in the worker's answers.
         let own = accepted.iter().any(|name| content_type_of(name).is_none());
+        if own && self.dialect.as_deref() == Some(content_type) {
+            return Some(true);
+        }
         (!own).then_some(false)
     }
 

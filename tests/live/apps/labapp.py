@@ -6,10 +6,22 @@ import json
 import os
 import time
 
-from celery import Celery
+from celery import Celery, chain
+from celery.exceptions import Ignore
+from kombu import Exchange, Queue
+from kombu.common import Broadcast
+from kombu.serialization import register
 
+# JSON under a house's own name and content type, and something that nobody else can read.
+register("house", json.dumps, json.loads, content_type="application/x-house", content_encoding="utf-8")
+register("sealed", lambda data: "sealed:" + json.dumps(data)[::-1], lambda text: json.loads(text[7:][::-1]),
+         content_type="application/x-sealed", content_encoding="utf-8")
+
+config = json.loads(os.environ["LABAPP_CONFIG"])
+if config.pop("with_broadcast", False):
+    config["task_queues"] = [Queue("celery", Exchange("celery"), "celery"), Broadcast("everyone")]
 app = Celery("labapp")
-app.conf.update(json.loads(os.environ["LABAPP_CONFIG"]))
+app.conf.update(config)
 
 
 @app.task(name="labapp.add")
@@ -36,6 +48,16 @@ def fail(reason="as asked"):
 @app.task(name="labapp.retry", bind=True, max_retries=3)
 def retry(self, countdown=3600):
     raise self.retry(countdown=countdown)
+
+
+@app.task(name="labapp.skip")
+def skip():
+    raise Ignore()
+
+
+@app.task(name="labapp.replace", bind=True)
+def replace(self, seconds):
+    raise self.replace(chain(sleep.si(seconds), add.si(1, 2)))
 
 
 @app.task(name="labapp.ignored", ignore_result=True)

@@ -240,7 +240,9 @@ fn reply(name: &str, raw: &[u8], truth: &Value) {
         request(raw, truth);
         return;
     }
-    let found = control::parse_reply(raw).unwrap();
+    let Some(control::Heard::Reply(found)) = control::parse_reply(raw) else {
+        panic!("no reply");
+    };
     assert_eq!(
         (found.node.as_str(), found.ticket.as_str()),
         (text(&truth["node"]), text(&truth["ticket"]))

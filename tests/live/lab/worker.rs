@@ -44,6 +44,12 @@ impl Worker {
         self.process.wait().expect("a child can be waited for");
     }
 
+    /// Celery's own warm shutdown, begun.
+    pub fn begin_to_stop(&self) {
+        kill_process(self.pid(), Signal::TERM).expect("the worker is alive");
+        self.wait_for_log("Warm shutdown", Duration::from_secs(30));
+    }
+
     pub fn wait_for_log(&self, text: &str, limit: Duration) {
         wait_for_log(&self.log, text, limit);
     }

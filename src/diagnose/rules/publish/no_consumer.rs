@@ -1,7 +1,7 @@
 //! CD101: messages wait where no live worker takes them.
 
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, Observed, RabbitMq, Reason, Source};
+use crate::evidence::{Evidence, List, Observed, RabbitMq, Reason, Source};
 
 /// The rule.
 pub static NO_CONSUMER: Rule = Rule {
@@ -18,7 +18,7 @@ pub static NO_CONSUMER: Rule = Rule {
                said while a worker that could consume the queue stays silent, or came or left in the middle. \
                RabbitMQ itself tells how many consumers a queue has; queues that need none are left out: dead-letter \
                queues (on Redis the transport option deadletter_queue), those of native delayed delivery, replies and \
-               events. Where RabbitMQ does not tell which queues are for dead letters, nothing is said of one by its \
+               events. On Redis a broadcast queue is a channel, and nobody takes from the list of its name. Where RabbitMQ does not tell which queues are for dead letters, nothing is said of one by its \
                number of consumers alone.",
         confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE`, or \
                   `rabbitmqctl list_queues name messages_ready consumers`, twice: the number does not fall.",
@@ -36,14 +36,7 @@ pub static NO_CONSUMER: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    let consumed: Vec<&str> = case
-        .evidence
-        .answered()
-        .iter()
-        .filter_map(|worker| worker.queues.seen())
-        .flatten()
-        .map(|queue| queue.name.as_str())
-        .collect();
+    let consumed = case.evidence.consumed_queues();
     case.queued()
         .into_iter()
         // A whole key prefix without workers is another fault with another cure: key-prefix-mismatch says it.
@@ -57,24 +50,42 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .filter_map(|copy| Some((copy, copy.list?)))
         .map(|(copy, list)| {
             let queue = &list.queue;
-            Finding::of(
-                &NO_CONSUMER,
-                format!(
-                    "queue {queue} holds {} and no live worker consumes it",
-                    plain::count(list.length, "message")
+            let messages = plain::count(list.length, "message");
+            let broadcast = broadcast(case, list);
+            let message = match &broadcast {
+                None => format!("queue {queue} holds {messages} and no live worker consumes it"),
+                Some((nodes, _)) => format!(
+                    "the list of the broadcast queue {queue} holds {messages} and nobody takes from it: {nodes} gets what \
+                     is broadcast from a channel, and this came from a sender that had not declared the exchange"
                 ),
-            )
+            };
+            Finding::of(&NO_CONSUMER, message)
             .evidence("queue", queue.as_str())
             .evidence("messages", list.length)
             .evidence("position", copy.position)
             .evidence("consumed_queues", consumed.clone())
             .confirm("celery -A APP inspect active_queues")
             .confirm(case.evidence.depth_command(list))
-            .remedy(remedy(queue))
+            .remedy(broadcast.map_or_else(|| remedy(queue), |(_, remedy)| remedy))
             .subject("queue", queue.as_str())
             .task(case.id)
         })
         .collect()
+}
+
+/// Of a list that belongs to a broadcast queue: which workers are subscribed to that, and what to do.
+fn broadcast(case: &Case<'_>, list: &List) -> Option<(String, String)> {
+    let subscribers = case.evidence.subscribers(list);
+    let nodes: Vec<&str> = subscribers.iter().map(|w| w.node.as_str()).collect();
+    let mut queues = subscribers.first()?.queues.seen()?.iter();
+    let queue = queues.find(|queue| queue.name == list.queue)?;
+    let exchange = queue.exchange.as_deref().unwrap_or(&list.queue);
+    let remedy = format!(
+        "send it again from a process that has declared the exchange {exchange} with the type fanout, which kombu takes for \
+         direct until then; `add_consumer` does not help: each worker has a queue of its own, and what one takes the others \
+         do not get"
+    );
+    Some((plain::names(&nodes), remedy))
 }
 
 /// Queues of RabbitMQ that were not looked into, of which the broker says that they hold messages and have no consumer.
@@ -239,8 +250,20 @@ mod tests {
             });
             lab.queued("t1", "bcast.1")
         };
-        let redis = with_broadcast(Lab::new());
-        assert_eq!(names(&redis.check(&NO_CONSUMER, "t1")), ["no-consumer"]);
+        let redis = with_broadcast(Lab::new().worker("w2", &["celery"]));
+        let findings = redis.check(&NO_CONSUMER, "t1");
+        assert_eq!(names(&findings), ["no-consumer"]);
+        let message = &findings[0].message;
+        assert!(
+            message.contains("w1 gets what is broadcast from a channel"),
+            "{message}"
+        );
+        assert_eq!(findings[0].evidence["consumed_queues"], json!(["celery"]));
+        assert!(findings[0].remedy.starts_with("send it again"));
+        let judged = judge(&redis.evidence, &["t1".to_owned()]);
+        assert_eq!(judged.traces[0].verdict, Verdict::Stuck);
+        let summary = &judged.traces[0].summary;
+        assert!(summary.contains("broadcast"), "{summary}");
         let rabbit = with_broadcast(Rabbit::new().queue("bcast.1", 1, 1).lab());
         assert!(rabbit.check(&NO_CONSUMER, "t1").is_empty());
     }

@@ -1,8 +1,8 @@
 //! CD807: something in use that this tool does not read.
 
 use super::{broker_is_away, tells};
-use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
-use crate::evidence::{Evidence, Reason, Source};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::{Evidence, Reason, Source, Workers};
 
 /// The rule.
 pub static UNSUPPORTED: Rule = Rule {
@@ -14,7 +14,8 @@ pub static UNSUPPORTED: Rule = Rule {
         meaning: "A result backend or a feature is in use that this tool does not read, so a part of the evidence is \
                   missing. Nothing is called absent that could not be looked at.",
         cause: "Celery knows many result backends, of which this tool reads Redis. Old servers, proxies and managed \
-                services do not know every command either.",
+                services do not know every command either. Workers answer in their task_serializer, which can be YAML or \
+                one that the app registered with kombu; JSON is recognised whatever it is called.",
         read: "The scheme of the result backend's URL, and what the server answered to the commands it does not know.",
         confirm: "Run `celery -A APP report`, and look at result_backend and at the broker's URL. Run `redis-cli INFO \
                   server` for the server's version.",
@@ -50,11 +51,13 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             .subject("source", Source::Results.name())
         })
         .collect();
+    findings.extend(evidence.workers.seen().and_then(not_understood));
     findings.extend(
         evidence
             .reads
             .iter()
             .filter(|read| read.reason == Some(Reason::Unsupported))
+            .filter(|read| read.source != Source::Workers)
             // Where something else than a broker answered, CD801 says it once for all.
             .filter(|read| !broker_is_away(evidence) || read.source == Source::Results)
             .filter(|read| unread_backend.is_none() || read.source != Source::Results)
@@ -79,9 +82,35 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     findings
 }
 
+/// Workers that answered in a serialisation that is not read.
+fn not_understood(workers: &Workers) -> Option<Finding> {
+    let number = workers.answered_unreadably();
+    let types: Vec<&str> = workers.unreadable.keys().map(String::as_str).collect();
+    let message = format!(
+        "{} answered in a serialisation that is not read ({}): what {} and know{} is not known",
+        plain::count(number, "worker"),
+        types.join(", "),
+        if number == 1 {
+            "it runs, consumes"
+        } else {
+            "they run, consume"
+        },
+        if number == 1 { "s" } else { "" },
+    );
+    (number > 0).then(|| {
+        Finding::of(&UNSUPPORTED, message)
+            .evidence("workers", number)
+            .evidence("content_types", types)
+            .confirm("celery -A APP inspect --timeout 3 ping")
+            .remedy("ask the workers by Celery itself, in the app's own environment: `celery -A APP inspect active`")
+            .subject("source", Source::Workers.name())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnose::rules::reservations::silent_worker::SILENT_WORKER;
     use crate::diagnose::testkit::{Lab, names};
 
     #[test]
@@ -101,6 +130,27 @@ mod tests {
     fn a_command_that_the_server_does_not_know_is_found() {
         let lab = Lab::new().unread(Source::Clients, Reason::Unsupported);
         assert_eq!(lab.check(&UNSUPPORTED, "")[0].subject["source"], "clients");
+    }
+
+    #[test]
+    fn workers_that_answer_what_is_not_read_are_found_and_are_not_silent() {
+        let mut lab = Lab::new().worker("w1", &["celery"]).silent("w2");
+        let workers = lab.workers_mut();
+        workers
+            .unreadable
+            .insert("application/x-house".to_owned(), 1);
+        let findings = lab.check(&UNSUPPORTED, "");
+        assert_eq!(names(&findings), ["unsupported"]);
+        assert_eq!(
+            findings[0].message,
+            "1 worker answered in a serialisation that is not read (application/x-house): what it runs, consumes and \
+             knows is not known"
+        );
+        assert!(lab.check(&SILENT_WORKER, "").is_empty());
+        // Another one is silent.
+        lab.workers_mut().silent = 2;
+        let silent = lab.check(&SILENT_WORKER, "");
+        assert!(silent[0].message.starts_with("1 worker did not answer"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! CD401: a message is unacknowledged, and no live worker has it.
 
-use crate::diagnose::view::{Held, Holder, Store};
+use crate::diagnose::view::{Held, Holder, Overfull, Store};
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{MutexTtl, Source};
 
@@ -21,7 +21,8 @@ pub static ORPHANED_RESERVATION: Rule = Rule {
                 about every 100 seconds for entries older than their own visibility_timeout, and put them back.",
         read: "The hash `unacked`, its index, and the word of every live worker about this id. Nothing is said while \
                a worker stays silent, or while the task is rate limited on a live worker, where it can wait in a \
-               bucket that no reply shows. A worker that shuts down warmly no \
+               bucket that no reply shows, unless more is unacknowledged than all live workers can hold by their \
+               prefetch counts. A worker that shuts down warmly no \
                longer answers while it finishes its last tasks; CLIENT LIST still shows the connection with which it \
                took them. Where there is one beside those of the workers that answered, or CLIENT LIST is refused, \
                nothing is said, unless the task's result names a worker that was killed: it left its mailbox.",
@@ -31,7 +32,7 @@ pub static ORPHANED_RESERVATION: Rule = Rule {
                   `idle` is no longer ago than the delivery and whose `age` is, would be of a worker that finishes its \
                   tasks in a warm shutdown.",
         mend: "Keep a worker running: it restores the message once the visibility timeout has passed. If that is too \
-               late and no process runs the task any more, put it back by hand in `celery -A APP shell`: `with \
+               late, and CLIENT LIST shows no process that may have it, put it back by hand in `celery -A APP shell`: `with \
                app.connection_for_write() as c: c.default_channel.qos.restore_by_tag('TAG')`.",
         prevent: "Give workers time to end: stop them with SIGTERM, let the supervisor wait for longer than the \
                   longest task, and set worker_soft_shutdown_timeout (Celery 5.5 and later), which returns \
@@ -54,9 +55,43 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     }
     case.held()
         .iter()
-        .filter(|held| case.holder(held) == Holder::Nobody)
-        .map(|held| finding(case, held))
+        .filter_map(|held| match case.holder(held) {
+            Holder::Nobody => Some(finding(case, held)),
+            Holder::RateLimitedOrNobody(_, overfull) => Some(one_of_several(case, held, overfull)),
+            _ => None,
+        })
         .collect()
+}
+
+/// Some of those that a live worker may have are nobody's, and which can't be told.
+fn one_of_several(case: &Case<'_>, held: &Held<'_>, overfull: Overfull) -> Finding {
+    let workers = case.evidence.workers.seen();
+    let left = workers.map_or(&[][..], |workers| workers.unanswered_names.as_slice());
+    let whose = match left {
+        [] => String::new(),
+        [node] => format!("; {node} left its mailbox, as a killed worker does"),
+        nodes => format!(
+            "; {} left their mailboxes, as killed workers do",
+            plain::names(nodes)
+        ),
+    };
+    let visibility = case.evidence.visibility(held.store()).seconds;
+    Finding::of(
+        &ORPHANED_RESERVATION,
+        format!("{}{whose}; {} may be one of them", overfull.told(), case.id),
+    )
+    .evidence("unacked", overfull.unacked)
+    .evidence("prefetch", overfull.room)
+    .evidence("orphans_at_least", overfull.unacked - overfull.room)
+    .evidence("left_mailboxes", left.to_vec())
+    .confirm(case.evidence.redis_cli(&format!("HLEN {}", plain::key(&held.hash()))))
+    .confirm("celery -A APP inspect --timeout 3 stats")
+    .remedy(format!(
+        "wait, with a worker running: what no worker has is restored {} after its delivery, or up to a few minutes later",
+        plain::duration(visibility)
+    ))
+    .subject("store", held.hash())
+    .task(case.id)
 }
 
 fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
@@ -195,8 +230,9 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
 mod tests {
     use super::*;
     use crate::celery::control::{ClaimState, TaskTraits};
+    use crate::diagnose::audit::audit;
     use crate::diagnose::testkit::{Lab, TASK, doc_of_state, envelope, names};
-    use crate::diagnose::{Verdict, judge};
+    use crate::diagnose::{Thresholds, Verdict, judge};
     use crate::evidence::{Observed, Place, Reason, UnackedNames, Why};
 
     fn found(lab: &Lab) -> Vec<String> {
@@ -314,6 +350,56 @@ mod tests {
         assert!(found(&lab).is_empty());
     }
 
+    /// A worker that takes four at once, of a task that is rate limited, and so many messages unacknowledged.
+    fn crowded(messages: usize) -> Lab {
+        let limited = TaskTraits {
+            rate_limit: Some("1/h".to_owned()),
+            ..TaskTraits::default()
+        };
+        let mut lab = Lab::new().worker("w1", &["celery"]).with_worker(|worker| {
+            let tasks = worker.registered.seen_mut().expect("seen");
+            tasks.insert(TASK.to_owned(), limited);
+            worker.stats.seen_mut().expect("seen").prefetch_count = Some(4);
+        });
+        for message in 1..=messages {
+            lab = lab.unacked(&format!("t{message}"), 9.0);
+        }
+        lab.workers_mut().unanswered_names.push("w0".to_owned());
+        lab
+    }
+
+    #[test]
+    fn more_than_the_live_workers_can_hold_is_not_all_theirs() {
+        let lab = crowded(6);
+        let findings = lab.check(&ORPHANED_RESERVATION, "t1");
+        assert_eq!(
+            findings[0].message,
+            "6 messages are unacknowledged, and the live workers hold 4 at most, by their prefetch counts: at least 2 are \
+             nobody's, and which can't be told; w0 left its mailbox, as a killed worker does; t1 may be one of them"
+        );
+        let judged = judge(&lab.evidence, &["t1".to_owned()]);
+        assert_eq!(judged.traces[0].verdict, Verdict::Undetermined);
+        let audited = audit(&lab.counted().evidence, &Thresholds::default());
+        let orphans = audited
+            .findings
+            .iter()
+            .filter(|f| f.name == "orphaned-reservation");
+        assert_eq!(orphans.count(), 1);
+    }
+
+    #[test]
+    fn what_the_live_workers_can_hold_may_be_theirs() {
+        let room = crowded(4);
+        let eta = crowded(6).with_worker(|worker| worker.scheduled = Observed::Seen(2));
+        let unlimited = crowded(6).with_worker(|worker| {
+            worker.stats.seen_mut().expect("seen").prefetch_count = Some(0);
+        });
+        let unheard = crowded(6).clients(&["brpop", "brpop"]);
+        for lab in [room, eta, unlimited, unheard] {
+            assert!(found(&lab).is_empty());
+        }
+    }
+
     #[test]
     fn a_finished_task_is_left_to_another_rule() {
         let lab = Lab::new()
@@ -379,6 +465,7 @@ mod tests {
             let facts = lab.evidence.broker.server.seen_mut().expect("seen");
             let clients = facts.clients.seen_mut().expect("seen");
             clients.iter_mut().for_each(|client| client.blocked = false);
+            clients[0].blocked = true;
             clients[0].idle_seconds = Some(0);
             clients[1].idle_seconds = Some(1);
             clients[2].idle_seconds = Some(idle);

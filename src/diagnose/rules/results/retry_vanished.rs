@@ -21,7 +21,9 @@ pub static RETRY_VANISHED: Rule = Rule {
                longer answers while it finishes its last tasks; CLIENT LIST still shows it, and where that is refused \
                it looks as if it were gone.",
         confirm: "Look in the workers' logs for `retry: Retry in` with this id, and for `received` with it after that.",
-        mend: "Send the task again: nothing is left that could be put back.",
+        mend: "Send the task again: nothing is left that could be put back. Do not where a worker's log says `ignored` of \
+               it after the retry: a task that raises Ignore has ended, one that replaces itself lives on, and both leave \
+               RETRY where task_track_started is off.",
         prevent: "Give the task acks_late if it can run twice without harm: a worker that dies does not take it along \
                   then. Keep what the broker holds over a restart (appendonly yes), and its maxmemory-policy at \
                   noeviction.",
@@ -62,8 +64,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                 "celery -A APP inspect --timeout 3 query_task {}",
                 case.id
             ))
-            .confirm("look for `retry: Retry in` with the id in the workers' logs")
-            .remedy("send it again")
+            .confirm("look for `retry: Retry in` with the id in the workers' logs, and for `received` and `ignored` after it")
+            .remedy(
+                "send it again, unless a worker's log says `ignored` of it after that retry: then it has ended, or \
+                 replaced itself and lives on",
+            )
             .task(case.id),
     ]
 }

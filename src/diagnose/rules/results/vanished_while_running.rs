@@ -1,7 +1,7 @@
 //! CD501: the result says that the task has begun, and nothing runs it.
 
-use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
-use crate::evidence::Source;
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::evidence::{Lock, Source};
 
 /// The rule.
 pub static VANISHED_WHILE_RUNNING: Rule = Rule {
@@ -17,13 +17,16 @@ pub static VANISHED_WHILE_RUNNING: Rule = Rule {
                 killed (SIGKILL, the kernel's OOM killer, a container's end, a lost machine), the message is gone \
                 from the broker and nobody is left to store a failure.",
         read: "The queues, the hash `unacked`, the word of every live worker about this id, and the result before and \
-               after them. It is said only when all of these were read whole. A worker that shuts down warmly no \
+               after them. It is said only when all of these were read whole. Where the process that began the task is \
+               still among its worker's, or its worker has been up since before, it was not killed, and nothing is said: \
+               a task that raises Ignore, or replaces itself, leaves STARTED too. A worker that shuts down warmly no \
                longer answers while it finishes its last tasks; CLIENT LIST still shows it, and where that is refused \
                it looks as if it were gone.",
         confirm: "Look on the machine of the worker that the result names whether its process still exists. Look in \
-                  its log for `received` with this id and no `succeeded` or `failed` after it, and in the kernel's \
-                  log for `Out of memory`.",
-        mend: "If its process is gone, send the task again. If it is still there and shuts down, wait until it has \
+                  its log for `received` with this id and no `succeeded`, `failed` or `ignored` after it, and in the \
+                  kernel's log for `Out of memory`. After `ignored` it is not lost: it has ended by Ignore or Reject, or \
+                  replaced itself and lives on as the last step of what took its place.",
+        mend: "If its process is gone, and its log does not say that it was ignored, send the task again. If it is still there and shuts down, wait until it has \
                ended, and trace the task once more.",
         prevent: "Set acks_late on tasks that can run twice without harm, and reject_on_worker_lost with it: then the \
                   message outlives the worker. Stop workers with SIGTERM and let the supervisor wait for longer than \
@@ -44,6 +47,10 @@ pub static VANISHED_WHILE_RUNNING: Rule = Rule {
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let result = case.unfinished_result().filter(|_| case.is_nowhere());
+    // One that was not killed ended without a result, or lives on in what replaced it.
+    if case.began_in_a_worker_that_lives().is_some() {
+        return Vec::new();
+    }
     // A retry that vanished is CD502.
     let Some(result) = result.filter(|result| result.doc.state != "RETRY") else {
         return Vec::new();
@@ -53,6 +60,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     let whose = worker.map_or(String::new(), |node| {
         format!(" on {node}, {}", case.evidence.whereabouts(node))
     });
+    let unlock = unlock(case);
     let mut finding = Finding::of(
         &VANISHED_WHILE_RUNNING,
         format!(
@@ -64,8 +72,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     .evidence("state", state.as_str())
     .evidence("live_workers", case.evidence.answered().len())
     .confirm(format!("celery -A APP inspect --timeout 3 query_task {}", case.id))
-    .confirm("look for the id in the worker's log, and for `Out of memory` in the kernel's")
-    .remedy("send it again once you know that no process runs it any more; set acks_late and reject_on_worker_lost")
+    .confirm("look for the id in the worker's log (`ignored` is no loss), and for `Out of memory` in the kernel's")
+    .remedy(format!(
+        "{unlock}send it again once you know that no process runs it any more, and that its worker's log does not say \
+         `ignored` of it: then it has ended, or replaced itself and lives on; set acks_late and reject_on_worker_lost"
+    ))
     .task(case.id);
     if let Some(node) = worker {
         finding = finding
@@ -74,6 +85,30 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .subject("worker", node);
     }
     vec![finding]
+}
+
+/// What has to be done first, where a lock holds the id: without that, sending it again sends nothing.
+fn unlock(case: &Case<'_>) -> String {
+    let delete = |lock: &Lock| {
+        let command = format!("DEL {}", plain::key(&lock.key));
+        // The key of celery-once holds arguments, and is not shown.
+        if lock.key.ends_with('*') {
+            return format!("the one of {} whose value is the id", lock.key);
+        }
+        if lock.in_results {
+            format!("`{} {command}`", case.evidence.results_cli())
+        } else {
+            format!("`{}`", case.evidence.redis_cli(&command))
+        }
+    };
+    let locks: Vec<String> = case.task.locks.iter().map(delete).collect();
+    if locks.is_empty() {
+        return String::new();
+    }
+    format!(
+        "a lock holds its id, so that sending it again sends nothing while it stands: take that away first, {}; ",
+        plain::names(&locks)
+    )
 }
 
 #[cfg(test)]
@@ -120,6 +155,26 @@ mod tests {
                 .message
                 .contains("w2, which is not among the live workers")
         );
+    }
+
+    #[test]
+    fn a_lock_that_holds_the_id_makes_sending_it_again_futile() {
+        let mut lab = started_by("w2");
+        assert!(
+            lab.check(&VANISHED_WHILE_RUNNING, "t1")[0]
+                .remedy
+                .starts_with("send it again")
+        );
+        let lock = |key: &str, in_results| Lock {
+            key: key.to_owned(),
+            in_results,
+        };
+        lab.task("t1").locks = vec![lock("SINGLETONLOCK_1f", true), lock("qo_*", false)];
+        let remedy = &lab.check(&VANISHED_WHILE_RUNNING, "t1")[0].remedy;
+        assert!(remedy.starts_with("a lock holds its id"), "{remedy}");
+        assert!(remedy.contains("-n 1 DEL SINGLETONLOCK_1f`"), "{remedy}");
+        let judged = judge(&lab.evidence, &["t1".to_owned()]);
+        assert!(judged.traces[0].summary.contains("a lock holds the id"));
     }
 
     #[test]

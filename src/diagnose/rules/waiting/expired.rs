@@ -46,7 +46,9 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     let held = case.held().into_iter().filter_map(|held| {
         let place = match case.holder(&held) {
             Holder::Claimed if case.expires_in_worker() => holders(case),
-            Holder::MaybeRateLimited(_) | Holder::Nobody => "it is unacknowledged".to_owned(),
+            Holder::MaybeRateLimited(_) | Holder::RateLimitedOrNobody(..) | Holder::Nobody => {
+                "it is unacknowledged".to_owned()
+            }
             Holder::Claimed | Holder::Undecided(_) => return None,
         };
         Some((held.envelope, place))
