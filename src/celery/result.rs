@@ -11,6 +11,9 @@ pub const READY_STATES: [&str; 3] = ["SUCCESS", "FAILURE", "REVOKED"];
 /// The states whose `result` is an exception (Celery 5.7, `states.py`, `EXCEPTION_STATES`).
 const EXCEPTION_STATES: [&str; 3] = ["RETRY", "FAILURE", "REVOKED"];
 
+/// Celery's words for why a task is REVOKED (Celery 5.7 worker/request.py, `_announce_revoked`).
+pub const REVOKED_FOR: [&str; 3] = ["expired", "revoked", "terminated"];
+
 /// What a result document says, without the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResultDoc {
@@ -31,12 +34,15 @@ pub struct ResultDoc {
     pub group_id: Option<String>,
     /// The tasks that it sent, those within groups too.
     pub children: Vec<String>,
-    /// The task's name (`result_extended`).
+    /// The task's name (`result_extended`), or that of a task which its worker did not know.
     pub name: Option<String>,
     /// The routing key it came with (`result_extended`).
     pub queue: Option<String>,
     /// How many retries came before (`result_extended`).
     pub retries: Option<u64>,
+    /// Why Celery dropped it, in the state REVOKED: one of [`REVOKED_FOR`].
+    #[serde(default)]
+    pub revoked_for: Option<String>,
     /// The state is final.
     pub ready: bool,
 }
@@ -69,10 +75,22 @@ loose_map!(
     /// What `result` holds besides results.
     StateMeta {
         exc_type: Owned = "exc_type",
+        exc_message: Arguments = "exc_message",
         hostname: Owned = "hostname",
         pid: Owned = "pid",
     }
 );
+
+/// The first argument of an exception.
+#[derive(Debug, Default)]
+pub(super) struct Arguments(Option<String>);
+
+loose_seq!(Arguments, |seq| {
+    Arguments(
+        seq.next_element::<Owned>()?
+            .and_then(|first| first.filled()),
+    )
+});
 
 /// The tasks of a list of results, each as `as_tuple` writes it: `[[id, parent], null]` for a task, `[[id, parent], [results]]`
 /// for a group. A task whose place a group takes has no id of its own here.
@@ -144,6 +162,16 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
     };
     let started = state == "STARTED";
     let started_by = started.then(|| meta.result.hostname.filled()).flatten();
+    // Messages of exceptions are private, save what Celery itself says in two of them (Celery 5.7
+    // worker/consumer/consumer.py, `on_unknown_task`, and backends/base.py, `mark_as_revoked`).
+    let said = meta.result.exc_message.0;
+    let unknown_task = said
+        .clone()
+        .filter(|_| exc_type.as_deref() == Some("NotRegistered"))
+        .filter(|name| is_task_name(name));
+    let revoked_for = said
+        .filter(|_| state == "REVOKED")
+        .filter(|why| REVOKED_FOR.contains(&why.as_str()));
     Ok(ResultDoc {
         ready: READY_STATES.contains(&state.as_str()),
         date_done: meta.date_done.when(),
@@ -153,9 +181,10 @@ pub fn parse_result(document: &[u8]) -> Result<ResultDoc, BadResult> {
         parent_id: meta.parent_id.filled(),
         group_id: meta.group_id.filled(),
         children: meta.children.0,
-        name: meta.name.filled(),
+        name: meta.name.filled().or(unknown_task),
         queue: meta.queue.filled(),
         retries: meta.retries.count(),
+        revoked_for,
         state,
     })
 }
@@ -176,6 +205,11 @@ loose_map!(GroupMeta {
 pub fn parse_group(document: &[u8]) -> Option<Vec<String>> {
     let meta: GroupMeta = read(document).ok()?;
     (!meta.result.0.is_empty()).then_some(meta.result.0)
+}
+
+/// Whether this can be the name of a task: a sentence is none.
+fn is_task_name(text: &str) -> bool {
+    text.len() <= 255 && !text.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
 /// Reads a member of a chord's `.j`, `[1, task id, state, result]`: the task and its state.

@@ -1,6 +1,6 @@
 //! Results that draw attention in an audit: nobody asked for their tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Everything;
@@ -15,8 +15,8 @@ pub(super) const MOST_SUSPECTS: usize = 1_000;
 /// Tasks that nothing has accounted for yet, with their results; without one, a task that another one sent.
 pub(super) type Suspects = BTreeMap<String, Option<StoredResult>>;
 
-/// Results that draw attention: those of unfinished tasks of this broker's workers, of tasks that were lost, and of tasks
-/// that sent others which have none.
+/// Results that draw attention: those of unfinished tasks, of tasks that were lost, and of tasks that sent others which
+/// have none.
 pub(super) async fn look_through(
     evidence: &mut Evidence,
     results: &mut Results,
@@ -45,16 +45,6 @@ pub(super) async fn look_through(
             census.by_result.insert(member);
         }
     }
-    // Who shares the result backend may have another broker: only a worker with a mailbox here is one of ours.
-    let ours: BTreeSet<String> = evidence
-        .workers
-        .seen()
-        .into_iter()
-        .flat_map(|workers| {
-            let answered = workers.answered.iter().map(|w| w.node.clone());
-            answered.chain(workers.unanswered_names.iter().cloned())
-        })
-        .collect();
     let (ended, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
         scan.drawn.into_iter().partition(|(_, r)| r.doc.ready);
     for (id, result) in ended.into_iter().take(MOST_SUSPECTS).chain(scan.parents) {
@@ -64,11 +54,7 @@ pub(super) async fn look_through(
         task.result = Observed::Seen(Some(result));
         evidence.census.get_or_insert_default().by_result.insert(id);
     }
-    let of_ours = |result: &StoredResult| {
-        let node = result.doc.worker.as_ref();
-        node.is_some_and(|node| ours.contains(node))
-    };
-    let open = open.into_iter().filter(|(_, result)| of_ours(result));
+    let open = open.into_iter();
     let mut suspects: Suspects = open.map(|(id, result)| (id, Some(result))).collect();
     suspects.extend(scan.children.into_iter().map(|id| (id, None)));
     (suspects, looked_through)

@@ -46,7 +46,6 @@ pub(crate) struct PolicyArgs {
 /// What is too much. The settings file has limits for single queues and tasks too.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = FINDINGS)]
-#[expect(clippy::struct_field_names, reason = "they are named as the flags")]
 pub(crate) struct ThresholdArgs {
     /// So many messages may wait in a queue
     #[arg(long, value_name = "MESSAGES")]
@@ -57,6 +56,9 @@ pub(crate) struct ThresholdArgs {
     /// For so long a task without a time limit may run
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub max_runtime: Option<Duration>,
+    /// For so long tasks that ended badly are reported [default: 24h]
+    #[arg(long, value_name = "DURATION", env = "CELERY_DOCTOR_SINCE", value_parser = duration)]
+    pub since: Option<Duration>,
 }
 
 /// A baseline that cannot be used.
@@ -98,6 +100,7 @@ pub(crate) fn thresholds(args: &ThresholdArgs, file: Option<&File>) -> Threshold
     limits.max_backlog.general = args.max_backlog.or(limits.max_backlog.general);
     limits.max_age.general = seconds(args.max_age).or(limits.max_age.general);
     limits.max_runtime.general = seconds(args.max_runtime).or(limits.max_runtime.general);
+    limits.since = seconds(args.since).or(limits.since);
     limits
 }
 

@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
+
+use super::belonging::{Belonging, belonging};
 use super::view::stored;
 use super::{
     Case, Check, CheckStatus, Checked, Diagnosis, Finding, Rule, Thresholds, checked, registry,
 };
+use crate::celery::when::When;
 use crate::evidence::{
-    Class, Evidence, NAMED_IDS, Observed, Place, Reason, Source, TaskEvidence, Worker,
+    Census, Class, Evidence, NAMED_IDS, Observed, Place, Reason, Source, StoredResult,
+    TaskEvidence, Worker,
 };
 
 /// Which tasks a rule about tasks is asked of.
@@ -68,10 +73,16 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
             Check::Task(_) | Check::Both(..) => Vec::new(),
         };
         if let Some(check) = rule.check.of_task() {
-            let groups = groups(evidence, asked(rule), &nothing);
+            let mut groups = groups(evidence, asked(rule), &nothing);
+            if is_about_open_results(rule) {
+                groups.retain(|group| belonging(&group.case) == Belonging::Ours);
+            }
+            if rule.name != "chord-stuck" {
+                groups.retain(|group| !ended_before(&group.case, thresholds.since()));
+            }
             let said = groups.iter().flat_map(|group| {
                 let said = check(&group.case).into_iter();
-                said.map(|finding| of_group(finding, group))
+                said.map(|finding| reported_until(of_group(finding, group), group, thresholds))
             });
             // What a rule says of places that were not looked into stands beside what it says of messages.
             let of_places = rule.check.of_deployment();
@@ -135,11 +146,63 @@ fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option
             };
             case.undecided()
         }),
+        _ if is_about_open_results(rule) => unplaced(evidence, census, rule.name),
         _ if census.unclassed > 0 && rule.check.of_task().is_some() => Some(format!(
             "{} stand in too many kinds to be told apart",
             super::plain::count(census.unclassed, "message")
         )),
         _ => None,
+    }
+}
+
+/// Whether a rule says something about tasks of which nothing is left but a result that has not ended.
+fn is_about_open_results(rule: &Rule) -> bool {
+    matches!(rule.name, "vanished-while-running" | "retry-vanished")
+}
+
+/// Unfinished results of which nothing is here, and which may be of another broker that shares the result backend.
+fn unplaced(evidence: &Evidence, census: &Census, rule: &str) -> Option<String> {
+    let mut unplaced = census.by_result.iter().filter(|id| {
+        let case = Case::of(evidence, id);
+        case.is_some_and(|case| {
+            let result = case.unfinished_result().filter(|_| case.is_nowhere());
+            let is_retry = |result: &StoredResult| result.doc.state == "RETRY";
+            result.is_some_and(|result| is_retry(result) == (rule == "retry-vanished"))
+                && belonging(&case) == Belonging::Unclear
+        })
+    });
+    let first = unplaced.next()?;
+    let more = match unplaced.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "the unfinished result of {first}{more} has no copy and no worker here, and may be of another broker that \
+         shares the result backend; `celery-doctor trace {first}` looks at it alone"
+    ))
+}
+
+/// When a task ended, where that is known.
+fn ended_at(case: &Case<'_>) -> Option<Timestamp> {
+    match case.final_result()?.doc.date_done? {
+        When::At(at) => Some(at),
+        When::FarFuture => None,
+    }
+}
+
+/// Whether a task ended so long ago that it is reported no more.
+fn ended_before(case: &Case<'_>, since: f64) -> bool {
+    let done = case.final_result().and_then(|result| result.doc.date_done);
+    done.is_some_and(|done| -done.seconds_until(case.evidence.taken_at) > since)
+}
+
+/// Says of a task that has ended until when it is reported.
+fn reported_until(finding: Finding, group: &Group<'_>, thresholds: &Thresholds) -> Finding {
+    let since = SignedDuration::try_from_secs_f64(thresholds.since()).ok();
+    let until = ended_at(&group.case).zip(since);
+    match until.and_then(|(at, since)| at.checked_add(since).ok()) {
+        Some(until) => finding.evidence("reported_until", until.to_string()),
+        None => finding,
     }
 }
 
@@ -219,7 +282,12 @@ fn groups<'e>(evidence: &'e Evidence, asked: Asked, nothing: &'e TaskEvidence) -
             let ours = all.filter(|class| !is_elsewhere(class) || is_known_here(evidence, class));
             ours.map(of_class).collect()
         }
-        Asked::ByResult => census.by_result.iter().filter_map(one).collect(),
+        Asked::ByResult => {
+            let mut tasks: Vec<Group<'_>> = census.by_result.iter().filter_map(one).collect();
+            // The one that ended last stands for all of its kind.
+            tasks.sort_by_key(|group| std::cmp::Reverse(ended_at(&group.case)));
+            tasks
+        }
         Asked::Twice => {
             let ended = here.filter(|class| {
                 let result = stored(&class.task.first_result);

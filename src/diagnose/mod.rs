@@ -1,6 +1,7 @@
 //! From evidence to findings and verdicts: pure functions, sorted, the same every time.
 
 pub mod audit;
+mod belonging;
 mod causes;
 mod finding;
 mod later;

@@ -104,6 +104,7 @@ pub(crate) fn doc_of_state(state: &str) -> ResultDoc {
         name: None,
         queue: None,
         retries: None,
+        revoked_for: None,
         ready: ["SUCCESS", "FAILURE", "REVOKED"].contains(&state),
     }
 }

@@ -11,6 +11,18 @@ pub struct Thresholds {
     pub max_age: Limit<f64>,
     /// Seconds for which a task without a time limit may run, by task.
     pub max_runtime: Limit<f64>,
+    /// Seconds for which a task that ended badly is reported; none for [`SINCE`].
+    pub since: Option<f64>,
+}
+
+/// Seconds for which a task that ended badly is reported where no other time is set: a day, as Celery keeps results.
+pub const SINCE: f64 = 86_400.0;
+
+impl Thresholds {
+    /// Seconds for which a task that ended badly is reported.
+    pub fn since(&self) -> f64 {
+        self.since.unwrap_or(SINCE)
+    }
 }
 
 /// A limit for all, and others for some.

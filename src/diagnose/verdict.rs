@@ -161,10 +161,16 @@ fn finished(case: &Case<'_>) -> Option<(Verdict, String)> {
         Some(exception) => format!(" ({exception})"),
         None => String::new(),
     };
-    Some((
-        Verdict::Finished,
-        format!("it ended with state {}{how}{when}", result.doc.state),
-    ))
+    let on = match &result.doc.worker {
+        Some(node) => format!(" on {node}"),
+        None => String::new(),
+    };
+    let summary = if case.dropped_for("expired").is_some() {
+        format!("it never ran: its expires had passed, and a worker dropped it (REVOKED){on}{when}")
+    } else {
+        format!("it ended with state {}{how}{on}{when}", result.doc.state)
+    };
+    Some((Verdict::Finished, summary))
 }
 
 fn in_worker(case: &Case<'_>) -> Option<(Verdict, String)> {

@@ -23,4 +23,5 @@ mod lab_rabbitmq;
 mod mechanisms;
 mod rabbitmq;
 mod routes;
+mod settings;
 mod shared_server;

@@ -183,3 +183,34 @@ fn an_exception_type_that_is_no_name_is_not_kept() {
     );
     assert_eq!(of("no card 4711 0815"), None);
 }
+
+#[test]
+fn of_messages_only_celery_s_own_words_are_kept() {
+    let read = |state: &str, class: &str, message: &str| {
+        let document = format!(
+            r#"{{"status": "{state}", "result": {{"exc_type": "{class}", "exc_message": {message}, "exc_module": "m"}},
+                "name": null}}"#
+        );
+        let doc = parse_result(document.as_bytes()).expect("a result");
+        (doc.name, doc.revoked_for)
+    };
+    let name = Some("lab.ad".to_owned());
+    assert_eq!(
+        read("FAILURE", "NotRegistered", r#"["lab.ad"]"#),
+        (name, None)
+    );
+    let expired = Some("expired".to_owned());
+    assert_eq!(
+        read("REVOKED", "TaskRevokedError", r#"["expired"]"#),
+        (None, expired)
+    );
+    for (state, class, message) in [
+        ("FAILURE", "NotRegistered", r#"["not a name"]"#),
+        ("FAILURE", "NotRegistered", r#""lab.ad""#),
+        ("FAILURE", "NotRegistered", "[]"),
+        ("FAILURE", "ValueError", r#"["expired"]"#),
+        ("REVOKED", "TaskRevokedError", r#"["because of me"]"#),
+    ] {
+        assert_eq!(read(state, class, message), (None, None), "{message}");
+    }
+}

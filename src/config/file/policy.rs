@@ -89,7 +89,14 @@ impl Reader<'_> {
 
     /// `[thresholds]`, with `[thresholds.queue."PATTERN"]` and `[thresholds.task."PATTERN"]` in it.
     pub(super) fn thresholds(&self, value: &Spanned<DeValue<'_>>) -> Result<Thresholds, FileError> {
-        const KEYS: [&str; 5] = ["max-backlog", "max-age", "max-runtime", "queue", "task"];
+        const KEYS: [&str; 6] = [
+            "max-backlog",
+            "max-age",
+            "max-runtime",
+            "since",
+            "queue",
+            "task",
+        ];
         let example = "[thresholds] with max-age = \"10m\"";
         let mut limits = Thresholds::default();
         for (key, value) in entries(self.table("thresholds", value, example)?) {
@@ -146,6 +153,7 @@ impl Reader<'_> {
         let set = match name {
             "max-backlog" => set(&mut limits.max_backlog, of, value, a_number),
             "max-age" => set(&mut limits.max_age, of, value, seconds),
+            "since" => seconds(value).map(|since| limits.since = Some(since)),
             _ => set(&mut limits.max_runtime, of, value, seconds),
         };
         set.map_err(|expected| self.wrong(key.span(), format!("thresholds: {name}"), expected))

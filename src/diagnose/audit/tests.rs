@@ -183,6 +183,55 @@ fn tasks_that_drew_attention_are_asked_about_their_results_alone() {
 }
 
 #[test]
+fn an_unfinished_result_that_may_be_of_another_broker_is_not_judged() {
+    let mut doc = doc_of_state("STARTED");
+    doc.worker = Some("w9".to_owned());
+    let mut lab = Lab::new().worker("w1", &["celery"]).result_as("t1", doc);
+    census(&mut lab).by_result = BTreeSet::from(["t1".to_owned()]);
+    let status = |lab: &Lab, name: &str| {
+        let checks = audited(lab).checks.into_iter();
+        let mut of_rule = checks.filter(|check| check.name == name);
+        of_rule.next().expect("asked").status
+    };
+    assert!(alarms(&lab).is_empty());
+    assert_eq!(
+        status(&lab, "vanished-while-running"),
+        CheckStatus::NotJudged
+    );
+    assert_eq!(status(&lab, "retry-vanished"), CheckStatus::Clear);
+    // A task that no worker here knows is another app's.
+    let result = lab.task("t1").result.seen_mut().expect("seen");
+    result.as_mut().expect("stored").doc.name = Some("other.task".to_owned());
+    assert_eq!(status(&lab, "vanished-while-running"), CheckStatus::Clear);
+}
+
+#[test]
+fn a_task_that_ended_badly_is_reported_for_a_day() {
+    let reported = |ago: f64, since: Option<f64>| {
+        let doc = ResultDoc {
+            exc_type: Some("NotRegistered".to_owned()),
+            name: Some("shop.ad".to_owned()),
+            date_done: When::from_epoch(NOW - ago),
+            ..doc_of_state("FAILURE")
+        };
+        let mut lab = Lab::new().worker("w1", &["celery"]).result_as("t1", doc);
+        census(&mut lab).by_result = BTreeSet::from(["t1".to_owned()]);
+        let limits = Thresholds {
+            since,
+            ..Thresholds::default()
+        };
+        let mut found = audit(&lab.evidence, &limits).findings.into_iter();
+        found.find(|finding| finding.name == "discarded-not-registered")
+    };
+    let found = reported(60.0, None).expect("reported");
+    assert_eq!(found.subject["task"], "shop.ad");
+    assert!(found.evidence.contains_key("reported_until"));
+    assert!(reported(90_000.0, None).is_none());
+    assert!(reported(90_000.0, Some(100_000.0)).is_some());
+    assert!(reported(60.0, Some(30.0)).is_none());
+}
+
+#[test]
 fn beside_a_worker_that_is_not_heard_rules_that_ask_workers_are_not_judged() {
     let status = |clients: &[&str]| {
         let mut lab = Lab::new().worker("w1", &["celery"]).clients(clients);

@@ -204,6 +204,12 @@ impl<'e> Case<'e> {
             .filter(|result| result.doc.exc_type.as_deref() == Some(exception))
     }
 
+    /// The stored result, where Celery dropped it for this (see [`crate::celery::result::REVOKED_FOR`]).
+    pub fn dropped_for(&self, why: &str) -> Option<&'e StoredResult> {
+        self.final_result()
+            .filter(|result| result.doc.revoked_for.as_deref() == Some(why))
+    }
+
     /// What workers say of it, in this state.
     pub fn claims(&self, state: ClaimState) -> Vec<&'e WorkerClaim> {
         self.task

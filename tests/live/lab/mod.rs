@@ -129,9 +129,14 @@ impl Lab {
         if !options.contains(&"-c") {
             command.args(["-c", "1"]);
         }
-        let log = self.fresh_path(&format!("worker-{name}.log"));
-        let child = self.start(&mut command, &log, &log, ".ci/setup");
-        Worker::new(format!("{name}@lab"), child, log)
+        self.start_worker(&format!("{name}@lab"), &mut command)
+    }
+
+    /// Starts the worker of this node name by a command of the test's own, and does not wait.
+    pub fn start_worker(&self, node: &str, command: &mut Command) -> Worker {
+        let log = self.fresh_path(&format!("worker-{node}.log"));
+        let child = self.start(command, &log, &log, ".ci/setup");
+        Worker::new(node.to_owned(), child, log)
     }
 
     /// Runs Python code that can `import labapp`, with Celery configured by `config`; returns what it prints.
@@ -172,12 +177,18 @@ impl Lab {
 
     fn python_command(&self, config: &Value) -> Command {
         let mut command = Command::new(python());
+        self.prepare(&mut command);
+        command.env("LABAPP_CONFIG", config.to_string());
+        command
+    }
+
+    /// Makes a Python find the apps of the tests, and no settings of this machine.
+    pub fn prepare(&self, command: &mut Command) {
         command
             .current_dir(self.folder())
             .env("PYTHONPATH", APPS)
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("PYTHONWARNINGS", "ignore")
-            .env("LABAPP_CONFIG", config.to_string());
+            .env("PYTHONWARNINGS", "ignore");
         for name in [
             "CELERY_BROKER_URL",
             "CELERY_RESULT_BACKEND",
@@ -185,7 +196,6 @@ impl Lab {
         ] {
             command.env_remove(name);
         }
-        command
     }
 
     /// Runs a program to its end, and kills it when it takes longer than `limit`.
@@ -219,6 +229,17 @@ pub fn python() -> PathBuf {
     assert!(
         made.exists(),
         "the live tests need a Python with Celery. Make one with: .ci/setup"
+    );
+    made
+}
+
+/// The Python that has another version of Celery, which `.ci/setup` makes in the target folder.
+pub fn venv(celery: &str) -> PathBuf {
+    let made = format!("../test-venv-celery-{celery}/bin/python");
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(made);
+    assert!(
+        made.exists(),
+        "this test needs Celery {celery}. Install it with: .ci/setup"
     );
     made
 }

@@ -1,5 +1,6 @@
 //! CD506: a worker that does not know the task threw it away.
 
+use crate::diagnose::view::routing;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
 
@@ -16,8 +17,8 @@ pub static DISCARDED_NOT_REGISTERED: Rule = Rule {
         cause: "The worker runs code without the task: an older or newer deployment, a module missing from imports or \
                 autodiscover_tasks, a relative import that gives the task another name, or another application that \
                 consumes the same queue of the same broker.",
-        read: "The task's result in the result backend: its state and the class of its exception. Which live workers \
-               know the task is told as far as its name is known.",
+        read: "The task's result in the result backend: its state, the class of its exception, and the task's name, \
+               which Celery writes into the exception; and which live workers know the task.",
         confirm: "Run `celery -A APP inspect --timeout 3 registered`, and look for the task at every worker of the \
                   queue. Look in the workers' logs for `Received unregistered task of type`.",
         mend: "Bring the workers of the queue to the same code, then send the task again.",
@@ -51,8 +52,20 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             plain::names(&strangers)
         )
     };
+    let by = match &result.doc.worker {
+        Some(node) => format!("{node}, which does not know it"),
+        None => "a worker that does not know it".to_owned(),
+    };
+    let known = case.evidence.answered().iter();
+    let known = known
+        .filter_map(|worker| worker.registered.seen())
+        .flatten();
+    let meant = case
+        .name()
+        .and_then(|name| routing::nearest(name, known.map(|(task, _)| task.as_str())));
+    let meant_text = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
     let message = format!(
-        "{} {} was thrown away by a worker that does not know it{who}",
+        "{} {} was thrown away by {by}{who}{meant_text}",
         case.called(),
         case.id
     );
@@ -60,10 +73,14 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .evidence("state", result.doc.state.as_str())
         .date_done(result)
         .evidence("exception", "NotRegistered")
+        .evidence("task", case.name())
+        .evidence("worker", result.doc.worker.as_deref())
+        .evidence("similar_task", meant)
         .evidence("workers_without_it", strangers)
         .confirm("celery -A APP inspect --timeout 3 registered")
         .confirm("look for `Received unregistered task of type` in the workers' logs")
         .remedy("bring every worker of the queue to the same code, then send it again")
+        .subject("task", case.name().unwrap_or("unknown"))
         .task(case.id);
     vec![finding]
 }
@@ -72,7 +89,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::celery::result::ResultDoc;
-    use crate::diagnose::testkit::{Lab, doc_of_state, names};
+    use crate::diagnose::testkit::{Lab, TASK, doc_of_state, names};
     use crate::evidence::Reason;
 
     fn failed(exception: &str) -> Lab {
@@ -92,6 +109,22 @@ mod tests {
             findings[0]
                 .message
                 .ends_with("live workers that do not know it: w1")
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_nearly_right_is_offered() {
+        let mut lab = failed("NotRegistered");
+        let result = lab.task("t1").result.seen_mut().expect("seen");
+        let doc = &mut result.as_mut().expect("stored").doc;
+        doc.name = Some(TASK[..TASK.len() - 1].to_owned());
+        let findings = lab.check(&DISCARDED_NOT_REGISTERED, "t1");
+        assert_eq!(findings[0].subject["task"], TASK[..TASK.len() - 1]);
+        let offered = format!("did you mean {TASK}?");
+        assert!(
+            findings[0].message.ends_with(&offered),
+            "{}",
+            findings[0].message
         );
     }
 

@@ -35,6 +35,21 @@ pub static EXPIRED: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
+    if let Some(result) = case.dropped_for("expired") {
+        let message = format!(
+            "{} {} never ran: its expires had passed when a worker took it, which dropped it",
+            case.called(),
+            case.id
+        );
+        let finding = Finding::of(&EXPIRED, message)
+            .evidence("state", result.doc.state.as_str())
+            .date_done(result)
+            .confirm(format!("grep {} WORKER.log", plain::key(case.id)))
+            .remedy("send it again with a later expires, or with none")
+            .subject("task", case.name().unwrap_or("unknown"))
+            .task(case.id);
+        return vec![finding];
+    }
     // A run under way goes on, and a final result stands: what becomes of another copy matters to nobody.
     if case.is_running() || case.final_result().is_some() {
         return Vec::new();
@@ -100,7 +115,9 @@ fn holders(case: &Case<'_>) -> String {
 mod tests {
     use super::*;
     use crate::celery::control::ClaimState;
+    use crate::celery::result::ResultDoc;
     use crate::celery::when::When;
+    use crate::diagnose::testkit::doc_of_state;
     use crate::diagnose::testkit::{Lab, NOW, envelope, names};
     use crate::diagnose::{Verdict, judge};
 
@@ -189,5 +206,23 @@ mod tests {
             .silent("w1")
             .unacked_as(sent(Some(-5.0), None), Some(NOW - 60.0));
         assert!(lab.check(&EXPIRED, "t1").is_empty());
+    }
+
+    #[test]
+    fn one_that_was_dropped_for_it_never_ran() {
+        let revoked = |why: &str| {
+            let doc = ResultDoc {
+                revoked_for: Some(why.to_owned()),
+                exc_type: Some("TaskRevokedError".to_owned()),
+                ..doc_of_state("REVOKED")
+            };
+            Lab::new().worker("w1", &["celery"]).result_as("t1", doc)
+        };
+        let lab = revoked("expired");
+        assert_eq!(names(&lab.check(&EXPIRED, "t1")), ["expired"]);
+        let trace = &judge(&lab.evidence, &["t1".to_owned()]).traces[0];
+        assert_eq!(trace.verdict, Verdict::Finished);
+        assert!(trace.summary.contains("it never ran"), "{}", trace.summary);
+        assert!(revoked("revoked").check(&EXPIRED, "t1").is_empty());
     }
 }
