@@ -113,6 +113,10 @@ fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option
         let what = "something takes messages from this broker and answers no remote control";
         return Some(what.to_owned());
     }
+    let alarms = evidence.rabbitmq.as_ref().map(|rabbit| &rabbit.alarms);
+    if let ("memory-pressure", Some(Observed::Unseen(why))) = (rule.name, alarms) {
+        return Some(format!("alarms: {}", why.detail));
+    }
     let census = evidence.census.as_ref();
     let Some(census) = census else {
         let of_tasks = rule.check.of_task().is_some();

@@ -30,7 +30,7 @@ pub use self::thresholds::Thresholds;
 pub use self::verdict::Verdict;
 pub use self::view::{Case, Fate, Judged, Visibility};
 use crate::evidence::routing::Routing;
-use crate::evidence::{Evidence, Source};
+use crate::evidence::{Evidence, RabbitMq, Source};
 
 /// A rule: one kind of finding. Each lives in a file of its own and stands in [`registry::ALL`].
 pub struct Rule {
@@ -320,7 +320,12 @@ fn checked(rule: &Rule, evidence: &Evidence, found: bool) -> Checked {
 
 /// What of a place was not read, as "place: detail"; none where it was read whole.
 fn missing(evidence: &Evidence, source: Source) -> Option<String> {
+    let held = evidence.rabbitmq.as_ref().and_then(RabbitMq::held_inside);
     match evidence.read(source) {
+        // Of single tasks each may be one of those; of a deployment they are a matter of their own.
+        Some(read) if source == Source::Queues && evidence.is_of_ids() && !read.falls_short() => {
+            held.map(|held| format!("{}: {held}", source.name()))
+        }
         Some(read) if !read.falls_short() => None,
         Some(read) => Some(format!("{}: {}", source.name(), read.detail)),
         None => Some(format!("{}: not read", source.name())),

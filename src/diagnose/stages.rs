@@ -148,7 +148,15 @@ fn queue(case: &Case<'_>) -> Stage {
                 StageStatus::Seen,
                 format!("in dead-letter queue {queue}, place {position} of {of}"),
             ),
-            _ => not_seen(case, StageName::Queue, Source::Queues),
+            _ => match (
+                not_seen(case, StageName::Queue, Source::Queues),
+                case.held_inside(),
+            ) {
+                (unread, Some(held)) if unread.status == StageStatus::Absent => {
+                    stage(StageName::Queue, StageStatus::NotRead, held)
+                }
+                (seen, _) => seen,
+            },
         };
     };
     let more = match copies.len() {
@@ -205,7 +213,7 @@ fn hold_on_rabbitmq(case: &Case<'_>) -> Stage {
     if claims.is_empty() && case.evidence.is_unacked_unclear() {
         return stage(StageName::Unacked, StageStatus::NotRead, detail);
     }
-    let text = format!("no worker that answered holds it unacknowledged ({detail})");
+    let text = format!("no live worker says that it holds it unacknowledged ({detail})");
     stage(StageName::Unacked, StageStatus::Absent, text)
 }
 

@@ -510,7 +510,7 @@ fn elsewhere(case: &Case<'_>) -> Option<(Verdict, String)> {
 }
 
 fn nowhere(case: &Case<'_>) -> (Verdict, String) {
-    let mut unread = case.evidence.unread_places();
+    let mut unread = case.unread_places();
     let result = match &case.task.result {
         Observed::Seen(result) => result.as_ref(),
         Observed::Unseen(_) if case.evidence.results_are_off() => None,
@@ -579,6 +579,15 @@ fn nowhere(case: &Case<'_>) -> (Verdict, String) {
             format!(
                 "it was not found; it may wait for the rate limit of {task} on {node}, which tells of no such task and, \
                  with ack_emulation off, keeps it in no key"
+            ),
+        );
+    }
+    if let Some(queue) = case.held_as_cycle() {
+        return (
+            Verdict::Lost,
+            format!(
+                "its result still says RETRY, and nothing delivers the retry: RabbitMQ before 4.0.1 takes it for a cycle, and \
+                 {queue} holds a message inside that can't get out"
             ),
         );
     }

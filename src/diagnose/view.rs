@@ -3,6 +3,7 @@
 mod canvas;
 mod case;
 mod clients;
+mod cycle;
 mod deployment;
 mod quiet_end;
 mod rabbitmq;

@@ -138,12 +138,10 @@ pub(super) fn unacknowledged(rabbit: &RabbitMq) -> Result<u64, Why> {
     Ok(all)
 }
 
-/// How far the places in the broker in which a task can wait were read, in a line. Dead letters that a queue holds inside
-/// are a gap only where certain tasks are looked for.
+/// How far the places in the broker in which a task can wait were read, in a line.
 pub(super) fn coverage(
     rabbit: &RabbitMq,
     all_queues_known: bool,
-    of_ids: bool,
 ) -> (ReadStatus, String, Option<Reason>) {
     let roles = [Role::Tasks, Role::DeadLetters, Role::Waiting, Role::Delayed];
     let queues: Vec<&Queue> = roles
@@ -198,14 +196,8 @@ pub(super) fn coverage(
         );
         reason = Some(why.reason);
     }
-    if let Some(held) = held_inside(&queues) {
+    if let Some(held) = rabbit.held_inside() {
         detail = format!("{detail}; {held}");
-        // Nobody can look at them, and any id may be theirs.
-        if of_ids {
-            reason = reason
-                .filter(|why| *why != Reason::NotAsked)
-                .or(Some(Reason::Unsupported));
-        }
     }
     detail.push_str(&footprint(&queues));
     if streams > 0 {
@@ -221,30 +213,6 @@ pub(super) fn coverage(
         Some(_) => ReadStatus::Partial,
     };
     (status, detail, reason)
-}
-
-/// The dead letters that queues hold inside, in words.
-fn held_inside(queues: &[&Queue]) -> Option<String> {
-    let held: Vec<(u64, &str)> = queues
-        .iter()
-        .filter_map(|queue| Some((*queue.held_dead_letters.seen()?, queue.name.as_str())))
-        .filter(|(count, _)| *count > 0)
-        .collect();
-    let (first, more) = (held.first()?, held.len() - 1);
-    let all: u64 = held.iter().map(|(count, _)| count).sum();
-    let (what, are) = if all == 1 {
-        ("message", "is")
-    } else {
-        ("messages", "are")
-    };
-    let more = match more {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    Some(format!(
-        "{all} {what} {are} held inside {}{more}, where nobody can look",
-        first.1
-    ))
 }
 
 /// What a look into queues has changed: RabbitMQ marks each message that it delivers.
@@ -373,7 +341,7 @@ mod tests {
         let celery = rabbit.queue("celery").expect("it is there");
         assert_eq!(celery.ready, Observed::Unseen(down.clone()));
         assert_eq!(celery.consumers, Observed::Unseen(down));
-        let (status, detail, reason) = coverage(&rabbit, true, true);
+        let (status, detail, reason) = coverage(&rabbit, true);
         assert_eq!(
             (status, reason),
             (ReadStatus::Partial, Some(Reason::Unreachable))
@@ -385,23 +353,13 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_that_a_queue_holds_inside_are_a_gap_for_whoever_looks_for_a_task() {
-        let rabbit = facts(
-            Rabbit::new()
-                .quorum("celery_delayed_0", 0, 0)
-                .with(|queue| queue.held_dead_letters = Observed::Seen(1)),
-        );
-        let (status, detail, reason) = coverage(&rabbit, true, true);
-        assert_eq!(
-            (status, reason),
-            (ReadStatus::Partial, Some(Reason::Unsupported))
-        );
-        assert!(
-            detail.contains("1 message is held inside celery_delayed_0"),
-            "{detail}"
-        );
-        let (status, told, _) = coverage(&rabbit, true, false);
-        assert_eq!((status, told), (ReadStatus::Complete, detail));
+    fn dead_letters_that_a_queue_holds_inside_are_told() {
+        let held = Rabbit::new()
+            .quorum("celery_delayed_0", 0, 0)
+            .with(|queue| queue.held_dead_letters = Observed::Seen(1));
+        let (_, detail, _) = coverage(&facts(held), true);
+        let told = "0 messages in 1 queue; 1 message is held inside celery_delayed_0, where nobody can look";
+        assert_eq!(detail, told);
     }
 
     #[test]
@@ -414,7 +372,7 @@ mod tests {
             held_ms: 1,
             given_back: true,
         };
-        let status = |rabbit: Rabbit| coverage(&facts(rabbit), true, true).0;
+        let status = |rabbit: Rabbit| coverage(&facts(rabbit), true).0;
         assert_eq!(
             status(Rabbit::new().queue("celery", 0, 1)),
             ReadStatus::Complete
@@ -430,7 +388,7 @@ mod tests {
         };
         assert_eq!(status(looked(true)), ReadStatus::Complete);
         assert_eq!(status(looked(false)), ReadStatus::Partial);
-        let unknown = coverage(&facts(Rabbit::new().queue("celery", 0, 1)), false, true);
+        let unknown = coverage(&facts(Rabbit::new().queue("celery", 0, 1)), false);
         assert_eq!(unknown.0, ReadStatus::Skipped);
     }
 
@@ -446,7 +404,7 @@ mod tests {
         };
         let detail = |rabbit: Rabbit| {
             let rabbit = rabbit.with(|queue| queue.peeked = Observed::Seen(looked.clone()));
-            coverage(&facts(rabbit), true, true).1
+            coverage(&facts(rabbit), true).1
         };
         let plain = Rabbit::new().queue("celery", 2, 0);
         assert!(!detail(plain).contains("expire"));
@@ -464,6 +422,6 @@ mod tests {
             .queue("celery", 0, 1)
             .argument("x-dead-letter-exchange", json!(""))
             .argument("x-dead-letter-routing-key", json!("dead"));
-        assert_eq!(coverage(&facts(rabbit), true, true).0, ReadStatus::Skipped);
+        assert_eq!(coverage(&facts(rabbit), true).0, ReadStatus::Skipped);
     }
 }

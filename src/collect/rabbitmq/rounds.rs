@@ -363,7 +363,7 @@ impl Reading<'_> {
             return;
         };
         let all_known = self.all_queues;
-        let (status, detail, reason) = coverage(rabbit, all_known, self.evidence.is_of_ids());
+        let (status, detail, reason) = coverage(rabbit, all_known);
         let mut read = line(Source::Queues, started, Ok((status, detail)));
         read.reason = reason;
         let counted = if all_known {

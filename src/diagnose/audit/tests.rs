@@ -5,9 +5,9 @@ use crate::celery::control::{ClaimState, TaskTraits};
 use crate::celery::message::Envelope;
 use crate::celery::result::ResultDoc;
 use crate::celery::when::When;
-use crate::diagnose::testkit::{Lab, NOW, TASK, doc_of_state, envelope};
+use crate::diagnose::testkit::{Lab, NOW, Rabbit, TASK, doc_of_state, envelope};
 use crate::diagnose::{CheckStatus, Severity};
-use crate::evidence::{Census, ChordParts, Copy, Twice, UnackedNames};
+use crate::evidence::{Census, ChordParts, Copy, Software, Twice, UnackedNames};
 
 fn audited(lab: &Lab) -> Diagnosis {
     audit(&lab.evidence, &Thresholds::default())
@@ -437,7 +437,7 @@ fn healthy() -> Lab {
             server.health.last_aof_write_ok = Observed::Seen(true);
             server.health.replicas = Observed::Seen(Vec::new());
         });
-    let software = crate::evidence::Software {
+    let software = Software {
         celery: Some("5.7.0".to_owned()),
         kombu: Some("5.7.0".to_owned()),
     };
@@ -506,4 +506,42 @@ fn two_looks_at_a_queue_that_drains() {
         ..crate::evidence::Movement::default()
     });
     calm(&lab);
+}
+
+#[test]
+fn what_was_not_told_at_all_is_not_judged() {
+    let status = |lab: &Lab, name: &str| {
+        let checks = audited(lab).checks;
+        checks
+            .into_iter()
+            .find(|c| c.name == name)
+            .map(|c| c.status)
+    };
+    let not_judged = Some(CheckStatus::NotJudged);
+    let lab = || {
+        let mut lab = Rabbit::new()
+            .queue("celery", 0, 1)
+            .lab()
+            .worker("w1", &["celery"]);
+        census(&mut lab).software = [(
+            "w1".to_owned(),
+            Software {
+                celery: Some("5.7.0".to_owned()),
+                kombu: None,
+            },
+        )]
+        .into();
+        lab
+    };
+    for name in ["memory-pressure", "duplicate-run", "known-bad-version"] {
+        assert_eq!(status(&lab(), name), Some(CheckStatus::Clear), "{name}");
+    }
+    let mut blind = lab();
+    let rabbit = blind.evidence.rabbitmq.as_mut().expect("a RabbitMQ");
+    rabbit.alarms = Observed::not_asked("a test");
+    blind.workers_mut().answered[0].active = Observed::not_asked("a test");
+    census(&mut blind).software.clear();
+    for name in ["memory-pressure", "duplicate-run", "known-bad-version"] {
+        assert_eq!(status(&blind, name), not_judged, "{name}");
+    }
 }

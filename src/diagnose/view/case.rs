@@ -456,7 +456,7 @@ impl<'e> Case<'e> {
 
     /// Whether every place in the broker and every worker was read whole, and none has it, nor a message that sends it.
     pub fn is_nowhere(&self) -> bool {
-        let whole = self.evidence.unread_places().is_empty();
+        let whole = self.unread_places().is_empty();
         let found = !self.task.copies.is_empty() || !self.task.claims.is_empty();
         let heard = self.evidence.all_workers_answered() && self.evidence.unheard_consumers() == 0;
         let gone = self.worker_elsewhere().is_none() && !self.may_be_ending();

@@ -80,6 +80,30 @@ impl RabbitMq {
         queues.iter_mut().find(|queue| queue.name == name)
     }
 
+    /// The dead letters that queues hold inside until somebody takes them, in words.
+    pub fn held_inside(&self) -> Option<String> {
+        let held: Vec<(u64, &str)> = [Role::Tasks, Role::DeadLetters, Role::Waiting, Role::Delayed]
+            .into_iter()
+            .flat_map(|role| self.queues_of(role))
+            .filter_map(|queue| Some((*queue.held_dead_letters.seen()?, queue.name.as_str())))
+            .filter(|(count, _)| *count > 0)
+            .collect();
+        let (_, first) = held.first()?;
+        let all: u64 = held.iter().map(|(count, _)| count).sum();
+        let what = if all == 1 {
+            "message is"
+        } else {
+            "messages are"
+        };
+        let more = match held.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "{all} {what} held inside {first}{more}, where nobody can look"
+        ))
+    }
+
     /// Whether it is known into which queues all others dead-letter. Where it is not, a queue that nobody consumes may be
     /// there for dead letters. Without the management API only queues are known that workers or flags name for tasks.
     pub fn dead_letters_are_known(&self) -> bool {

@@ -96,8 +96,8 @@ fn a_full_queue_refuses_and_its_dead_letters_get_nothing() {
     let busy = site.send("labapp.sleep", &json!([600]), &json!({}));
     worker.wait_received(&busy);
     site.send_many("labapp.add", &json!([1, 2]), 6);
+    site.wait_for("celery", "messages_ready", 2);
     let refused = site.send("labapp.add", &json!([1, 2]), &json!({}));
-    site.wait_for("graveyard", "messages", 0);
     let done = site.trace(&refused, &["--peek"]);
     expect(&done, "unknown", 1);
     let first = &done.json()["traces"][0]["causes"][0]["name"];
@@ -115,7 +115,11 @@ fn a_worker_that_lost_its_connection_runs_a_task_twice() {
     worker.wait_received(&twice);
     site.wait_for_consumer(&worker);
     let node = &site.vhost.node;
-    let all = node.api("GET", &site.vhost.path("connections", ""), &Value::Null);
+    let all = node.api(
+        "GET",
+        &site.vhost.path("vhosts", "connections"),
+        &Value::Null,
+    );
     for connection in all.as_array().into_iter().flatten() {
         let name = connection["name"].as_str().expect("a name");
         let name = name.replace(' ', "%20").replace('>', "%3E");

@@ -50,8 +50,22 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         Some(exception) => format!(" after {exception}"),
         None => String::new(),
     };
+    let (where_to, remedy) = match case.held_as_cycle() {
+        Some(queue) => (
+            format!(
+                "nothing delivers it: RabbitMQ before 4.0.1 takes it for a cycle, and {queue} holds a message inside that \
+                 can't get out"
+            ),
+            "upgrade the workers to Celery 5.6.3 or newer, and send it again",
+        ),
+        None => (
+            "no message for it exists".to_owned(),
+            "send it again, unless a worker's log says `ignored` of it after that retry: then it has ended, or replaced \
+             itself and lives on",
+        ),
+    };
     let message = format!(
-        "{} {} waits for a retry{why}, and no message for it exists",
+        "{} {} waits for a retry{why}, and {where_to}",
         case.called(),
         case.id
     );
@@ -65,10 +79,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                 case.id
             ))
             .confirm("look for `retry: Retry in` with the id in the workers' logs, and for `received` and `ignored` after it")
-            .remedy(
-                "send it again, unless a worker's log says `ignored` of it after that retry: then it has ended, or \
-                 replaced itself and lives on",
-            )
+            .remedy(remedy)
             .task(case.id),
     ]
 }
