@@ -533,15 +533,19 @@ fn what_was_not_told_at_all_is_not_judged() {
         .into();
         lab
     };
-    for name in ["memory-pressure", "duplicate-run", "known-bad-version"] {
+    for name in ["memory-pressure", "known-bad-version"] {
         assert_eq!(status(&lab(), name), Some(CheckStatus::Clear), "{name}");
     }
     let mut blind = lab();
     let rabbit = blind.evidence.rabbitmq.as_mut().expect("a RabbitMQ");
     rabbit.alarms = Observed::not_asked("a test");
-    blind.workers_mut().answered[0].active = Observed::not_asked("a test");
     census(&mut blind).software.clear();
-    for name in ["memory-pressure", "duplicate-run", "known-bad-version"] {
+    for name in ["memory-pressure", "known-bad-version"] {
         assert_eq!(status(&blind, name), not_judged, "{name}");
     }
+    let mut redis = Lab::new().worker("w1", &["celery"]);
+    census(&mut redis);
+    assert_eq!(status(&redis, "duplicate-run"), Some(CheckStatus::Clear));
+    redis.workers_mut().answered[0].active = Observed::not_asked("a test");
+    assert_eq!(status(&redis, "duplicate-run"), not_judged);
 }

@@ -160,6 +160,8 @@ pub(in crate::diagnose) struct Routes<'e> {
     topology: Option<Topology<'e>>,
     /// Whether the bindings were read whole, so that "nowhere" may be said.
     whole: bool,
+    /// The exchanges that hand delayed messages on: with kombu's prefixes there can be several.
+    delivery: Vec<&'e str>,
 }
 
 impl<'e> Routes<'e> {
@@ -168,6 +170,11 @@ impl<'e> Routes<'e> {
         Self {
             topology: topology(rabbit),
             whole: evidence.complete(Source::Bindings),
+            delivery: (rabbit.exchanges.seen().into_iter().flatten())
+                .map(|exchange| exchange.name.as_str())
+                .filter(|name| name.ends_with(DELAYED_EXCHANGE) && *name != DELAYED_EXCHANGE)
+                .chain([DELAYED_EXCHANGE])
+                .collect(),
         }
     }
 
@@ -198,7 +205,14 @@ impl<'e> Routes<'e> {
     /// comes with the bits of its delay before the key (kombu 5.7 `transport/native_delayed_delivery.py`,
     /// `calculate_routing_key`).
     pub(in crate::diagnose) fn delayed(&self, routing_key: &str) -> Route {
-        self.to(DELAYED_EXCHANGE, &format!("0.{routing_key}"))
+        let key = format!("0.{routing_key}");
+        let routes = self.delivery.iter().map(|exchange| self.to(exchange, &key));
+        let rank = |route: &Route| match route {
+            Route::Queues(_) => 0,
+            Route::Unknown(_) => 1,
+            Route::Nowhere => 2,
+        };
+        routes.min_by_key(rank).unwrap_or(Route::Nowhere)
     }
 
     /// The queues to which a queue's dead letters go. None where it has no dead-letter exchange or this leads nowhere:

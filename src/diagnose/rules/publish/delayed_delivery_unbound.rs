@@ -85,7 +85,9 @@ struct Delayed {
 fn is_reached(routes: &Routes<'_>, rabbit: &RabbitMq, queue: &Queue) -> bool {
     let bound = rabbit.bindings.seen().into_iter().flatten();
     let keys = bound
-        .filter(|b| !b.to_exchange && b.destination == queue.name && b.source != DELAYED_EXCHANGE)
+        .filter(|b| {
+            !b.to_exchange && b.destination == queue.name && !b.source.ends_with(DELAYED_EXCHANGE)
+        })
         .map(|b| b.routing_key.as_str());
     keys.chain([queue.name.as_str()])
         .any(|key| match routes.delayed(key) {
@@ -201,6 +203,17 @@ mod tests {
     fn a_bound_queue_is_clear() {
         let lab = delayed(Rabbit::new())
             .bound(DELAYED_EXCHANGE, "#.celery", "celery")
+            .lab();
+        assert!(lab.check(&DELAYED_DELIVERY_UNBOUND, "").is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_is_bound_under_a_prefix_is_clear() {
+        let lab = Rabbit::new()
+            .quorum("celery", 0, 1)
+            .quorum("shop_celery_delayed_9", 1, 0)
+            .exchange("shop_celery_delayed_delivery", "topic", 0, 0)
+            .bound("shop_celery_delayed_delivery", "#.celery", "celery")
             .lab();
         assert!(lab.check(&DELAYED_DELIVERY_UNBOUND, "").is_empty());
     }
