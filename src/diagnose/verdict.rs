@@ -127,8 +127,8 @@ pub(super) fn trace(evidence: &Evidence, id: &str, findings: Vec<Finding>) -> Tr
 fn decide(case: &Case<'_>) -> (Verdict, String) {
     of_copies(case)
         .or_else(|| later::not_yet_sent(case))
-        .or_else(|| later::of_group(case))
         .or_else(|| group(case))
+        .or_else(|| later::of_group(case))
         .unwrap_or_else(|| nowhere(case))
 }
 

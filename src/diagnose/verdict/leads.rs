@@ -1,8 +1,8 @@
 //! What knows an id that is in no message, with no worker and in no result.
 
 use super::Verdict;
-use crate::diagnose::plain;
 use crate::diagnose::view::Case;
+use crate::diagnose::{later, plain};
 
 /// What keeps an id that is lost from being sent again.
 pub(super) fn locked(case: &Case<'_>) -> String {
@@ -21,15 +21,18 @@ pub(super) fn locked(case: &Case<'_>) -> String {
     )
 }
 
-/// An id of which a group's result was saved.
+/// An id under which a group's result was saved. Its tasks that were met are only some of them.
 pub(super) fn group(case: &Case<'_>) -> Option<(Verdict, String)> {
     let tasks = case.task.saved_group.as_ref()?;
+    let met = match later::of_group(case) {
+        Some((_, met)) => format!("; {met}"),
+        None => format!(", such as {}", tasks.first()?),
+    };
     Some((
         Verdict::Undetermined,
         format!(
-            "it is no task but a group of {}, whose result was saved: trace its tasks, such as {}",
-            plain::count(tasks.len() as u64, "task"),
-            tasks.first()?
+            "it is no task but a group of {}, whose result was saved: trace its tasks{met}",
+            plain::count(tasks.len() as u64, "task")
         ),
     ))
 }
