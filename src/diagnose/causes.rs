@@ -1,6 +1,8 @@
 //! What may have become of a task that nothing knows any more: the causes that remain, ranked by what this
 //! deployment's configuration makes possible. These are possibilities, and are called so.
 
+use std::time::Duration;
+
 use super::Verdict;
 use super::plain;
 use super::view::{Case, Route};
@@ -27,6 +29,7 @@ pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
         Some(rabbit) => rabbitmq::of_the_broker(case, rabbit),
         None => [
             broker_forgot(case),
+            promoted(case),
             worker_ending(case),
             restore_dropped(case),
             without_acknowledgements(case),
@@ -170,13 +173,50 @@ fn broker_forgot(case: &Case<'_>) -> Option<Cause> {
         reason = "an uptime in seconds is far below 2^52"
     )]
     let up = plain::duration(uptime as f64);
+    let (proof, weight) = match restart_outlived(case, uptime) {
+        Some(node) => (
+            format!(", after worker {node}, so that it was restarted"),
+            88,
+        ),
+        None => (String::new(), 20),
+    };
     Some(Cause {
         name: "broker-restarted",
         text: format!(
-            "Redis started {up} ago and keeps nothing over a restart: what was sent before is gone"
+            "Redis started {up} ago{proof}, and keeps nothing over a restart: what was sent before is gone"
         ),
         confirm: "compare the time of sending with redis-cli INFO server | grep uptime".to_owned(),
-        weight: if uptime < 86_400 { 45 } else { 10 },
+        weight,
+    })
+}
+
+/// A worker that is older than the server, which must have started anew while it was there.
+fn restart_outlived<'e>(case: &Case<'e>, uptime: u64) -> Option<&'e str> {
+    // The worker told its uptime at the beginning of the reading, the server at another moment of it.
+    let margin = Duration::from_secs(30);
+    let server = Duration::from_secs(uptime)
+        .saturating_add(margin)
+        .as_secs_f64();
+    let mut workers = case.evidence.answered().iter();
+    let older = workers.find(|worker| {
+        let stats = worker.stats.seen();
+        stats
+            .and_then(|stats| stats.uptime)
+            .is_some_and(|worker| worker > server)
+    });
+    older.map(|worker| worker.node.as_str())
+}
+
+/// A promoted replica has what it had received until then.
+fn promoted(case: &Case<'_>) -> Option<Cause> {
+    let server = case.evidence.broker.server.seen()?;
+    (*server.health.promoted.seen()?).then(|| Cause {
+        name: "failover",
+        text: "this Redis was a replica and was made master, by Sentinel or by hand (second_repl_offset of INFO \
+               replication): what the master before had taken and not yet handed on is gone"
+            .to_owned(),
+        confirm: "compare the time of sending with that of `MASTER MODE enabled` in the server's log".to_owned(),
+        weight: 82,
     })
 }
 

@@ -12,9 +12,9 @@ use crate::celery::control::{ActiveQueue, Claim, ClaimState, Conf, Stats, TaskTr
 use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
 use crate::evidence::{
-    Broker, CanvasGap, Census, Class, ClientFacts, Copy, Evidence, Health, List, Observed, Place,
-    Read, ReadStatus, Reason, Reservations, ResultBackend, Scope, ServerFacts, Source,
-    StoredResult, TaskEvidence, UnackedNames, Why, Worker, WorkerClaim, Workers,
+    Broker, CanvasGap, Census, Class, ClientFacts, ClientIdentity, Copy, Evidence, Health, List,
+    Observed, Place, Read, ReadStatus, Reason, Reservations, ResultBackend, Scope, ServerFacts,
+    Source, StoredResult, TaskEvidence, UnackedNames, Why, Worker, WorkerClaim, Workers,
 };
 
 /// The task that every message carries unless a test says otherwise.
@@ -431,6 +431,7 @@ impl Lab {
             pattern_subscriptions: 0,
             age_seconds: Some(90),
             idle_seconds: Some(60),
+            identity: ClientIdentity::default(),
         });
         self.server(|server| server.clients = Observed::Seen(clients.collect()))
     }

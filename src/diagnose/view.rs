@@ -10,6 +10,7 @@ mod rabbitmq;
 mod room;
 mod route;
 pub(crate) mod routing;
+mod strangers;
 mod takers;
 mod worker;
 
@@ -23,4 +24,5 @@ pub(super) use self::rabbitmq::{ConsumerTimeout, numbers, queues_command};
 pub(super) use self::room::Overfull;
 pub(super) use self::route::{Route, Routes};
 pub use self::routing::Judged;
+pub(super) use self::strangers::{Strangers, connection, node_of};
 pub(super) use self::worker::{DEFAULT_SWEEP_PERIOD, DEFAULT_VISIBILITY_TIMEOUT};

@@ -58,6 +58,13 @@ pub struct Health {
     pub master_link_up: Observed<bool>,
     /// Of a master: its replicas, from the lines `slave0` and so on.
     pub replicas: Observed<Vec<Replica>>,
+    /// Whether it was a replica once and became a master: `second_repl_offset` is set beside `master_replid2`.
+    #[serde(default = "untold")]
+    pub promoted: Observed<bool>,
+}
+
+fn untold<T>() -> Observed<T> {
+    Observed::not_asked("it was not asked for")
 }
 
 /// One replica, as its master sees it.
@@ -71,17 +78,15 @@ pub struct Replica {
 
 impl Default for Health {
     fn default() -> Self {
-        fn unknown<T>() -> Observed<T> {
-            Observed::not_asked("it was not asked for")
-        }
         Self {
-            connections: unknown(),
-            max_connections: unknown(),
-            rejected_connections: unknown(),
-            last_rdb_save_ok: unknown(),
-            last_aof_write_ok: unknown(),
-            master_link_up: unknown(),
-            replicas: unknown(),
+            connections: untold(),
+            max_connections: untold(),
+            rejected_connections: untold(),
+            last_rdb_save_ok: untold(),
+            last_aof_write_ok: untold(),
+            master_link_up: untold(),
+            replicas: untold(),
+            promoted: untold(),
         }
     }
 }
@@ -105,6 +110,22 @@ pub struct ClientFacts {
     /// Seconds since the last command; none in a reading that did not note it.
     #[serde(default)]
     pub idle_seconds: Option<u64>,
+    /// Who it is.
+    #[serde(default)]
+    pub identity: ClientIdentity,
+}
+
+/// Who is behind a connection of CLIENT LIST, as far as is told; nothing in a reading that did not note it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientIdentity {
+    /// Its address with its port.
+    pub address: Option<String>,
+    /// The name that it gave itself (CLIENT SETNAME).
+    pub name: Option<String>,
+    /// The user who logged in (since Redis 6.0).
+    pub user: Option<String>,
+    /// The library that speaks for it, as it says (since Redis 7.2), and its version.
+    pub library: Option<String>,
 }
 
 /// One exchange's binding table, `_kombu.binding.E`.

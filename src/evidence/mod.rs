@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::broker::{
-    BindingTable, ClientFacts, Health, List, MutexTtl, OtherDatabase, Replica, Reservations,
-    ServerFacts, UnackedNames,
+    BindingTable, ClientFacts, ClientIdentity, Health, List, MutexTtl, OtherDatabase, Replica,
+    Reservations, ServerFacts, UnackedNames,
 };
 pub use self::census::{Ages, Census, Class, ListMovement, Movement, NAMED_IDS, Software, Twice};
 pub use self::observed::{Observed, Reason, Why};

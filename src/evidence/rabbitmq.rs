@@ -40,6 +40,19 @@ pub struct RabbitMq {
     pub channels: Observed<Vec<Channel>>,
     /// Connections of the virtual host, this tool's own left out.
     pub connections: Observed<Vec<Connection>>,
+    /// Shovels that are set up as parameters and take from this virtual host, or from one of another server.
+    #[serde(default = "untold")]
+    pub shovels: Observed<Vec<Shovel>>,
+}
+
+/// A shovel (`GET /api/parameters`), which takes messages from a queue and publishes them elsewhere. Its addresses hold
+/// passwords and are not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shovel {
+    /// Its name.
+    pub name: String,
+    /// The queue from which it takes (`src-queue`).
+    pub queue: String,
 }
 
 /// `GET /api/overview`.
@@ -275,6 +288,15 @@ pub struct Connection {
     pub state: Option<String>,
     /// The client's product, such as `py-amqp`.
     pub product: Option<String>,
+    /// The product's version.
+    #[serde(default)]
+    pub product_version: Option<String>,
+    /// What the client calls the connection (`connection_name`); shovels and federation links do, Celery does not.
+    #[serde(default)]
+    pub client_name: Option<String>,
+    /// The user who logged in.
+    #[serde(default)]
+    pub user: Option<String>,
     /// The client's address.
     pub peer_host: Option<String>,
     /// The client's port.
@@ -303,6 +325,7 @@ impl RabbitMq {
             consumers: unread(detail),
             channels: unread(detail),
             connections: unread(detail),
+            shovels: unread(detail),
         }
     }
 

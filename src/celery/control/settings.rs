@@ -191,6 +191,9 @@ pub struct TransportOptions {
     pub ack_emulation: Option<bool>,
     /// Where undeliverable messages go.
     pub deadletter_queue: Option<String>,
+    /// RabbitMQ: the sender waits until the server has a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_publish: Option<bool>,
 }
 
 /// The answer to `stats`.
@@ -239,6 +242,7 @@ pub fn decode_stats(answer: &Value) -> Stats {
             unacked_restore_throttle: number("unacked_restore_throttle"),
             ack_emulation: options.get("ack_emulation").and_then(Value::as_bool),
             deadletter_queue: text(options, "deadletter_queue"),
+            confirm_publish: options.get("confirm_publish").and_then(Value::as_bool),
         },
         total: totals
             .filter_map(|(task, count)| Some((task.clone(), count.as_u64()?)))

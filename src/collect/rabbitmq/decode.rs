@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::evidence::rabbitmq::{
     Alarm, AmqpBinding, Channel, Connection, Consumer, Exchange, Node, Overview, Queue, QueueType,
+    Shovel,
 };
 use crate::evidence::{Observed, Reason, Why};
 
@@ -25,7 +26,7 @@ pub(super) const CONSUMER_COLUMNS: &str =
 pub(super) const CHANNEL_COLUMNS: &str = "name,connection_details,messages_unacknowledged,prefetch_count,\
     global_prefetch_count,confirm,consumer_count,message_stats,idle_since";
 pub(super) const CONNECTION_COLUMNS: &str =
-    "name,state,client_properties,peer_host,peer_port,timeout";
+    "name,state,user,client_properties,peer_host,peer_port,timeout";
 
 /// An entry that is not what it should be, by what is wrong with it.
 pub(super) type Decoded<T> = Result<T, Why>;
@@ -343,10 +344,29 @@ pub(super) fn connection(value: &Value) -> Decoded<Connection> {
         name: required(all, "name", "a connection")?,
         state: text(all, "state"),
         product: client.and_then(|client| text(client, "product")),
+        // py-amqp says `product_version`, the broker's own clients and most others `version`.
+        product_version: client
+            .and_then(|client| text(client, "product_version").or_else(|| text(client, "version"))),
+        client_name: client.and_then(|client| text(client, "connection_name")),
+        user: text(all, "user"),
         peer_host: text(all, "peer_host"),
         peer_port: all.count("peer_port").seen().copied(),
         heartbeat_seconds: all.count("timeout").seen().copied(),
     })
+}
+
+/// A runtime parameter; none where it is no shovel of this virtual host that takes from a queue.
+pub(super) fn shovel(value: &Value, vhost: &str) -> Decoded<Option<Shovel>> {
+    let all = object(value, "a parameter")?;
+    let is_one = text(all, "component").as_deref() == Some("shovel");
+    if !is_one || text(all, "vhost").as_deref() != Some(vhost) {
+        return Ok(None);
+    }
+    let definition = all.get("value").and_then(Value::as_object);
+    let queue = definition.and_then(|definition| text(definition, "src-queue"));
+    Ok(queue
+        .zip(text(all, "name"))
+        .map(|(queue, name)| Shovel { name, queue }))
 }
 
 /// Reads of one JSON object.

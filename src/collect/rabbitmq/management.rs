@@ -19,7 +19,7 @@ use super::http::{Answer, Http, segment};
 use super::policies;
 use crate::config::url::ManagementServer;
 use crate::evidence::rabbitmq::{
-    Alarm, AmqpBinding, Channel, Connection, Consumer, Exchange, Node, Queue, RabbitMq,
+    Alarm, AmqpBinding, Channel, Connection, Consumer, Exchange, Node, Queue, RabbitMq, Shovel,
 };
 use crate::evidence::{Observed, Reason, Why};
 
@@ -187,12 +187,20 @@ impl ManagementReader {
         self.monitored(&path, vhost, decode::connection).await
     }
 
+    /// The shovels that are set up as parameters of a virtual host. Parameters are shown to users with the tag
+    /// `policymaker` and to administrators.
+    async fn shovels(&self, vhost: &str) -> Observed<Vec<Shovel>> {
+        let decode = |value: &Value| decode::shovel(value, vhost);
+        let all = self.list("/api/parameters", None, decode).await;
+        all.map(|parameters| parameters.into_iter().flatten().collect())
+    }
+
     /// Fills in what the management API tells of a virtual host. Asks three things at a time. Product and version stay
     /// as they are where AMQP has told them.
     pub(crate) async fn read_all(&self, vhost: &str, rabbit: &mut RabbitMq) {
         let cluster = async {
             let nodes = self.nodes().await;
-            (nodes, self.alarms().await)
+            (nodes, self.alarms().await, self.shovels(vhost).await)
         };
         let topology = async {
             let queues = self.queues(vhost).await;
@@ -211,7 +219,8 @@ impl ManagementReader {
             )
         };
         let (cluster, topology, clients) = tokio::join!(cluster, topology, clients);
-        let (nodes, alarms) = cluster;
+        let (nodes, alarms, shovels) = cluster;
+        rabbit.shovels = shovels;
         rabbit.management_url = Some(self.http.server().to_string());
         rabbit.overview = observed(self.server.clone().map(|server| {
             if rabbit.product.seen().is_none() {
@@ -385,6 +394,7 @@ pub(crate) fn leave_unseen(rabbit: &mut RabbitMq, why: &Why) {
     rabbit.consumers = unseen(why);
     rabbit.channels = unseen(why);
     rabbit.connections = unseen(why);
+    rabbit.shovels = unseen(why);
 }
 
 /// The alarms that the nodes tell of; none where one that runs does not tell.

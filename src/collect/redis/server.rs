@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use redis::cmd;
 
 use super::client::Client;
-use crate::evidence::{ClientFacts, Health, Observed, Reason, Replica, ServerFacts, Why};
+use crate::evidence::{
+    ClientFacts, ClientIdentity, Health, Observed, Reason, Replica, ServerFacts, Why,
+};
 
 /// Reads INFO, CONFIG GET save and CLIENT LIST. Fails only where INFO can't be had for want of a connection; all
 /// else may be refused on its own.
@@ -58,6 +60,7 @@ pub(crate) async fn facts(client: &Client) -> Result<ServerFacts, Why> {
             last_rdb_save_ok: text("rdb_last_bgsave_status").map(|status| status == "ok"),
             last_aof_write_ok: text("aof_last_write_status").map(|status| status == "ok"),
             master_link_up: text("master_link_status").map(|status| status == "up"),
+            promoted: text("second_repl_offset").map(|offset| offset != "-1"),
             replicas: match &info {
                 Ok(fields) => Observed::Seen(replicas(fields)),
                 Err(why) => Observed::Unseen(why.clone()),
@@ -125,6 +128,7 @@ fn client_facts(line: &str) -> ClientFacts {
             .find(|(key, _)| *key == name)
             .map_or("", |(_, value)| value)
     };
+    let told = |name: &str| Some(field(name).to_owned()).filter(|value| !value.is_empty());
     let address = field("addr");
     ClientFacts {
         host: address
@@ -137,6 +141,12 @@ fn client_facts(line: &str) -> ClientFacts {
         pattern_subscriptions: field("psub").parse().unwrap_or_default(),
         age_seconds: field("age").parse().ok(),
         idle_seconds: field("idle").parse().ok(),
+        identity: ClientIdentity {
+            address: told("addr"),
+            name: told("name"),
+            user: told("user"),
+            library: told("lib-name").map(|library| format!("{library} {}", field("lib-ver"))),
+        },
     }
 }
 
@@ -202,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_line_of_client_list_tells_of_a_worker() {
-        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= age=30 idle=4 flags=b db=3 sub=0 psub=1 cmd=brpop user=default";
+        let line = "id=7 addr=[::1]:5123 laddr=[::1]:6379 fd=9 name= age=30 idle=4 flags=b db=3 sub=0 psub=1 cmd=brpop user=default lib-name=redis-py lib-ver=5.2.1";
         assert_eq!(
             client_facts(line),
             ClientFacts {
@@ -213,6 +223,12 @@ mod tests {
                 pattern_subscriptions: 1,
                 age_seconds: Some(30),
                 idle_seconds: Some(4),
+                identity: ClientIdentity {
+                    address: Some("[::1]:5123".to_owned()),
+                    name: None,
+                    user: Some("default".to_owned()),
+                    library: Some("redis-py 5.2.1".to_owned()),
+                },
             }
         );
         assert_eq!(client_facts("garbage").database, None);

@@ -38,6 +38,7 @@ impl Rabbit {
                 consumers: Observed::Seen(Vec::new()),
                 channels: Observed::Seen(Vec::new()),
                 connections: Observed::Seen(Vec::new()),
+                shovels: Observed::Seen(Vec::new()),
             },
         }
     }

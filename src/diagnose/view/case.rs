@@ -449,6 +449,13 @@ impl<'e> Case<'e> {
             })
     }
 
+    /// Whether a worker has had it in hand, by its result.
+    pub(in crate::diagnose) fn has_begun(&self) -> bool {
+        let begun = ["RECEIVED", "STARTED"];
+        self.result()
+            .is_some_and(|result| begun.contains(&result.doc.state.as_str()))
+    }
+
     /// Whether nothing of it was found: no copy, no claim, no result.
     pub fn is_unheard_of(&self) -> bool {
         self.task.copies.is_empty() && self.task.claims.is_empty() && self.result().is_none()

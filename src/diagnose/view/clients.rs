@@ -49,7 +49,7 @@ impl Evidence {
         let blocked = self
             .connections(|c| c.command == "brpop" && c.blocked)
             .saturating_sub(answered)
-            .saturating_sub(self.bound(REPLY_EXCHANGE, |_| true));
+            .saturating_sub(self.asking());
         let busy = self.takers().saturating_sub(answered);
         let beating = self.connections(ClientFacts::beats).saturating_sub(known);
         // A worker that answers has two pattern subscriptions, for remote control and for gossip. Flower,
@@ -76,6 +76,11 @@ impl Evidence {
         } else {
             None
         }
+    }
+
+    /// How many clients seem to wait for answers of the workers. Those that are gone without a word are among them.
+    pub(super) fn asking(&self) -> usize {
+        self.bound(REPLY_EXCHANGE, |_| true)
     }
 
     /// How many queues are bound to an exchange with such a routing key. Those of clients that are gone without a word
@@ -116,7 +121,7 @@ impl ClientFacts {
 mod tests {
     use crate::celery::exchange::Binding;
     use crate::diagnose::testkit::Lab;
-    use crate::evidence::{BindingTable, ClientFacts, Observed};
+    use crate::evidence::{BindingTable, ClientFacts, ClientIdentity, Observed};
 
     fn client(command: &str, idle: u64) -> ClientFacts {
         ClientFacts {
@@ -127,6 +132,7 @@ mod tests {
             pattern_subscriptions: u64::from(command == "psubscribe"),
             age_seconds: Some(90),
             idle_seconds: Some(idle),
+            identity: ClientIdentity::default(),
         }
     }
 

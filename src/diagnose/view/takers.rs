@@ -145,6 +145,7 @@ mod tests {
             pattern_subscriptions: 0,
             age_seconds: Some(age),
             idle_seconds: Some(idle),
+            identity: crate::evidence::ClientIdentity::default(),
         }
     }
 

@@ -14,8 +14,8 @@ use crate::celery::when::When;
 use crate::diagnose::testkit::{Lab, NOW, TASK, doc_of_state, envelope};
 use crate::diagnose::{judge, outcome};
 use crate::evidence::{
-    BindingTable, ChordParts, ClientFacts, Copy, Health, List, MutexTtl, Observed, OtherDatabase,
-    Place, ReadStatus, Reason, ServerFacts, Source, StoredResult, Why,
+    BindingTable, ChordParts, ClientFacts, ClientIdentity, Copy, Health, List, MutexTtl, Observed,
+    OtherDatabase, Place, ReadStatus, Reason, ServerFacts, Source, StoredResult, Why,
 };
 use crate::report::table::{Style, Verbosity};
 use crate::report::{json as json_report, table};
@@ -157,6 +157,7 @@ fn complete(evidence: &mut Evidence) {
             pattern_subscriptions: 1,
             age_seconds: Some(9),
             idle_seconds: Some(7),
+            identity: ClientIdentity::default(),
         }]),
         health: Health::default(),
     });

@@ -3,6 +3,7 @@
 pub mod consumer_timeout;
 pub mod delivery_limit;
 pub mod eta_flood;
+pub mod foreign_consumer;
 pub mod orphaned_reservation;
 pub mod prefetch_hoarding;
 pub mod rate_limited;

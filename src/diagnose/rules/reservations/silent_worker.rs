@@ -12,7 +12,7 @@ pub static SILENT_WORKER: Rule = Rule {
     page: Page {
         meaning: "A worker is connected to the broker and listens to remote control, and does not answer it. Either \
                   it hangs, and the tasks that it holds stay where they are; or it uses the solo pool and runs a task \
-                  at this moment; or it is in a soft shutdown and waits for its tasks to end. What it holds can't be \
+                  at this moment, or gevent or eventlet and a task computes without yielding; or it is in a soft shutdown and waits for its tasks to end. What it holds can't be \
                   known until it answers.",
         cause: "The worker's main process answers remote control between other work. It can't while it is frozen \
                 (SIGSTOP, a paused container, a swapped-out machine), while it waits in a call that never returns, or \
@@ -29,7 +29,7 @@ pub static SILENT_WORKER: Rule = Rule {
         confirm: "Run `celery -A APP inspect --timeout 10 ping -d NODE`. On the worker's machine look at its main \
                   process: `ps -o pid,stat,etime,cmd` (state T is stopped, D waits for a disk), and `py-spy dump \
                   --pid PID`, which shows where it stands.",
-        mend: "If a solo pool is at work, wait, or ask again with a longer --timeout. If its log says `Initiating \
+        mend: "If a solo, gevent or eventlet pool computes, wait, or ask again with a longer --timeout. If its log says `Initiating \
                Soft Shutdown`, let it end. If it hangs, restart it: unacknowledged messages come back, on Redis after \
                the visibility timeout, on RabbitMQ at once.",
         prevent: "Use the prefork pool for tasks that take longer than a second. Give network calls in tasks a \
@@ -49,7 +49,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     };
     let within = plain::duration(workers.timeout_seconds);
-    let why = "it hangs, a solo pool is at work, it is in a soft shutdown, or it accepts no JSON";
+    let why = "it hangs, a solo, gevent or eventlet pool computes, it is in a soft shutdown, or it accepts no JSON";
     match workers.silence() {
         Silence::None => Vec::new(),
         Silence::Named(nodes) => nodes
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(
             messages(&lab),
             [
-                "worker w2 did not answer within 2s: it hangs, a solo pool is at work, it is in a soft shutdown, or it accepts no JSON"
+                "worker w2 did not answer within 2s: it hangs, a solo, gevent or eventlet pool computes, it is in a soft shutdown, or it accepts no JSON"
             ]
         );
         let findings = lab.check(&SILENT_WORKER, "");

@@ -18,7 +18,8 @@ pub static KNOWN_BAD_VERSION: Rule = Rule {
         read: "The versions that each live worker tells in its answer to `report`. A worker that does not tell is not \
                judged. A fault of native delayed delivery is told where quorum queues for tasks and the queues \
                celery_delayed_N are there, and RabbitMQ is older than 4.0.1, which drops no message as a cycle.",
-        confirm: "Run `celery -A APP report` on the worker's machine, or `pip show celery kombu`.",
+        confirm: "Run `celery -A APP inspect report`, which asks the workers, or `pip show celery kombu` in a worker's own \
+                  environment. `celery -A APP report` tells of the machine on which it runs.",
         mend: "Upgrade to the version named, or newer.",
         prevent: "Follow the releases of Celery and kombu; upgrade both together.",
         references: &[
@@ -193,7 +194,7 @@ fn finding(package: &str, version: &str, faults: &[&Fault], nodes: Vec<&str>) ->
     .evidence("version", version)
     .evidence("faults", whats)
     .evidence("mended_in", newest.as_str())
-    .confirm("celery -A APP report")
+    .confirm("celery -A APP inspect report")
     .remedy(format!("upgrade {package} to {newest} or newer"))
     .subject("package", package);
     finding.count = nodes.len() as u64;

@@ -33,6 +33,7 @@ fn everything(url: &str, vhost: &str) -> RabbitMq {
         consumers: Observed::not_asked(""),
         channels: Observed::not_asked(""),
         connections: Observed::not_asked(""),
+        shovels: Observed::not_asked(""),
     };
     run(async {
         match ManagementReader::connect(&server(url), None).await {
