@@ -177,7 +177,10 @@ impl<'a> Machine<'a> {
                 // The callable or class, and its arguments, make an instance.
                 b'R' | 0x81 => {
                     let parts = self.pop_many(2)?;
-                    self.instance(parts[0])?;
+                    match self.signature(parts[0], parts[1]) {
+                        Some(signature) => self.stack.push(signature),
+                        None => self.instance(parts[0])?,
+                    }
                 }
                 0x92 => {
                     let parts = self.pop_many(3)?;
@@ -331,6 +334,33 @@ impl<'a> Machine<'a> {
         self.push(instance)
     }
 
+    /// The dictionary that a signature is made of (Celery 5.7 `canvas.py`, `Signature.__reduce__`).
+    fn signature(&self, callable: Index, arguments: Index) -> Option<Index> {
+        let (Object::Class(name), Object::List(arguments)) =
+            (self.objects.get(callable)?, self.objects.get(arguments)?)
+        else {
+            return None;
+        };
+        let [only] = arguments.as_slice() else {
+            return None;
+        };
+        let is_dict = matches!(self.objects.get(*only)?, Object::Dict(_));
+        (name == "signature" && is_dict).then_some(*only)
+    }
+
+    /// Whether a dictionary is a signature whose keywords are other signatures, and no task's arguments.
+    fn is_canvas(&self, items: &[(Index, Index)]) -> bool {
+        items.iter().any(|(key, value)| {
+            let (Some(Object::Text(key)), Some(Object::Text(value))) =
+                (self.objects.get(*key), self.objects.get(*value))
+            else {
+                return false;
+            };
+            key == "task"
+                && ["celery.chain", "celery.group", "celery.chord"].contains(&value.as_str())
+        })
+    }
+
     fn copy(&self, index: Index, depth: usize, room: &mut usize) -> Value {
         // Every visit costs room, or objects that contain each other a million times would take for ever.
         *room = room.saturating_sub(16);
@@ -363,6 +393,7 @@ impl<'a> Machine<'a> {
             }
             Some(Object::Dict(items)) => {
                 let mut map = Map::new();
+                let is_canvas = self.is_canvas(items);
                 for (key, value) in items {
                     *room = room.saturating_sub(1);
                     let Some(Object::Text(key)) = self.objects.get(*key) else {
@@ -375,7 +406,7 @@ impl<'a> Machine<'a> {
                         break;
                     }
                     *room -= key.len();
-                    if !self.is_private(key, *value) {
+                    if !self.is_private(key, *value) || is_canvas && key == "kwargs" {
                         map.insert(key.clone(), self.copy(*value, depth + 1, room));
                     }
                 }

@@ -195,29 +195,36 @@ pub(super) fn of_group(case: &Case<'_>) -> Option<(Verdict, String)> {
         })
         .collect();
     parts.sort_by_key(|part| rank(part.verdict));
-    let first = parts.first()?;
+    let to_come = case.parts_to_come().len() as u64;
+    let chord = case.task.chord.seen().and_then(Option::as_ref);
+    let all_met = chord.and_then(|chord| chord.size) == Some(parts.len() as u64);
+    let verdict = match parts.first()?.verdict {
+        Verdict::Reserved | Verdict::Running | Verdict::Finished if to_come > 0 => {
+            Verdict::NotYetSent
+        }
+        // Nobody told how many there are.
+        Verdict::Finished if !all_met => Verdict::Undetermined,
+        verdict => verdict,
+    };
     let counts = Verdict::ALL.iter().filter_map(|verdict| {
         let count = parts.iter().filter(|part| part.verdict == *verdict).count();
         (count > 0).then(|| format!("{count} {}", verdict.name()))
     });
-    let counts: Vec<String> = counts.collect();
-    let more = match case.evidence.canvas_gap.leads {
-        0 => String::new(),
-        more => format!(", and {more} more waiting"),
-    };
+    let mut counts: Vec<String> = counts.collect();
+    if to_come > 0 {
+        counts.push(format!("{to_come} {}", Verdict::NotYetSent.name()));
+    }
+    if case.evidence.canvas_gap.leads > 0 {
+        counts.push(format!("{} more", case.evidence.canvas_gap.leads));
+    }
     let all: Vec<&Before<'_>> = parts.iter().collect();
     let sentence = format!(
-        "it is the id of a group, of which {} known here{more}: {}{}; {}",
-        if parts.len() == 1 {
-            "one task is"
-        } else {
-            "these tasks are"
-        },
+        "it is the id of a group, whose tasks are, as far as they are known here: {}{}; {}",
         counts.join(", "),
         progress(case),
         list(&all)
     );
-    Some((first.verdict, sentence))
+    Some((verdict, sentence))
 }
 
 #[cfg(test)]

@@ -122,7 +122,14 @@ fn later_steps_wait_for_those_before_them_and_share_their_fate() {
         ("stuck", Some(1)),
         "{summary}"
     );
-    assert!(done.stdout.contains("orphaned-reservation"), "{done:#?}");
+    let report = done.json();
+    let findings = report["traces"][0]["findings"]
+        .as_array()
+        .expect("findings");
+    assert!(
+        findings.iter().any(|f| f["name"] == "orphaned-reservation"),
+        "{done:#?}"
+    );
     drop(survivor);
 }
 
@@ -174,7 +181,12 @@ fn the_body_of_a_chord_that_lost_a_part_is_stuck() {
     );
     worker.wait_for_log("unregistered task", Duration::from_secs(30));
     server.wait_for_workers(PIDBOX, 1);
-    let chord_stuck = |done: &Outcome| done.stdout.contains("chord-stuck");
+    let chord_stuck = |done: &Outcome| {
+        let report = done.json();
+        let findings = report["findings"].as_array().expect("findings").iter();
+        let names: Vec<&str> = findings.filter_map(|f| f["name"].as_str()).collect();
+        names.contains(&"chord-stuck")
+    };
     // A part that ended a moment ago may have others behind it.
     let done = wait_until("the chord is called stuck", SOON, || {
         let done = trace(&lab, &server, &ids[0]);
@@ -182,7 +194,7 @@ fn the_body_of_a_chord_that_lost_a_part_is_stuck() {
     });
     assert_eq!(done.code, Some(1), "{done:#?}");
 
-    // While something else runs, nobody can tell whether that is the rest of the chord, and the audit does not say so.
+    // While something else runs, nobody can tell whether that is the rest of the chord.
     let busy = lab.send(&config, "labapp.sleep", &json!([600]), &json!({}));
     worker.wait_received(&busy);
     let done = trace(&lab, &server, &ids[0]);

@@ -91,3 +91,15 @@ fn depth_is_no_danger() {
     let marks = b"(".repeat(1_000_000);
     assert!(read_opcodes(&marks).is_err());
 }
+
+#[test]
+fn a_signature_is_its_dictionary() {
+    // pickle.dumps(group(...)) by Celery 5.7, made short: the keywords of a group are its tasks, those of a task are private.
+    let pickle = b"ccelery.canvas\nsignature\n((dS'task'\nS'celery.group'\nsS'kwargs'\n(dS'tasks'\n(lccelery.canvas\n\
+signature\n((dS'task'\nS't'\nsS'kwargs'\n(dS'a'\nI1\nssS'options'\n(dS'task_id'\nS'x'\nsstRasstR.";
+    let read = read(pickle).expect("a pickle");
+    assert_eq!(
+        read,
+        serde_json::json!({"task": "celery.group", "kwargs": {"tasks": [{"task": "t", "options": {"task_id": "x"}}]}})
+    );
+}

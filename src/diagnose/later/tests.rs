@@ -201,6 +201,15 @@ fn a_group_is_its_tasks() {
         "{}",
         seen.summary
     );
+    let mut later = crate::diagnose::later::tests::lab()
+        .result_as("p2", doc.clone())
+        .queued("a", "celery")
+        .absent("g");
+    assert_eq!(trace(&later, "g").verdict, Verdict::Undetermined);
+    let mut inner = step("body", Role::Body, "inner");
+    inner.group = Some("g".to_owned());
+    later.evidence.canvases.insert("a".to_owned(), vec![inner]);
+    assert_eq!(trace(&later, "g").verdict, Verdict::NotYetSent);
     let stuck = lab().unacked_as(part("p3"), Some(0.0));
     assert_eq!(trace(&stuck, "g").verdict, Verdict::Stuck);
 }

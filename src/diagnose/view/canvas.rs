@@ -60,6 +60,21 @@ impl<'e> Case<'e> {
         began || cases.any(|case| case.task.copies.iter().any(names_it))
     }
 
+    /// The tasks of the group of this id that are sent later, when others have ended. The body of a chord bears the id of
+    /// its own header's group, and is none of them.
+    pub(in crate::diagnose) fn parts_to_come(&self) -> Vec<&'e Step> {
+        let alive = |id: &str| Case::of(self.evidence, id).is_none_or(|case| !case.has_ended());
+        let canvases = self.evidence.canvases.iter().filter(|(id, _)| alive(id));
+        let mut steps: Vec<&Step> = canvases
+            .flat_map(|(_, steps)| steps)
+            .filter(|step| step.group.as_deref() == Some(self.id) && step.after != self.id)
+            .collect();
+        // Each part of an inner header carries the same body.
+        steps.sort_by_key(|step| &step.id);
+        steps.dedup_by_key(|step| &step.id);
+        steps
+    }
+
     /// The tasks of the group of this id, as far as they were met: with messages or results that name it.
     pub(in crate::diagnose) fn parts(&self) -> Vec<Case<'e>> {
         let of_group = |case: &Case<'e>| {
