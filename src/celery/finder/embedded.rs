@@ -66,7 +66,8 @@ impl Embedded {
         }
         let document = self.decoded.trim_ascii();
         match (document.first(), document.last()) {
-            (None, _) => false,
+            // YAML, of which nothing is read.
+            (None | Some(b'-'), _) => false,
             (Some(b'['), Some(b']')) => self.in_json(document, ids),
             // Pickle and msgpack.
             (Some(0x80 | 0x93), _) => self.task_id.find(document).is_some(),
