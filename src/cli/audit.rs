@@ -13,8 +13,8 @@ use super::args::{AuditArgs, Format, GlobalArgs, Target};
 use super::{exit, forms, output, reading};
 use crate::collect::{Everything, Question};
 use crate::config::policy::{policy, thresholds};
-use crate::diagnose::policy::{Applied, apply, useless};
-use crate::diagnose::{Checked, Finding, audit, outcome};
+use crate::diagnose::policy::{Applied, Policy, apply, useless};
+use crate::diagnose::{Checked, Finding, Rule, audit, outcome};
 use crate::evidence::{Evidence, file};
 use crate::report;
 use crate::report::summary::{Section, Summary};
@@ -73,7 +73,7 @@ pub(super) fn run(args: &AuditArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
         .flat_map(|one| &one.applied.findings)
         .collect();
     let outcome = exit::styled(
-        outcome::of_findings(findings, policy.fail_on, &missing(&audited)),
+        outcome::of_findings(findings, policy.fail_on, &missing(&audited, &policy)),
         args.output.exit_code_style,
         args.output.exit_zero,
     );
@@ -161,10 +161,13 @@ fn from_snapshot(path: &Path, args: &AuditArgs) -> anyhow::Result<Evidence> {
     Ok(evidence)
 }
 
-/// What could not be read, with the deployment's name where it has one.
-fn missing(audited: &[Audited]) -> Vec<String> {
+/// What could not be read or judged, with the deployment's name where it has one.
+fn missing(audited: &[Audited], policy: &Policy) -> Vec<String> {
     let of_one = |one: &Audited| -> Vec<String> {
-        let missing = audit::missing(&one.evidence).into_iter();
+        let today = one.evidence.taken_at.to_zoned(TimeZone::UTC).date();
+        let worst = |rule: &Rule| policy.worst(rule, today);
+        let blind = audit::blind(&one.checks, policy.fail_on, worst);
+        let missing = audit::missing(&one.evidence).into_iter().chain(blind);
         let named = missing.map(|what| match &one.name {
             Some(name) => format!("{name}: {what}"),
             None => what,

@@ -2,9 +2,7 @@
 //! at the few that nothing accounts for.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
+use std::time::Instant;
 
 use super::Everything;
 use super::broker::{KEPT, by_id};
@@ -61,19 +59,9 @@ impl Reading<'_> {
     /// What tells fates apart before a message is read: who has revoked what, and the timeouts.
     async fn known(&mut self) -> Result<Known, Why> {
         let mut known = Known {
-            now: Timestamp::now(),
+            now: self.server_now(),
             ..Known::default()
         };
-        if let Some(facts) = self.evidence.broker.server.seen() {
-            let ahead = Duration::try_from_secs_f64(facts.clock_ahead_seconds.abs());
-            let ahead = ahead.unwrap_or_default();
-            let moved = if facts.clock_ahead_seconds < 0.0 {
-                known.now.checked_sub(ahead)
-            } else {
-                known.now.checked_add(ahead)
-            };
-            known.now = moved.unwrap_or(known.now);
-        }
         for prefix in &self.names.prefixes {
             let told = self
                 .evidence

@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::broker::{BrokerReader, KEPT, QueuePass, by_id};
 use super::cleanup::Cleanup;
 use super::deadline::Deadline;
 use super::notes::{blank, line, note_results, note_workers, nothing, replace_read, task, traced};
+use super::redis::client::decode;
 use super::redis::keys::Names;
 use super::redis::server;
 use super::redis::unacked::Keys;
@@ -18,8 +21,8 @@ use super::workers::{Claims, Panel};
 use super::{Plan, Progress, Question, SERVER_TIMEOUT, Target, rabbitmq};
 use crate::config::url::RedisServer;
 use crate::evidence::{
-    BindingTable, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, Source, TaskEvidence,
-    Why,
+    BindingTable, ClientFacts, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, Source,
+    TaskEvidence, Why,
 };
 
 /// Between BRPOP and the write to `unacked` a message is in no key at all; a second look comes this much later.
@@ -29,6 +32,8 @@ pub(super) const PAUSE: Duration = Duration::from_millis(20);
 /// keys of the results are known.
 const FOR_WORKERS: f64 = 0.4;
 const FOR_KEYS: f64 = 0.5;
+/// Lists that are looked at again at most, to see who stays blocked beside them.
+const MOST_LENGTHS: usize = 1_000;
 
 /// Reads everything that the plan asks for. What can't be read is said in the evidence; there is no other error.
 pub(crate) async fn collect(plan: &Plan, cleanup: &Cleanup, progress: Progress<'_>) -> Evidence {
@@ -168,7 +173,7 @@ impl Reading<'_> {
             let found = self.results.read(&ids).await;
             related::note_last_results(self.evidence, found);
             self.note_workers(started);
-            // Its clock is not worth a further wait.
+            self.evidence.taken_at = self.server_now();
             return;
         }
         self.note_workers(started);
@@ -181,11 +186,64 @@ impl Reading<'_> {
         {
             return;
         }
-        if let Ok((now, ahead)) = server::clock(&self.broker.client).await {
-            self.evidence.taken_at = now;
-            if let Some(facts) = self.evidence.broker.server.seen_mut() {
-                facts.clock_ahead_seconds = ahead;
-            }
+        self.look_at_blocked_again(started).await;
+        self.evidence.taken_at = self.server_now();
+    }
+
+    /// The moment by the server's clock; by this machine's where the server did not tell it.
+    pub(super) fn server_now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        let server = self.evidence.broker.server.seen();
+        let Some(ahead) = server.and_then(|facts| facts.clock_ahead_seconds.seen()) else {
+            return now;
+        };
+        let by = SignedDuration::try_from_secs_f64(*ahead).unwrap_or_default();
+        now.checked_add(by).unwrap_or(now)
+    }
+
+    /// Looks whether those that were blocked in BRPOP at the beginning still are. Who was it all the time takes from no
+    /// list that held messages, and neither does who is blocked while all these lists still hold some.
+    async fn look_at_blocked_again(&mut self, started: Instant) {
+        let blocked = |client: &ClientFacts| client.blocked && client.command == "brpop";
+        let clients = (self.evidence.broker.server.seen()).and_then(|server| server.clients.seen());
+        if !clients.into_iter().flatten().any(blocked) {
+            return;
+        }
+        let lists = self.evidence.lists.seen().into_iter().flatten();
+        let lengths: Vec<_> = lists
+            .filter(|list| list.length > 0)
+            .map(|list| {
+                let mut length = redis::cmd("LLEN");
+                length.arg(&list.key);
+                length
+            })
+            .take(MOST_LENGTHS)
+            .collect();
+        let client = &self.broker.client;
+        let answers = client.ask_all(&lengths).await.unwrap_or_default();
+        let lengths = answers
+            .into_iter()
+            .map(|answer| decode::<u64>(answer.ok()?, "LLEN").ok());
+        let stand = lengths.fold((0, true), |(all, stand), length| {
+            (all + 1, stand && length.is_some_and(|length| length > 0))
+        });
+        let stand = stand.0 > 0 && stand.1;
+        let Observed::Seen(again) = server::clients(client).await else {
+            return;
+        };
+        let elapsed = started.elapsed().as_secs();
+        let Some(clients) =
+            (self.evidence.broker.server.seen_mut()).and_then(|server| server.clients.seen_mut())
+        else {
+            return;
+        };
+        for one in clients
+            .iter_mut()
+            .filter(|one| blocked(one) && one.id.is_some())
+        {
+            let now = again.iter().find(|now| now.id == one.id && blocked(now));
+            one.blocked_throughout =
+                now.is_some_and(|now| stand || now.idle_seconds.is_some_and(|idle| idle > elapsed));
         }
     }
 
@@ -239,6 +297,14 @@ impl Reading<'_> {
         if let (ReadStatus::Complete, Some(why)) = (read.status, facts.rdb_saves.unseen()) {
             read.status = ReadStatus::Partial;
             read.detail = format!("{}; {}", read.detail, why.detail);
+            read.reason = Some(why.reason);
+        }
+        if let Some(why) = facts.clock_ahead_seconds.unseen() {
+            read.status = match read.status {
+                ReadStatus::Complete => ReadStatus::Partial,
+                status => status,
+            };
+            read.detail = format!("{}; its clock is not known: {}", read.detail, why.detail);
             read.reason = Some(why.reason);
         }
         self.evidence.reads.push(read);

@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::belonging::{Belonging, belonging};
 use super::view::stored;
 use super::{
-    Case, Check, CheckStatus, Checked, Diagnosis, Finding, Rule, Thresholds, checked, registry,
+    Case, Check, Checked, Diagnosis, Finding, Gap, Rule, Severity, Thresholds, Unjudged, gaps,
+    registry, rules, timeless,
 };
 use crate::celery::when::When;
 use crate::evidence::{
@@ -65,6 +66,10 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
         .iter()
         .filter(|rule| rule.brokers.has(evidence))
     {
+        if timeless(rule, evidence).is_some() && asked(rule) != Asked::None {
+            checks.push(Checked::of(rule, false, gaps(rule, evidence)));
+            continue;
+        }
         let mut found = match rule.check {
             Check::Audit(check) => check(evidence, thresholds),
             Check::Routing(_) => continue,
@@ -89,14 +94,9 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
             let of_places = of_places.map_or_else(Vec::new, |check| check(evidence));
             found = merged(said.chain(of_places));
         }
-        let mut check = checked(rule, evidence, !found.is_empty());
-        if let (CheckStatus::Clear, Some(why)) =
-            (check.status, unjudged(rule, evidence, thresholds))
-        {
-            check.status = CheckStatus::NotJudged;
-            check.missing.push(why);
-        }
-        checks.push(check);
+        let mut gaps = gaps(rule, evidence);
+        gaps.extend(uncounted(rule, evidence, thresholds));
+        checks.push(Checked::of(rule, !found.is_empty(), gaps));
         findings.extend(found);
     }
     findings.sort_by(Finding::order);
@@ -104,57 +104,54 @@ pub fn audit(evidence: &Evidence, thresholds: &Thresholds) -> Diagnosis {
         traces: Vec::new(),
         findings,
         checks,
+        broker_unread: rules::is_broker_away(evidence),
     }
 }
 
 /// What a rule would have needed besides places that were read; none where it had all.
-fn unjudged(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option<String> {
-    if rule.needs.contains(&Source::Workers) && evidence.unheard_consumers() > 0 {
-        let what = "something takes messages from this broker and answers no remote control";
-        return Some(what.to_owned());
-    }
+fn uncounted(rule: &Rule, evidence: &Evidence, thresholds: &Thresholds) -> Option<Gap> {
     let alarms = evidence.rabbitmq.as_ref().map(|rabbit| &rabbit.alarms);
     if let ("memory-pressure", Some(Observed::Unseen(why))) = (rule.name, alarms) {
-        return Some(format!("alarms: {}", why.detail));
+        return Some(Gap::unread(format!("alarms: {}", why.detail)));
     }
     let census = evidence.census.as_ref();
     let Some(census) = census else {
         let of_tasks = rule.check.of_task().is_some();
-        return of_tasks.then(|| "the messages were not counted".to_owned());
+        return of_tasks.then(|| Gap::unread("the messages were not counted"));
     };
     match rule.name {
-        "backlog" if !thresholds.max_backlog.is_set() && !thresholds.max_age.is_set() => {
-            Some("no limit is set: see --max-backlog and --max-age".to_owned())
-        }
+        "backlog" if !thresholds.max_backlog.is_set() && !thresholds.max_age.is_set() => Some(
+            Gap::chosen("no limit is set: see --max-backlog and --max-age"),
+        ),
         "long-running" if !thresholds.max_runtime.is_set() => {
-            Some("no limit is set: see --max-runtime".to_owned())
+            Some(Gap::chosen("no limit is set: see --max-runtime"))
         }
         "stalled-consumer" if census.movement.is_none() => {
-            Some("there was one reading only: see --sample".to_owned())
+            Some(Gap::chosen("there was one reading only: see --sample"))
         }
         "duplicate-run" if (evidence.answered().iter()).any(Worker::keeps_its_work_to_itself) => {
-            Some("a worker did not say what it runs and holds".to_owned())
+            Some(Gap::unread("a worker did not say what it runs and holds"))
         }
         "known-bad-version" if census.software.values().all(|s| s.celery.is_none()) => {
-            Some("no worker told its versions".to_owned())
+            Some(Gap::unread("no worker told its versions"))
         }
-        "duplicate-message" if census.twice.not_compared > 0 => Some(format!(
+        "duplicate-message" if census.twice.not_compared > 0 => Some(Gap::unread(format!(
             "the ids of {} were compared with no others",
             super::plain::count(census.twice.not_compared, "message")
-        )),
+        ))),
         "orphaned-reservation" => census.classes.iter().find_map(|class| {
             let case = Case {
                 evidence,
                 id: &class.id,
                 task: &class.task,
             };
-            case.undecided()
+            case.undecided().map(Gap::unread)
         }),
-        _ if is_about_open_results(rule) => unplaced(evidence, census, rule.name),
-        _ if census.unclassed > 0 && rule.check.of_task().is_some() => Some(format!(
+        _ if is_about_open_results(rule) => unplaced(evidence, census, rule.name).map(Gap::unread),
+        _ if census.unclassed > 0 && rule.check.of_task().is_some() => Some(Gap::unread(format!(
             "{} stand in too many kinds to be told apart",
             super::plain::count(census.unclassed, "message")
-        )),
+        ))),
         _ => None,
     }
 }
@@ -227,6 +224,31 @@ pub fn missing(evidence: &Evidence) -> Vec<String> {
     falls_short
         .map(|read| format!("{}: {}", read.source.name(), read.detail))
         .collect()
+}
+
+/// The rules that were not judged through no choice of the user and could have found what makes a run fail, as one
+/// sentence part; none where there are none. `severity` says how bad a rule's finding would be at worst, and none of a
+/// rule whose findings the user ignores.
+pub fn blind(
+    checks: &[Checked],
+    fail_on: Severity,
+    severity: impl Fn(&Rule) -> Option<Severity>,
+) -> Option<String> {
+    let could_fail = |check: &&Checked| {
+        let rule = registry::find(&check.code);
+        let worst = rule.and_then(&severity);
+        check.unjudged == Some(Unjudged::Unread) && worst.is_some_and(|worst| worst >= fail_on)
+    };
+    let blind: Vec<&Checked> = checks.iter().filter(could_fail).collect();
+    let first = blind.first()?;
+    let why = first.missing.first().map_or("", String::as_str);
+    Some(match blind.len() {
+        1 => format!("{} {} could not be judged ({why})", first.code, first.name),
+        all => format!(
+            "{all} rules could not be judged, {} {} among them ({why})",
+            first.code, first.name
+        ),
+    })
 }
 
 fn nothing() -> TaskEvidence {

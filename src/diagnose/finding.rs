@@ -129,11 +129,22 @@ impl Finding {
         self
     }
 
-    /// The order in reports: the worst first, then by code, then by place in a file, then by text.
+    /// Root causes come before what follows from them: a broker that takes no writes, then that no worker is there.
+    fn rank(&self) -> u8 {
+        match self.name.as_str() {
+            "writes-refused" => 0,
+            "no-workers" => 1,
+            _ => 2,
+        }
+    }
+
+    /// The order in reports: the worst first, among these root causes first, then by code, then by place in a file, then
+    /// by text.
     pub fn order(&self, other: &Self) -> Ordering {
         other
             .severity
             .cmp(&self.severity)
+            .then_with(|| self.rank().cmp(&other.rank()))
             .then_with(|| self.code.cmp(&other.code))
             .then_with(|| self.location.cmp(&other.location))
             .then_with(|| self.message.cmp(&other.message))

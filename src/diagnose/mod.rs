@@ -30,7 +30,7 @@ pub use self::thresholds::Thresholds;
 pub use self::verdict::Verdict;
 pub use self::view::{Case, Fate, Judged, Visibility};
 use crate::evidence::routing::Routing;
-use crate::evidence::{Evidence, RabbitMq, Source};
+use crate::evidence::{Evidence, RabbitMq, Reason, ServerFacts, Source, Why};
 
 /// A rule: one kind of finding. Each lives in a file of its own and stands in [`registry::ALL`].
 pub struct Rule {
@@ -48,6 +48,16 @@ pub struct Rule {
     pub needs: &'static [Source],
     /// From evidence to findings. It finds only what the evidence proves, complete or not.
     pub check: Check,
+}
+
+impl Rule {
+    /// The worst severity of its findings, where the user sets none: some tell of a risk, and of its having come true.
+    pub fn worst(&self) -> Severity {
+        match self.name {
+            "consumer-timeout" => Severity::Error,
+            _ => self.severity,
+        }
+    }
 }
 
 /// On which brokers a finding can occur.
@@ -132,6 +142,8 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
     /// Every rule that was asked.
     pub checks: Vec<Checked>,
+    /// The broker was to be read and could not be: nothing is accounted for then, whatever the results say.
+    pub broker_unread: bool,
 }
 
 /// What became of one task.
@@ -164,6 +176,67 @@ pub struct Checked {
     pub status: CheckStatus,
     /// For `not_judged`: what was missing.
     pub missing: Vec<String>,
+    /// For `not_judged`: whose doing it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unjudged: Option<Unjudged>,
+}
+
+/// Whose doing it is that a rule was not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unjudged {
+    /// The user's: a flag left out what it needs, or none asked for it.
+    Chosen,
+    /// Nobody's: what it needs could not be read or told.
+    Unread,
+}
+
+/// What a rule would have needed.
+pub(crate) struct Gap {
+    what: String,
+    by: Unjudged,
+}
+
+impl Gap {
+    fn unread(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            by: Unjudged::Unread,
+        }
+    }
+
+    fn chosen(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            by: Unjudged::Chosen,
+        }
+    }
+}
+
+impl Checked {
+    /// What came of a rule that found something or not, where this was missing. A rule that the user's choice alone
+    /// keeps from judging is not judged by choice, whatever else is missing.
+    fn of(rule: &Rule, found: bool, gaps: Vec<Gap>) -> Self {
+        let status = match (found, gaps.is_empty()) {
+            (true, _) => CheckStatus::Found,
+            (false, true) => CheckStatus::Clear,
+            (false, false) => CheckStatus::NotJudged,
+        };
+        let gaps = if found { Vec::new() } else { gaps };
+        let chosen = gaps.iter().any(|gap| gap.by == Unjudged::Chosen);
+        let unjudged = match (gaps.is_empty(), chosen) {
+            (true, _) => None,
+            (false, true) => Some(Unjudged::Chosen),
+            (false, false) => Some(Unjudged::Unread),
+        };
+        Self {
+            code: rule.code.to_owned(),
+            name: rule.name.to_owned(),
+            status,
+            missing: gaps.into_iter().map(|gap| gap.what).collect(),
+            unjudged,
+        }
+    }
 }
 
 /// What came of asking a rule.
@@ -201,6 +274,10 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         if matches!(rule.check, Check::Audit(_) | Check::Routing(_)) {
             continue;
         }
+        if timeless(rule, evidence).is_some() {
+            checks.push(Checked::of(rule, false, gaps(rule, evidence)));
+            continue;
+        }
         let mut found = false;
         if let Some(check) = rule.check.of_task() {
             for id in ids {
@@ -217,7 +294,7 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
             found |= !findings.is_empty();
             deployment.extend(findings);
         }
-        checks.push(checked(rule, evidence, found));
+        checks.push(Checked::of(rule, found, gaps(rule, evidence)));
     }
     deployment.sort_by(Finding::order);
     let traces = ids
@@ -232,6 +309,7 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         traces,
         findings: deployment,
         checks,
+        broker_unread: rules::is_broker_away(evidence),
     }
 }
 
@@ -266,28 +344,19 @@ pub fn judge_routing(routing: &Routing, asked: &dyn Fn(&str) -> bool) -> Routing
     };
     for (rule, check) in registry::routing().filter(|(rule, _)| asked(rule.code)) {
         let judged = check(routing);
-        let mut missing: Vec<String> = judged.unknown.iter().map(ToString::to_string).collect();
+        let missing: Vec<String> = judged.unknown.iter().map(ToString::to_string).collect();
         for why in &missing {
             if !diagnosis.unknown.contains(why) {
                 diagnosis.unknown.push(why.clone());
             }
         }
-        missing.extend(judged.missing);
-        let status = match (judged.findings.is_empty(), missing.is_empty()) {
-            (false, _) => CheckStatus::Found,
-            (true, true) => CheckStatus::Clear,
-            (true, false) => CheckStatus::NotJudged,
-        };
-        diagnosis.checks.push(Checked {
-            code: rule.code.to_owned(),
-            name: rule.name.to_owned(),
-            status,
-            missing: if status == CheckStatus::NotJudged {
-                missing
-            } else {
-                Vec::new()
-            },
-        });
+        // What could not be known is told apart from what nobody gave: a broker, or the workers' command lines.
+        let unknown = missing.into_iter().map(Gap::unread);
+        let gaps = judged.missing.into_iter().map(Gap::chosen).chain(unknown);
+        let found = !judged.findings.is_empty();
+        diagnosis
+            .checks
+            .push(Checked::of(rule, found, gaps.collect()));
         diagnosis.findings.extend(judged.findings);
     }
     diagnosis.findings.sort_by(Finding::order);
@@ -295,39 +364,100 @@ pub fn judge_routing(routing: &Routing, asked: &dyn Fn(&str) -> bool) -> Routing
     diagnosis
 }
 
-fn checked(rule: &Rule, evidence: &Evidence, found: bool) -> Checked {
-    let missing: Vec<String> = rule
-        .needs
-        .iter()
-        .filter_map(|source| missing(evidence, *source))
-        .collect();
-    let status = match (found, missing.is_empty()) {
-        (true, _) => CheckStatus::Found,
-        (false, true) => CheckStatus::Clear,
-        (false, false) => CheckStatus::NotJudged,
-    };
-    Checked {
-        code: rule.code.to_owned(),
-        name: rule.name.to_owned(),
-        status,
-        missing: if status == CheckStatus::NotJudged {
-            missing
-        } else {
-            Vec::new()
-        },
-    }
+/// What a rule would have needed and was not read or can't be told.
+fn gaps(rule: &Rule, evidence: &Evidence) -> Vec<Gap> {
+    let unread = rule.needs.iter();
+    let unread = unread.filter_map(|source| missing(rule, evidence, *source));
+    let unread = unread.chain(timeless(rule, evidence));
+    unread.chain(unheard(rule, evidence)).collect()
 }
 
-/// What of a place was not read, as "place: detail"; none where it was read whole.
-fn missing(evidence: &Evidence, source: Source) -> Option<String> {
-    let held = evidence.rabbitmq.as_ref().and_then(RabbitMq::held_inside);
-    match evidence.read(source) {
-        // Of single tasks each may be one of those; of a deployment they are a matter of their own.
-        Some(read) if source == Source::Queues && evidence.is_of_ids() && !read.falls_short() => {
-            held.map(|held| format!("{}: {held}", source.name()))
-        }
-        Some(read) if !read.falls_short() => None,
-        Some(read) => Some(format!("{}: {}", source.name(), read.detail)),
-        None => Some(format!("{}: not read", source.name())),
+/// Rules that hold a time against the server's clock.
+const BY_THE_CLOCK: &[&str] = &[
+    "expired",
+    "visibility-expired",
+    "eta-beyond-visibility",
+    "run-beyond-visibility",
+    "clock-skew",
+    "foreign-sweep",
+    "prefetch-hoarding",
+    "result-expires",
+    "long-running",
+];
+
+/// Why a rule that needs the server's clock can't judge: Redis did not tell it. This machine's clock is no substitute.
+fn timeless(rule: &Rule, evidence: &Evidence) -> Option<Gap> {
+    let why = evidence.unknown_clock()?;
+    BY_THE_CLOCK
+        .contains(&rule.name)
+        .then(|| Gap::unread(format!("the server's clock: {}", why.detail)))
+}
+
+/// Where something takes messages and answers no remote control, the workers' own word is not all of it. Of what waits
+/// in a list nothing takes that stays blocked beside it.
+fn unheard(rule: &Rule, evidence: &Evidence) -> Option<Gap> {
+    let waiting = rule.needs.contains(&Source::Queues) && !rule.needs.contains(&Source::Unacked);
+    let strangers = if waiting {
+        evidence.unheard_takers()
+    } else {
+        evidence.unheard_consumers()
+    };
+    let asks_workers = rule.needs.contains(&Source::Workers);
+    let what = "something takes messages from this broker and answers no remote control";
+    (asks_workers && strangers > 0).then(|| Gap::unread(what))
+}
+
+/// What of a place was not read, as "place: detail"; none where it was read whole, or as far as the rule looks.
+fn missing(rule: &Rule, evidence: &Evidence, source: Source) -> Option<Gap> {
+    if let (Source::Server, None, Some(server)) =
+        (source, &evidence.rabbitmq, evidence.broker.server.seen())
+    {
+        let why = unseen_fact(rule, server)?;
+        let what = format!("{}: {}", source.name(), why.detail);
+        return Some(match why.reason {
+            Reason::NotAsked => Gap::chosen(what),
+            _ => Gap::unread(what),
+        });
     }
+    let Some(read) = evidence.read(source) else {
+        return Some(Gap::unread(format!("{}: not read", source.name())));
+    };
+    // Of single tasks each may be one of those; of a deployment they are a matter of their own.
+    if source == Source::Queues && evidence.is_of_ids() && !read.falls_short() {
+        let held = evidence.rabbitmq.as_ref().and_then(RabbitMq::held_inside);
+        return held.map(|held| Gap::unread(format!("{}: {held}", source.name())));
+    }
+    let what = format!("{}: {}", source.name(), read.detail);
+    let chosen = match read.reason {
+        Some(Reason::NotAsked) => true,
+        // What is not read of a backend of another kind is CD807's to say.
+        Some(Reason::Unsupported) => source == Source::Results,
+        _ => false,
+    };
+    read.falls_short().then(|| {
+        if chosen {
+            Gap::chosen(what)
+        } else {
+            Gap::unread(what)
+        }
+    })
+}
+
+/// Why Redis did not tell what a rule looks at: a managed server refuses CONFIG, and INFO tells most of it.
+fn unseen_fact<'e>(rule: &Rule, server: &'e ServerFacts) -> Option<&'e Why> {
+    let facts = match rule.name {
+        "eviction-enabled" => [server.maxmemory.unseen(), server.maxmemory_policy.unseen()],
+        "evictions-happened" => [server.evicted_keys.unseen(), None],
+        "memory-pressure" | "writes-refused" => {
+            [server.maxmemory.unseen(), server.used_memory.unseen()]
+        }
+        "no-persistence" if server.append_only.seen() == Some(&true) => [None, None],
+        "no-persistence" => [server.append_only.unseen(), server.rdb_saves.unseen()],
+        "broker-restarted" => [server.uptime_seconds.unseen(), None],
+        "failover-risk" => [server.role.unseen(), None],
+        "connections-refused" => [server.health.rejected_connections.unseen(), None],
+        "clock-skew" => [server.clock_ahead_seconds.unseen(), None],
+        _ => [server.version.unseen(), None],
+    };
+    facts.into_iter().flatten().next()
 }

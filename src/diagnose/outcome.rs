@@ -1,7 +1,7 @@
 //! What a diagnosis asks the process to exit with: decided here alone, from the diagnosis, so that no printer has a say.
 //! The command line may only dress it in another style.
 
-use super::{Diagnosis, Finding, Severity, Trace, Verdict};
+use super::{Diagnosis, Finding, Severity, Trace, Verdict, registry};
 
 /// The exit code, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,9 @@ impl Outcome {
 /// Whether a finding, of the family 8xx, tells what could not be read: it is about the reading and not about the tasks, so
 /// that it makes no failure.
 pub fn is_about_the_reading(finding: &Finding) -> bool {
-    finding.code.starts_with("CD8")
+    registry::ABOUT_THE_READING
+        .iter()
+        .any(|rule| rule.code == finding.code)
 }
 
 /// What the findings of an audit or of a check of routes ask for.
@@ -152,8 +154,16 @@ pub fn code_of(trace: &Trace) -> u8 {
 /// | none for 1, at least one for 3 | 3 |
 /// | all for 0, or there are none | 0 |
 ///
-/// Findings about the deployment do not change it: the question was about these tasks.
+/// Findings about the deployment do not change it: the question was about these tasks. Where the broker could not be read,
+/// it is 3 whatever a result says: a copy may wait there and run again.
 pub fn of(diagnosis: &Diagnosis) -> Outcome {
+    if diagnosis.broker_unread && !diagnosis.traces.is_empty() {
+        let reason = match diagnosis.findings.iter().find(|f| is_about_the_reading(f)) {
+            Some(one) => format!("the broker could not be read: {} {}", one.code, one.name),
+            None => "the broker could not be read".to_owned(),
+        };
+        return Outcome::new(Status::Incomplete, reason);
+    }
     let codes: Vec<u8> = diagnosis.traces.iter().map(code_of).collect();
     // A task that is not accounted for is an error, whatever the severity of what was found.
     let status = [Status::Failed(Severity::Error), Status::Incomplete]
@@ -244,6 +254,7 @@ mod tests {
             traces: traces.iter().map(|(v, s)| trace(*v, *s)).collect(),
             findings: vec![Finding::of(registry::ALL[0], "the deployment is broken")],
             checks: Vec::new(),
+            broker_unread: false,
         })
     }
 
@@ -268,6 +279,21 @@ mod tests {
                 with,
                 "{verdict:?}"
             );
+        }
+    }
+
+    #[test]
+    fn an_unread_broker_is_three_whatever_a_result_says() {
+        for verdict in Verdict::ALL {
+            for worst in [None, Some(Severity::Info), Some(Severity::Error)] {
+                let outcome = of(&Diagnosis {
+                    traces: vec![trace(verdict, worst)],
+                    findings: Vec::new(),
+                    checks: Vec::new(),
+                    broker_unread: true,
+                });
+                assert_eq!(outcome.code, 3, "{verdict:?} {worst:?}");
+            }
         }
     }
 

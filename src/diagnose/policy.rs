@@ -11,7 +11,7 @@ use jiff::civil::Date;
 
 pub use self::baseline::{Baseline, BaselineError, fingerprints, write as write_baseline};
 pub use self::selector::Selector;
-use super::{CheckStatus, Checked, Finding, Severity};
+use super::{CheckStatus, Checked, Finding, Rule, Severity};
 
 /// What is asked, how bad it is, and what is not to be seen again.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,14 +98,30 @@ impl Policy {
         (self.select.is_empty() || named(&self.select)) && !named(&self.deselect)
     }
 
+    /// How bad the findings of a rule are at worst as the user sees them; none where the user ignores all of them.
+    pub fn worst(&self, rule: &Rule, today: Date) -> Option<Severity> {
+        let ignored = |ignore: &Ignore| {
+            ignore.subject.is_empty() && !ignore.ran_out(today) && ignore.rules.has(rule.code)
+        };
+        if self.ignores.iter().any(ignored) {
+            return None;
+        }
+        Some(self.set(rule.code).unwrap_or_else(|| rule.worst()))
+    }
+
     fn severity(&self, finding: &Finding) -> Severity {
+        self.set(&finding.code).unwrap_or(finding.severity)
+    }
+
+    /// The severity that the user gives the findings of a rule.
+    fn set(&self, code: &str) -> Option<Severity> {
         let set = |family: bool| {
             let fitting = self.severities.iter().rev().filter(|(selector, _)| {
-                matches!(selector, Selector::Family(_)) == family && selector.has(&finding.code)
+                matches!(selector, Selector::Family(_)) == family && selector.has(code)
             });
             fitting.map(|(_, severity)| *severity).next()
         };
-        set(false).or_else(|| set(true)).unwrap_or(finding.severity)
+        set(false).or_else(|| set(true))
     }
 }
 
@@ -264,11 +280,12 @@ mod tests {
     }
 
     fn checks(status: CheckStatus) -> Vec<Checked> {
-        let checked = |rule: &&crate::diagnose::Rule| Checked {
+        let checked = |rule: &&Rule| Checked {
             code: rule.code.to_owned(),
             name: rule.name.to_owned(),
             status,
             missing: Vec::new(),
+            unjudged: None,
         };
         registry::ALL.iter().map(checked).collect()
     }

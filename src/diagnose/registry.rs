@@ -70,6 +70,7 @@ pub static ALL: &[&Rule] = &[
     &broker::connections_refused::CONNECTIONS_REFUSED,
     &broker::no_publisher_confirms::NO_PUBLISHER_CONFIRMS,
     &broker::broker_restarted::BROKER_RESTARTED,
+    &broker::writes_refused::WRITES_REFUSED,
     &workers::no_workers::NO_WORKERS,
     &workers::early_ack::EARLY_ACK,
     &workers::late_ack_without_reject::LATE_ACK_WITHOUT_REJECT,
@@ -78,6 +79,17 @@ pub static ALL: &[&Rule] = &[
     &workers::config_drift::CONFIG_DRIFT,
     &workers::known_bad_version::KNOWN_BAD_VERSION,
     &workers::duplicate_node_name::DUPLICATE_NODE_NAME,
+    &reading::broker_unavailable::BROKER_UNAVAILABLE,
+    &reading::result_backend_unavailable::RESULT_BACKEND_UNAVAILABLE,
+    &reading::management_unavailable::MANAGEMENT_UNAVAILABLE,
+    &reading::workers_not_asked::WORKERS_NOT_ASKED,
+    &reading::permission_denied::PERMISSION_DENIED,
+    &reading::scan_truncated::SCAN_TRUNCATED,
+    &reading::unsupported::UNSUPPORTED,
+];
+
+/// The rules of the family 8xx: they tell what could not be read, and nothing about tasks.
+pub static ABOUT_THE_READING: &[&Rule] = &[
     &reading::broker_unavailable::BROKER_UNAVAILABLE,
     &reading::result_backend_unavailable::RESULT_BACKEND_UNAVAILABLE,
     &reading::management_unavailable::MANAGEMENT_UNAVAILABLE,
@@ -169,6 +181,14 @@ mod tests {
             assert_eq!(find(rule.name).map(|found| found.code), Some(rule.code));
         }
         assert!(find("CD000").is_none());
+    }
+
+    #[test]
+    fn the_family_8xx_is_about_the_reading() {
+        let about = |rule: &&&Rule| ABOUT_THE_READING.iter().any(|one| one.code == rule.code);
+        for rule in ALL {
+            assert_eq!(about(&rule), rule.code.starts_with("CD8"), "{}", rule.code);
+        }
     }
 
     #[test]

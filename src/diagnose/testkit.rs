@@ -431,6 +431,8 @@ impl Lab {
             pattern_subscriptions: 0,
             age_seconds: Some(90),
             idle_seconds: Some(60),
+            id: None,
+            blocked_throughout: false,
             identity: ClientIdentity::default(),
         });
         self.server(|server| server.clients = Observed::Seen(clients.collect()))
@@ -451,7 +453,7 @@ impl Lab {
                 maxmemory_policy: Observed::not_asked("a test"),
                 used_memory: Observed::not_asked("a test"),
                 evicted_keys: Observed::not_asked("a test"),
-                clock_ahead_seconds: 0.0,
+                clock_ahead_seconds: Observed::Seen(0.0),
                 clients: Observed::not_asked("a test"),
                 health: Health::default(),
             });

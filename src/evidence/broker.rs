@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Observed;
 use crate::celery::control::TransportOptions;
@@ -31,14 +31,28 @@ pub struct ServerFacts {
     pub used_memory: Observed<u64>,
     /// `evicted_keys` since the start.
     pub evicted_keys: Observed<u64>,
-    /// Seconds by which the server's clock is ahead of this machine's.
-    #[serde(serialize_with = "super::file::finite::number")]
-    pub clock_ahead_seconds: f64,
+    /// Seconds by which the server's clock is ahead of this machine's; unseen where TIME was refused.
+    #[serde(deserialize_with = "clock_ahead")]
+    pub clock_ahead_seconds: Observed<f64>,
     /// Connections that wait in BRPOP, by database; from CLIENT LIST.
     pub clients: Observed<Vec<ClientFacts>>,
     /// What only matters for the deployment as a whole.
     #[serde(default)]
     pub health: Health,
+}
+
+/// Readings from before a clock could be unseen have a number alone.
+fn clock_ahead<'de, D: Deserializer<'de>>(from: D) -> Result<Observed<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Noted {
+        Number(f64),
+        Observed(Observed<f64>),
+    }
+    Ok(match Noted::deserialize(from)? {
+        Noted::Number(seconds) => Observed::Seen(seconds),
+        Noted::Observed(clock) => clock,
+    })
 }
 
 /// How well the server is. Snapshots of single tasks from before there was an audit have none of it.
@@ -54,6 +68,12 @@ pub struct Health {
     pub last_rdb_save_ok: Observed<bool>,
     /// Whether `aof_last_write_status` is `ok`.
     pub last_aof_write_ok: Observed<bool>,
+    /// `mem_not_counted_for_evict`: bytes of `used_memory` that do not count against `maxmemory`.
+    #[serde(default = "untold")]
+    pub not_counted: Observed<u64>,
+    /// Whether CONFIG GET `stop-writes-on-bgsave-error` is `yes`.
+    #[serde(default = "untold")]
+    pub stops_writes: Observed<bool>,
     /// Of a replica: whether `master_link_status` is `up`.
     pub master_link_up: Observed<bool>,
     /// Of a master: its replicas, from the lines `slave0` and so on.
@@ -87,6 +107,8 @@ impl Default for Health {
             master_link_up: untold(),
             replicas: untold(),
             promoted: untold(),
+            not_counted: untold(),
+            stops_writes: untold(),
         }
     }
 }
@@ -110,6 +132,13 @@ pub struct ClientFacts {
     /// Seconds since the last command; none in a reading that did not note it.
     #[serde(default)]
     pub idle_seconds: Option<u64>,
+    /// Its number on the server; none in a reading that did not note it.
+    #[serde(default)]
+    pub id: Option<u64>,
+    /// Whether it was blocked in BRPOP while messages stood in lists: it takes from none of these, or it would have been
+    /// served at once.
+    #[serde(default)]
+    pub blocked_throughout: bool,
     /// Who it is.
     #[serde(default)]
     pub identity: ClientIdentity,

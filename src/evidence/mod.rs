@@ -226,6 +226,14 @@ impl Evidence {
             .is_some_and(|workers| workers.silent == 0 && workers.are_settled())
     }
 
+    /// Why the server's clock is not known, where Redis would tell it and did not: the moment of the reading is this
+    /// machine's then. RabbitMQ has no clock to ask for.
+    pub fn unknown_clock(&self) -> Option<&Why> {
+        let server = self.broker.server.seen()?;
+        let clock = server.clock_ahead_seconds.unseen();
+        clock.filter(|_| self.rabbitmq.is_none())
+    }
+
     /// Whether only some ids were looked for.
     pub fn is_of_ids(&self) -> bool {
         matches!(self.scope, Scope::Ids(_))

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 
 use super::plain;
 use super::summary::{Section, Summary};
+use crate::diagnose::outcome::Status;
 use crate::diagnose::{CheckStatus, Severity, registry};
 
 /// One metric. Of two samples with the same labels the values are added, because Prometheus refuses a file with both.
@@ -92,7 +93,10 @@ fn success(summary: &Summary<'_>) -> Metric {
             let whole = section.read_whole();
             // Where no broker is read, it is the rules that tell.
             let whole = whole.unwrap_or_else(|| section.not_judged().next().is_none());
-            Some(if whole { 1.0 } else { 0.0 })
+            // Blind in one place is blind in all: which one, the reason of the exit code says.
+            let alone = summary.sections.len() == 1;
+            let incomplete = alone && summary.outcome.status == Status::Incomplete;
+            Some(if whole && !incomplete { 1.0 } else { 0.0 })
         },
     )
 }

@@ -82,6 +82,7 @@ fn checked(name: &str, status: CheckStatus, missing: &[&str]) -> Checked {
         name: rule.name.to_owned(),
         status,
         missing: missing.iter().map(|one| (*one).to_owned()).collect(),
+        unjudged: None,
     }
 }
 

@@ -51,7 +51,9 @@ pub(crate) async fn facts(client: &Client) -> Result<ServerFacts, Why> {
         maxmemory_policy: text("maxmemory_policy"),
         used_memory: number("used_memory"),
         evicted_keys: number("evicted_keys"),
-        clock_ahead_seconds: 0.0,
+        clock_ahead_seconds: clock(client)
+            .await
+            .map_or_else(Observed::Unseen, Observed::Seen),
         clients: clients(client).await,
         health: Health {
             connections: number("connected_clients"),
@@ -59,6 +61,8 @@ pub(crate) async fn facts(client: &Client) -> Result<ServerFacts, Why> {
             rejected_connections: number("rejected_connections"),
             last_rdb_save_ok: text("rdb_last_bgsave_status").map(|status| status == "ok"),
             last_aof_write_ok: text("aof_last_write_status").map(|status| status == "ok"),
+            not_counted: number("mem_not_counted_for_evict"),
+            stops_writes: stops_writes(client).await,
             master_link_up: text("master_link_status").map(|status| status == "up"),
             promoted: text("second_repl_offset").map(|offset| offset != "-1"),
             replicas: match &info {
@@ -114,7 +118,22 @@ async fn rdb_saves(client: &Client) -> Observed<bool> {
     }
 }
 
-async fn clients(client: &Client) -> Observed<Vec<ClientFacts>> {
+/// Whether it takes no writes while its snapshots fail.
+async fn stops_writes(client: &Client) -> Observed<bool> {
+    let name = "stop-writes-on-bgsave-error";
+    let answer = client
+        .ask::<Vec<String>>(cmd("CONFIG").arg("GET").arg(name))
+        .await;
+    match answer {
+        Ok(answer) => answer
+            .get(1)
+            .map_or_else(|| missing(name), |set| Observed::Seen(set == "yes")),
+        Err(why) => Observed::Unseen(why),
+    }
+}
+
+/// The connections to the server, where CLIENT LIST may be read.
+pub(crate) async fn clients(client: &Client) -> Observed<Vec<ClientFacts>> {
     match client.ask::<String>(cmd("CLIENT").arg("LIST")).await {
         Ok(text) => Observed::Seen(text.lines().map(client_facts).collect()),
         Err(why) => Observed::Unseen(why),
@@ -141,6 +160,8 @@ fn client_facts(line: &str) -> ClientFacts {
         pattern_subscriptions: field("psub").parse().unwrap_or_default(),
         age_seconds: field("age").parse().ok(),
         idle_seconds: field("idle").parse().ok(),
+        id: field("id").parse().ok(),
+        blocked_throughout: false,
         identity: ClientIdentity {
             address: told("addr"),
             name: told("name"),
@@ -150,8 +171,8 @@ fn client_facts(line: &str) -> ClientFacts {
     }
 }
 
-/// The server's clock, and by how many seconds it is ahead of this machine's.
-pub(crate) async fn clock(client: &Client) -> Result<(Timestamp, f64), Why> {
+/// By how many seconds the server's clock is ahead of this machine's.
+pub(crate) async fn clock(client: &Client) -> Result<f64, Why> {
     let (seconds, micros): (i64, i64) = client.ask(&cmd("TIME")).await?;
     let moment = seconds
         .checked_mul(1_000_000)
@@ -167,7 +188,7 @@ pub(crate) async fn clock(client: &Client) -> Result<(Timestamp, f64), Why> {
         reason = "microseconds of this century fit"
     )]
     let theirs = moment.as_microsecond() as f64 / 1e6;
-    Ok((moment, theirs - ours))
+    Ok(theirs - ours)
 }
 
 /// The numbers of the databases that hold anything, from INFO keyspace.
@@ -223,6 +244,8 @@ mod tests {
                 pattern_subscriptions: 1,
                 age_seconds: Some(30),
                 idle_seconds: Some(4),
+                id: Some(7),
+                blocked_throughout: false,
                 identity: ClientIdentity {
                     address: Some("[::1]:5123".to_owned()),
                     name: None,

@@ -549,3 +549,47 @@ fn what_was_not_told_at_all_is_not_judged() {
     redis.workers_mut().answered[0].active = Observed::not_asked("a test");
     assert_eq!(status(&redis, "duplicate-run"), not_judged);
 }
+
+#[test]
+fn rules_that_could_have_failed_and_were_not_judged_make_a_run_blind() {
+    let error = |rule: &Rule| Some(rule.worst());
+    let blind_of = |lab: &Lab, fail_on| blind(&audited(lab).checks, fail_on, error);
+    let lab = healthy();
+    assert_eq!(blind_of(&lab, Severity::Error), None);
+    // What the user left out is no blindness.
+    let chosen = healthy().unread(Source::Workers, Reason::NotAsked);
+    assert_eq!(blind_of(&chosen, Severity::Error), None);
+    let refused = healthy().unread(Source::Workers, Reason::Refused);
+    let why = blind_of(&refused, Severity::Error).expect("blind");
+    assert!(why.contains("could not be judged, CD"), "{why}");
+    let ignored = blind(&audited(&refused).checks, Severity::Error, |_| None);
+    assert_eq!(ignored, None);
+}
+
+#[test]
+fn a_managed_server_that_refuses_config_blinds_no_rule_that_could_fail() {
+    let refused = || Observed::Unseen(crate::evidence::Why::new(Reason::Refused, "CONFIG refused"));
+    let lab = healthy().server(|server| {
+        server.rdb_saves = refused();
+        server.health.stops_writes = refused();
+    });
+    let checks = audited(&lab).checks;
+    assert_eq!(
+        blind(&checks, Severity::Error, |rule| Some(rule.worst())),
+        None
+    );
+    assert!(blind(&checks, Severity::Warning, |rule| Some(rule.worst())).is_some());
+}
+
+#[test]
+fn without_the_servers_clock_nothing_is_held_against_this_machines() {
+    let lab = class(healthy(), "celery", 3, expired("t1"));
+    assert_eq!(alarms(&lab), ["expired"]);
+    let lab = lab.server(|server| {
+        let why = crate::evidence::Why::new(Reason::Refused, "TIME was refused");
+        server.clock_ahead_seconds = Observed::Unseen(why);
+    });
+    assert!(alarms(&lab).is_empty());
+    let checks = audited(&lab).checks;
+    assert!(blind(&checks, Severity::Error, |rule| Some(rule.worst())).is_some());
+}

@@ -12,3 +12,5 @@ pub mod workers;
 
 #[cfg(test)]
 mod healthy;
+
+pub(super) use self::reading::broker_is_away as is_broker_away;

@@ -221,9 +221,9 @@ impl<'e> Case<'e> {
 
     /// What it was sent with: `expires` has passed, by the server's clock.
     pub fn expired(&self, envelope: &Envelope) -> bool {
-        envelope
-            .expires
-            .is_some_and(|expires| expires.seconds_until(self.evidence.taken_at) < 0.0)
+        let known = self.evidence.unknown_clock().is_none();
+        let expires = envelope.expires.filter(|_| known);
+        expires.is_some_and(|expires| expires.seconds_until(self.evidence.taken_at) < 0.0)
     }
 
     /// A worker will drop it: `expires` has passed, or will have when its ETA comes.
@@ -236,6 +236,10 @@ impl<'e> Case<'e> {
     pub fn fate(&self, copy: &Queued<'_>) -> Fate {
         if self.comes_too_late(copy.envelope) {
             return Fate::Expired;
+        }
+        if let (Some(_), Some(why)) = (copy.envelope.expires, self.evidence.unknown_clock()) {
+            let what = format!("whether it has expired can't be told: {}", why.detail);
+            return Fate::Undecided(what);
         }
         let place = self.fate_of_place(copy);
         if place != Fate::Waiting {
@@ -327,7 +331,7 @@ impl<'e> Case<'e> {
             let how = workers.map_or("did not answer", Workers::unheard_how);
             return Fate::Undecided(format!("a worker that may take it {how}"));
         }
-        if self.evidence.unheard_consumers() > 0 {
+        if self.evidence.unheard_takers() > 0 {
             return Fate::Undecided(UNHEARD.to_owned());
         }
         fate
@@ -350,7 +354,10 @@ impl<'e> Case<'e> {
             let what = "workers came or left while they were asked, and one of them may hold it";
             return Holder::Undecided(what.to_owned());
         }
-        if self.evidence.unheard_consumers() > 0 || self.may_be_ending() {
+        let unheard = self
+            .evidence
+            .unheard_may_hold(held.store(), held.delivered_at);
+        if unheard || self.may_be_ending() {
             return Holder::Undecided(UNHEARD.to_owned());
         }
         // Before Celery 5.7 query_task does not know tasks that wait for their ETA.

@@ -1,10 +1,17 @@
 //! What CLIENT LIST tells of workers that answer no remote control.
 
+use std::time::Duration;
+
+use super::Store;
+use super::worker::DEFAULT_SWEEP_PERIOD;
 use crate::evidence::{ClientFacts, Evidence};
 
 /// Seconds within which a live worker has sent its last heartbeat: it sends one every 2 s, and does so to the end of a
 /// warm shutdown (Celery 5.7 worker/heartbeat.py, `Heart`).
 const HEARTBEAT: u64 = 3;
+
+/// Seconds by which the ages of connections and of deliveries may differ: they were not read at one moment.
+const MARGIN: f64 = 30.0;
 
 /// Seconds after it connected from which on a connection that publishes does so again and again. A worker publishes once
 /// over some others while it starts.
@@ -51,6 +58,25 @@ impl Evidence {
             .saturating_sub(answered)
             .saturating_sub(self.asking());
         let busy = self.takers().saturating_sub(answered);
+        let published = self.connections(|c| c.command == "publish");
+        let signs = self
+            .signs_of_life(known)
+            .max(busy.saturating_sub(published));
+        blocked.max(busy.min(signs))
+    }
+
+    /// Of [`Evidence::unheard_consumers`] those that may take what waits in a list: not those that stayed blocked in BRPOP
+    /// while it stood there. A worker whose prefetch is full sends no BRPOP, so that it is not blocked.
+    pub fn unheard_takers(&self) -> usize {
+        let all = self.unheard_consumers();
+        if self.rabbitmq.is_some() {
+            return all;
+        }
+        all.min(self.connections(|c| c.command == "brpop" && !c.blocked_throughout))
+    }
+
+    /// Heartbeats of more workers than are known, or listeners to their events.
+    fn signs_of_life(&self, known: usize) -> usize {
         let beating = self.connections(ClientFacts::beats).saturating_sub(known);
         // A worker that answers has two pattern subscriptions, for remote control and for gossip. Flower,
         // `celery events` and exporters have one, for all events.
@@ -58,9 +84,48 @@ impl Evidence {
             .connections(|c| c.pattern_subscriptions > 0)
             .saturating_sub(known.saturating_mul(2))
             .saturating_sub(self.bound(EVENT_EXCHANGE, |key| key != GOSSIP_KEY));
-        let published = self.connections(|c| c.command == "publish");
-        let signs = beating.max(listeners).max(busy.saturating_sub(published));
-        blocked.max(busy.min(signs))
+        beating.max(listeners)
+    }
+
+    /// Whether what takes messages unheard may hold one that was delivered then. Who has been blocked since before the
+    /// delivery has taken nothing since, and what is far older than a connection was not delivered over it; a sweep
+    /// would have restored it besides.
+    pub(in crate::diagnose) fn unheard_may_hold(
+        &self,
+        store: Store<'_>,
+        delivered_at: Option<f64>,
+    ) -> bool {
+        if self.unheard_consumers() == 0 {
+            return false;
+        }
+        let Some(at) = delivered_at.filter(|_| self.rabbitmq.is_none()) else {
+            return true;
+        };
+        let age = self.now() - at;
+        let overdue = age > self.visibility(store).seconds + 2.0 * DEFAULT_SWEEP_PERIOD;
+        let may_hold = |client: &ClientFacts| {
+            let longer = |seconds: Option<u64>, than: f64| {
+                seconds.is_none_or(|s| Duration::from_secs(s).as_secs_f64() + MARGIN > than)
+            };
+            let idle = client.idle_seconds.filter(|_| client.blocked);
+            let waits = idle.is_some_and(|s| Duration::from_secs(s).as_secs_f64() > age + MARGIN);
+            client.command == "brpop" && !waits && (!overdue || longer(client.age_seconds, age))
+        };
+        self.connections(may_hold) > 0
+    }
+
+    /// Whether what takes messages unheard is no worker that would restore what is in a store: each stays blocked while
+    /// messages stand in lists, none shows a worker's heartbeats or interest in others', and what a worker would have put
+    /// back is still there.
+    pub(in crate::diagnose) fn only_strangers_beside(&self, store: Store<'_>) -> bool {
+        let workers = self.workers.seen();
+        let known = workers.map_or(0, |w| w.answered.len());
+        let limit = self.visibility(store).seconds + 2.0 * DEFAULT_SWEEP_PERIOD;
+        let oldest = self.reservations_of(store).and_then(|entry| entry.oldest);
+        self.rabbitmq.is_none()
+            && self.unheard_takers() == 0
+            && self.signs_of_life(known) == 0
+            && oldest.is_some_and(|at| self.now() - at > limit)
     }
 
     /// Why [`Evidence::unheard_consumers`] would not see a worker in a warm shutdown, which finishes what it has without
@@ -95,7 +160,7 @@ impl Evidence {
     }
 
     /// The number of connections of this kind to the broker's database.
-    fn connections(&self, wanted: fn(&ClientFacts) -> bool) -> usize {
+    fn connections(&self, wanted: impl Fn(&ClientFacts) -> bool) -> usize {
         self.clients_here().filter(|c| wanted(c)).count()
     }
 
@@ -120,6 +185,7 @@ impl ClientFacts {
 #[cfg(test)]
 mod tests {
     use crate::celery::exchange::Binding;
+    use crate::diagnose::judge;
     use crate::diagnose::testkit::Lab;
     use crate::evidence::{BindingTable, ClientFacts, ClientIdentity, Observed};
 
@@ -132,6 +198,8 @@ mod tests {
             pattern_subscriptions: u64::from(command == "psubscribe"),
             age_seconds: Some(90),
             idle_seconds: Some(idle),
+            id: None,
+            blocked_throughout: false,
             identity: ClientIdentity::default(),
         }
     }
@@ -266,5 +334,62 @@ mod tests {
             .worker("w1", &["celery"])
             .worker("w2", &["celery"]);
         assert_eq!(unheard(lab, [heard(), heard()].concat()), 0);
+    }
+
+    /// A client of another program, blocked in BRPOP while messages stand in lists.
+    fn foreign() -> ClientFacts {
+        ClientFacts {
+            blocked: true,
+            blocked_throughout: true,
+            ..client("brpop", 600)
+        }
+    }
+
+    #[test]
+    fn who_stays_blocked_beside_messages_takes_none_of_them() {
+        let with = |client: ClientFacts| {
+            let mut lab = Lab::new().clients(&[]);
+            let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+            facts.clients = Observed::Seen(vec![client]);
+            let evidence = lab.evidence;
+            (evidence.unheard_consumers(), evidence.unheard_takers())
+        };
+        assert_eq!(with(foreign()), (1, 0));
+        // One that was served meanwhile, or is busy, may take them.
+        let mut served = foreign();
+        served.blocked_throughout = false;
+        assert_eq!(with(served), (1, 1));
+    }
+
+    /// The rules at work on a reservation of this age and a queue with messages, beside this client.
+    fn said(client: ClientFacts, age: f64) -> Vec<String> {
+        let mut lab = Lab::new()
+            .clients(&[])
+            .queued("t1", "celery")
+            .unacked("t2", age);
+        lab.workers_mut();
+        let facts = lab.evidence.broker.server.seen_mut().expect("seen");
+        facts.clients = Observed::Seen(vec![client]);
+        let ids = ["t1".to_owned(), "t2".to_owned()];
+        let found = judge(&lab.evidence, &ids);
+        let of_tasks = found.traces.into_iter().flat_map(|trace| trace.findings);
+        let all = found.findings.into_iter().chain(of_tasks);
+        all.map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn a_stranger_hides_no_missing_worker() {
+        let found = said(foreign(), 100_000.0);
+        for code in ["CD101", "CD301", "CD308", "CD401", "CD701"] {
+            assert!(found.iter().any(|one| one == code), "{code}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_without_remote_control_may_hold_what_is_young() {
+        let found = said(foreign(), 1000.0);
+        for code in ["CD308", "CD401", "CD701"] {
+            assert!(found.iter().all(|one| one != code), "{code}: {found:?}");
+        }
     }
 }

@@ -217,7 +217,7 @@ impl Evidence {
     pub fn nobody_sweeps(&self, store: Store<'_>) -> bool {
         self.all_workers_answered()
             && self.sweep_period(store).is_none()
-            && self.unheard_consumers() == 0
+            && (self.unheard_consumers() == 0 || self.only_strangers_beside(store))
     }
 
     /// Whether it is sure that no live worker works under this key prefix, while some do under others.

@@ -145,6 +145,8 @@ mod tests {
             pattern_subscriptions: 0,
             age_seconds: Some(age),
             idle_seconds: Some(idle),
+            id: None,
+            blocked_throughout: false,
             identity: crate::evidence::ClientIdentity::default(),
         }
     }

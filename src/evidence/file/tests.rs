@@ -148,7 +148,7 @@ fn complete(evidence: &mut Evidence) {
         maxmemory_policy: Observed::Seen("noeviction".to_owned()),
         used_memory: Observed::Seen(1),
         evicted_keys: Observed::Unseen(Why::new(Reason::Refused, "no permission")),
-        clock_ahead_seconds: -0.25,
+        clock_ahead_seconds: Observed::Seen(-0.25),
         clients: Observed::Seen(vec![ClientFacts {
             blocked: true,
             host: "127.0.0.1".to_owned(),
@@ -156,6 +156,8 @@ fn complete(evidence: &mut Evidence) {
             command: "brpop".to_owned(),
             pattern_subscriptions: 1,
             age_seconds: Some(9),
+            id: None,
+            blocked_throughout: false,
             idle_seconds: Some(7),
             identity: ClientIdentity::default(),
         }]),
@@ -276,7 +278,7 @@ fn numbers_that_json_does_not_have() {
     let mut evidence = rich();
     evidence.visibility_timeout_given = Some(f64::INFINITY);
     if let Some(server) = evidence.broker.server.seen_mut() {
-        server.clock_ahead_seconds = f64::NAN;
+        server.clock_ahead_seconds = Observed::not_asked("a test");
     }
     if let Some(all) = evidence.reservations.seen_mut() {
         all[0].oldest = Some(f64::NEG_INFINITY);

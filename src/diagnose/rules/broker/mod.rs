@@ -9,3 +9,4 @@ pub mod memory_pressure;
 pub mod no_persistence;
 pub mod no_publisher_confirms;
 pub mod transient_queue;
+pub mod writes_refused;

@@ -11,7 +11,7 @@ pub mod workers_not_asked;
 use crate::evidence::{Evidence, Reason, Source};
 
 /// Whether the broker could not be reached at all, so that one finding says it for every place in it.
-fn broker_is_away(evidence: &Evidence) -> bool {
+pub(in crate::diagnose) fn broker_is_away(evidence: &Evidence) -> bool {
     let Some(why) = evidence.broker.server.unseen() else {
         return false;
     };

@@ -448,6 +448,8 @@ mod tests {
     fn client(host: &str, command: &str) -> ClientFacts {
         ClientFacts {
             host: host.to_owned(),
+            id: None,
+            blocked_throughout: false,
             database: Some(0),
             command: command.to_owned(),
             blocked: command == "brpop",

@@ -511,7 +511,7 @@ mod tests {
         let lab = |clients: &[&str]| {
             Lab::new()
                 .worker("w1", &["celery"])
-                .unacked("t1", 9.0)
+                .unacked("t1", 35.0)
                 .clients(clients)
         };
         assert_eq!(

@@ -1,5 +1,6 @@
 //! CD701: no worker is there.
 
+use crate::diagnose::view::Store;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Source};
 
@@ -41,8 +42,16 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return Vec::new();
     }
     let place = evidence.place();
-    // Who waits for messages and takes no remote control is most likely a worker.
-    if evidence.unheard_consumers() > 0 {
+    // Who waits for messages and takes no remote control is most likely a worker, unless it lets lie what one would
+    // have put back.
+    let mut stores = evidence.reservations.seen().into_iter().flatten();
+    let strangers = stores.any(|entry| {
+        evidence.only_strangers_beside(Store {
+            prefix: &entry.prefix,
+            names: Some(&entry.names),
+        })
+    });
+    if evidence.unheard_consumers() > 0 && !strangers {
         return Vec::new();
     }
     let message =
