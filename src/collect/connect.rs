@@ -1,7 +1,7 @@
 //! Byte streams to servers: TCP and TLS, and for Redis Unix sockets and sentinels.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 
 use super::SERVER_TIMEOUT;
 use super::redis::client::Client;
-use crate::config::url::{Endpoint, RedisServer, Tls, Verify};
-use crate::evidence::{Reason, Why};
+use crate::config::url::{Endpoint, RedisServer, Tls, Verify, is_name};
+use crate::evidence::{Reason, RedisAddress, RedisEndpoint, RedisTls, Why};
 
 /// A byte stream of any kind.
 pub(crate) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -65,6 +65,40 @@ pub(crate) fn name(endpoint: &Endpoint) -> String {
         Endpoint::Socket { path } => path.display().to_string(),
         Endpoint::Sentinel { master, .. } => format!("sentinel master {master}"),
     }
+}
+
+/// How the server was reached, for commands that a person runs. Sentinels are asked once more for the master.
+pub(crate) async fn reached(server: &RedisServer) -> Option<RedisEndpoint> {
+    let tcp = |host: &str, port| RedisAddress::Tcp {
+        host: host.to_owned(),
+        port,
+    };
+    let address = match &server.endpoint {
+        Endpoint::Tcp { host, port } => tcp(host, *port),
+        Endpoint::Socket { path } => RedisAddress::Socket(path.to_str()?.to_owned()),
+        Endpoint::Sentinel { nodes, master } => {
+            let asked = timeout(SERVER_TIMEOUT, master_address(nodes, master)).await;
+            let (host, port) = asked.ok()?.ok()?;
+            tcp(&host, port)
+        }
+    };
+    let shown = |path: &Option<PathBuf>| Some(path.as_ref()?.to_str()?.to_owned());
+    Some(RedisEndpoint {
+        address,
+        database: server.db,
+        // Alone, or unlike a name, it is more often a password in the wrong place.
+        username: server
+            .username
+            .clone()
+            .filter(|name| server.password.is_some() && is_name(name)),
+        password: server.password.is_some(),
+        tls: server.tls.as_ref().map(|tls| RedisTls {
+            checked: tls.verify == Verify::Full,
+            ca: shown(&tls.ca),
+            cert: shown(&tls.cert),
+            key: shown(&tls.key),
+        }),
+    })
 }
 
 async fn connect(server: &RedisServer) -> Result<Stream, Why> {

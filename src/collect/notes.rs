@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use super::connect::reached;
 use super::results::Results;
 use super::{Plan, Question};
 use crate::evidence::{
@@ -53,12 +54,15 @@ pub(super) fn blank(plan: &Plan, results: &Results) -> Evidence {
             url: plan.broker_url.clone(),
             kind: plan.broker.kind().to_owned(),
             database: plan.broker.database(),
+            endpoint: None,
             server: Observed::not_asked("not read yet"),
         },
         result_backend: ResultBackend {
             url: plan.result_backend_url.clone(),
             kind: kind.to_owned(),
             readable: results.readable(),
+            endpoint: None,
+            key_prefix: String::new(),
         },
         bindings: Observed::not_asked("not read yet"),
         lists: Observed::not_asked("not read yet"),
@@ -73,6 +77,17 @@ pub(super) fn blank(plan: &Plan, results: &Results) -> Evidence {
         census: None,
         reads: Vec::new(),
         visibility_timeout_given: plan.visibility_timeout.map(|timeout| timeout.as_secs_f64()),
+    }
+}
+
+/// Notes how the server with the results was reached, where it was.
+pub(super) async fn note_endpoint(evidence: &mut Evidence, plan: &Plan, results: &Results) {
+    let backend = &mut evidence.result_backend;
+    if let Some(crate::config::url::ResultBackend::Redis(server)) = &plan.result_backend
+        && backend.readable.seen().is_some()
+    {
+        backend.endpoint = reached(server).await;
+        results.prefix().clone_into(&mut backend.key_prefix);
     }
 }
 

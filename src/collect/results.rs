@@ -95,6 +95,11 @@ impl Results {
         prefix.clone_into(&mut self.prefix);
     }
 
+    /// What stands before the keys of results.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Looks what stands before the keys of results, where nobody tells it: the prefix under which one of these ids has
     /// a result, else any that results have.
     pub(crate) async fn find_prefix(&mut self, ids: &[String]) {

@@ -8,8 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::broker::{BrokerReader, KEPT, QueuePass, by_id};
 use super::cleanup::Cleanup;
+use super::connect::reached;
 use super::deadline::Deadline;
-use super::notes::{blank, line, note_results, note_workers, nothing, replace_read, task, traced};
+use super::notes::{
+    blank, line, note_endpoint, note_results, note_workers, nothing, replace_read, task, traced,
+};
 use super::redis::client::decode;
 use super::redis::keys::Names;
 use super::redis::server;
@@ -61,6 +64,7 @@ async fn collect_redis(
     let mut looked_through = None;
     match broker {
         Ok(broker) => {
+            evidence.broker.endpoint = reached(server).await;
             let mut reading = Reading {
                 plan,
                 server,
@@ -93,6 +97,7 @@ async fn collect_redis(
         }
     }
     evidence.result_backend.readable = results.readable();
+    note_endpoint(&mut evidence, plan, &results).await;
     note_results(&mut evidence, started, looked_through);
     evidence
 }

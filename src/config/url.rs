@@ -24,7 +24,7 @@ use std::path::PathBuf;
 pub(crate) use self::amqp::{AmqpServers, ManagementServer, parse_management};
 pub(crate) use self::backend::parse_result_backend;
 pub(crate) use self::broker::parse_broker;
-pub(crate) use self::mask::masked;
+pub(crate) use self::mask::{is_name, masked};
 pub(crate) use super::secret::Secret;
 
 /// Broker schemes that this version reads.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Rule;
+use super::command::{Command, Commands};
 use crate::evidence::StoredResult;
 pub use crate::evidence::routing::Location;
 
@@ -46,10 +47,16 @@ pub struct Finding {
     pub message: String,
     /// The facts that prove it.
     pub evidence: BTreeMap<String, Value>,
-    /// Commands that show it by hand.
+    /// Commands that show it by hand, each a line for a shell.
     pub confirm: Vec<String>,
-    /// What to do.
+    /// Where else to look, in words: at logs and at processes.
+    #[serde(default)]
+    pub look: Vec<String>,
+    /// What to do, in words.
     pub remedy: String,
+    /// Commands that do it, each a line for a shell.
+    #[serde(default)]
+    pub remedy_commands: Vec<String>,
     /// What it is about: queue, task, worker, exchange.
     pub subject: BTreeMap<String, String>,
     /// The tasks concerned, ten at most.
@@ -70,7 +77,9 @@ impl Finding {
             message: message.into(),
             evidence: BTreeMap::new(),
             confirm: Vec::new(),
+            look: Vec::new(),
             remedy: String::new(),
+            remedy_commands: Vec::new(),
             subject: BTreeMap::new(),
             task_ids: Vec::new(),
             count: 1,
@@ -94,11 +103,34 @@ impl Finding {
         }
     }
 
-    /// Adds a command that shows it by hand.
+    /// Adds commands that show it by hand.
     #[must_use]
-    pub fn confirm(mut self, command: impl Into<String>) -> Self {
-        self.confirm.push(command.into());
+    pub(crate) fn confirm(mut self, commands: impl Into<Commands>) -> Self {
+        let commands = commands.into().into_iter().map(String::from);
+        self.confirm.extend(commands);
         self
+    }
+
+    /// Says where else to look.
+    #[must_use]
+    pub fn look(mut self, text: impl Into<String>) -> Self {
+        self.look.push(text.into());
+        self
+    }
+
+    /// Adds a command that does what the remedy says.
+    #[must_use]
+    pub(crate) fn mend(mut self, command: impl Into<Option<Command>>) -> Self {
+        let command: Option<Command> = command.into();
+        self.remedy_commands.extend(command.map(String::from));
+        self
+    }
+
+    /// The remedy in one text: words, and behind them each command on a line of its own.
+    pub fn whole_remedy(&self) -> String {
+        let words = std::iter::once(self.remedy.as_str()).filter(|words| !words.is_empty());
+        let commands = self.remedy_commands.iter().map(String::as_str);
+        words.chain(commands).collect::<Vec<_>>().join("\n")
     }
 
     /// Says what to do.

@@ -3,6 +3,7 @@
 pub mod audit;
 mod belonging;
 mod causes;
+pub(crate) mod command;
 mod finding;
 mod later;
 pub mod outcome;

@@ -54,27 +54,36 @@ pub(crate) fn under(prefix: &str) -> String {
     }
 }
 
-/// A key as a word of a shell command: quoted where the shell would take it apart or cannot show it.
+/// A name as a word of a shell command: quoted where the shell would take it apart or cannot show it.
 pub(crate) fn key(key: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.:/@%+=,".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.:/@%+,".contains(c);
     if !key.is_empty() && key.chars().all(plain) {
         return key.to_owned();
     }
-    if !key.chars().any(char::is_control) {
+    if key.chars().all(shows) {
         return format!("'{}'", key.replace('\'', r"'\''"));
     }
-    // The separator of priority lists is made of control characters: bash and zsh write them so.
+    // The separator of priority lists is made of control characters: bash and zsh write them so. Quotes and backslashes
+    // are written by their numbers too, so that a shell without this form still sees one word.
     let mut quoted = String::from("$'");
     for c in key.chars() {
-        match c {
-            '\'' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_ascii_control() => drop(write!(quoted, "\\x{:02x}", u32::from(c))),
-            c if c.is_control() => drop(write!(quoted, "\\u{:04x}", u32::from(c))),
-            c => quoted.push(c),
+        if shows(c) && c != '\'' && c != '\\' {
+            quoted.push(c);
+        } else {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                // Writing to a String cannot fail.
+                _ = write!(quoted, "\\x{byte:02x}");
+            }
         }
     }
     quoted.push('\'');
     quoted
+}
+
+/// Whether a character is seen as what it is, on every terminal. Hangul's fillers count as letters, and are not seen.
+fn shows(c: char) -> bool {
+    let filler = matches!(c, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}');
+    c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric() && !filler)
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use crate::celery::message::{Envelope, Protocol};
 use crate::celery::result::ResultDoc;
 use crate::evidence::{
     Broker, CanvasGap, Census, Class, ClientFacts, ClientIdentity, Copy, Evidence, Health, List,
-    Observed, Place, Read, ReadStatus, Reason, Reservations, ResultBackend, Scope, ServerFacts,
-    Source, StoredResult, TaskEvidence, UnackedNames, Why, Worker, WorkerClaim, Workers,
+    Observed, Place, Read, ReadStatus, Reason, RedisAddress, RedisEndpoint, Reservations,
+    ResultBackend, Scope, ServerFacts, Source, StoredResult, TaskEvidence, UnackedNames, Why,
+    Worker, WorkerClaim, Workers,
 };
 
 /// The task that every message carries unless a test says otherwise.
@@ -109,6 +110,20 @@ pub(crate) fn doc_of_state(state: &str) -> ResultDoc {
     }
 }
 
+/// A database of the Redis server of a test.
+pub(crate) fn endpoint(database: u32) -> RedisEndpoint {
+    RedisEndpoint {
+        address: RedisAddress::Tcp {
+            host: "localhost".to_owned(),
+            port: 6379,
+        },
+        database,
+        username: None,
+        password: false,
+        tls: None,
+    }
+}
+
 impl Lab {
     /// A healthy, empty deployment in which everything was read.
     pub(crate) fn new() -> Self {
@@ -147,12 +162,15 @@ impl Lab {
                     url: "redis://localhost:6379/0".to_owned(),
                     kind: "redis".to_owned(),
                     database: 0,
+                    endpoint: Some(endpoint(0)),
                     server: Observed::not_asked("a test"),
                 },
                 result_backend: ResultBackend {
                     url: Some("redis://localhost:6379/1".to_owned()),
                     kind: "redis".to_owned(),
                     readable: Observed::Seen(()),
+                    endpoint: Some(endpoint(1)),
+                    key_prefix: String::new(),
                 },
                 bindings: Observed::Seen(Vec::new()),
                 lists: Observed::Seen(Vec::new()),

@@ -20,7 +20,7 @@ pub(super) use self::case::{Elsewhere, Held, Holder, UNHEARD, stored};
 pub(super) use self::deployment::Store;
 pub use self::deployment::Visibility;
 pub(super) use self::quiet_end::QUIET_END;
-pub(super) use self::rabbitmq::{ConsumerTimeout, numbers, queues_command};
+pub(super) use self::rabbitmq::{ConsumerTimeout, numbers};
 pub(super) use self::room::Overfull;
 pub(super) use self::route::{Route, Routes};
 pub use self::routing::Judged;

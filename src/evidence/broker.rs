@@ -8,6 +8,49 @@ use super::Observed;
 use crate::celery::control::TransportOptions;
 use crate::celery::exchange::Binding;
 
+/// A Redis server and how it was reached, without the password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedisEndpoint {
+    /// Where it listens. By way of sentinels, the master that they named.
+    pub address: RedisAddress,
+    /// The database.
+    pub database: u32,
+    /// The user, where one logged in by name.
+    pub username: Option<String>,
+    /// Whether a password was sent.
+    pub password: bool,
+    /// How TLS was spoken; none on a plain connection.
+    pub tls: Option<RedisTls>,
+}
+
+/// Where a Redis server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisAddress {
+    /// On a host and port.
+    Tcp {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// On a Unix socket of this path.
+    Socket(String),
+}
+
+/// What a client needs besides to speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedisTls {
+    /// Whether the server's certificate was checked.
+    pub checked: bool,
+    /// The file of its authority, where not the system's were used.
+    pub ca: Option<String>,
+    /// The file of the client's certificate.
+    pub cert: Option<String>,
+    /// The file of its key.
+    pub key: Option<String>,
+}
+
 /// What the server says of itself. Every field may be refused or missing on its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerFacts {

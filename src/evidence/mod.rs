@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::broker::{
-    BindingTable, ClientFacts, ClientIdentity, Health, List, MutexTtl, OtherDatabase, Replica,
-    Reservations, ServerFacts, UnackedNames,
+    BindingTable, ClientFacts, ClientIdentity, Health, List, MutexTtl, OtherDatabase, RedisAddress,
+    RedisEndpoint, RedisTls, Replica, Reservations, ServerFacts, UnackedNames,
 };
 pub use self::census::{Ages, Census, Class, ListMovement, Movement, NAMED_IDS, Software, Twice};
 pub use self::observed::{Observed, Reason, Why};
@@ -94,6 +94,9 @@ pub struct Broker {
     pub kind: String,
     /// The database number; 0 on RabbitMQ, which has none.
     pub database: u32,
+    /// The Redis server that was read, for commands; none where none was reached, or where it was not noted.
+    #[serde(default)]
+    pub endpoint: Option<RedisEndpoint>,
     /// Facts about the server; unseen where the broker could not be read.
     pub server: Observed<ServerFacts>,
 }
@@ -107,6 +110,12 @@ pub struct ResultBackend {
     pub kind: String,
     /// Whether it could be read.
     pub readable: Observed<()>,
+    /// The Redis server that was read, for commands; none where none was reached, or where it was not noted.
+    #[serde(default)]
+    pub endpoint: Option<RedisEndpoint>,
+    /// `global_keyprefix` of its keys, as far as it is known.
+    #[serde(default)]
+    pub key_prefix: String,
 }
 
 /// One line of what was read.

@@ -60,6 +60,7 @@ pub(crate) fn table(
                 report.ids(finding)?;
             }
         }
+        report.legend()?;
         if verbose {
             report.all_reads()?;
             report.checks(section.checks)?;

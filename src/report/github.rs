@@ -19,6 +19,7 @@ pub(crate) fn summary(summary: &Summary<'_>, out: &mut dyn Write) -> io::Result<
         if !finding.remedy.is_empty() {
             lines.push(format!("Remedy: {}", finding.remedy));
         }
+        lines.extend(finding.remedy_commands.iter().cloned());
         annotation(out, level(finding.severity), &place, &title, &lines)?;
     }
     for note in summary.notes {

@@ -119,8 +119,18 @@ fn status(fail_on: Severity, finding: &Finding) -> Status {
     if !finding.remedy.is_empty() {
         lines.push(format!("remedy: {}", plain::readable(&finding.remedy)));
     }
-    let confirm = finding.confirm.iter();
-    lines.extend(confirm.map(|command| format!("confirm: {}", plain::readable(command))));
+    let mut commands = |label: &str, commands: &[String]| {
+        if !commands.is_empty() {
+            lines.push(format!("{label}:"));
+            lines.extend(
+                commands
+                    .iter()
+                    .map(|command| plain::escape(command).into_owned()),
+            );
+        }
+    };
+    commands("to do so", &finding.remedy_commands);
+    commands("to confirm", &finding.confirm);
     let text = lines.join("\n");
     if finding.severity < fail_on {
         return Status::Remarked(text);

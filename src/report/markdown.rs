@@ -37,6 +37,9 @@ fn of_section(section: &Section<'_>, out: &mut dyn Write) -> io::Result<()> {
         findings
             .iter()
             .try_for_each(|finding| writeln!(out, "{}", row(finding)))?;
+        findings
+            .iter()
+            .try_for_each(|finding| commands(finding, out))?;
     } else if blind.is_empty() {
         writeln!(out, "\nNothing was found.")?;
     } else {
@@ -56,6 +59,29 @@ fn of_section(section: &Section<'_>, out: &mut dyn Write) -> io::Result<()> {
             let missing = text(&check.missing.join("; "));
             writeln!(out, "- {} {}: {missing}", check.code, check.name)?;
         }
+    }
+    Ok(())
+}
+
+/// The commands of a finding, in a fence that none of them can close.
+fn commands(finding: &Finding, out: &mut dyn Write) -> io::Result<()> {
+    let place = text(&words::subject(finding));
+    for (label, commands) in [
+        ("to do so", &finding.remedy_commands),
+        ("to confirm", &finding.confirm),
+    ] {
+        if commands.is_empty() {
+            continue;
+        }
+        let ticks = commands
+            .iter()
+            .flat_map(|command| command.split(|c| c != '`'));
+        let fence = "`".repeat(ticks.map(str::len).max().unwrap_or(0).max(2) + 1);
+        writeln!(out, "\n{} {place}, {label}:\n\n{fence}sh", finding.code)?;
+        commands
+            .iter()
+            .try_for_each(|command| writeln!(out, "{}", plain::escape(command)))?;
+        writeln!(out, "{fence}")?;
     }
     Ok(())
 }

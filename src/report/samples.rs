@@ -6,6 +6,7 @@ use jiff::civil::date;
 use proptest::prelude::*;
 
 use super::summary::{Section, Summary};
+use crate::diagnose::command::{Command, worker};
 use crate::diagnose::policy::{Applied, Suppressed, Suppression};
 use crate::diagnose::testkit::Lab;
 use crate::diagnose::{
@@ -98,8 +99,11 @@ pub(super) fn audit() -> Sample {
         "queue emials holds 12 messages and no live worker consumes it",
     )
     .evidence("messages", 12)
-    .remedy("start a worker with `-Q emials`")
-    .confirm("redis-cli -n 0 LLEN emials")
+    .remedy("start a worker on the queue")
+    .mend(worker("emials"))
+    .confirm(Command::of(
+        "redis-cli -h localhost -p 6379 -n 0 LLEN emials",
+    ))
     .subject("queue", "emials")
     .task("6f1c0e5a-0001-4000-8000-6b696c6c6564");
     let redelivered = finding("redelivered", "shop.send_mail was restored 3 times")
@@ -215,7 +219,7 @@ prop_compose! {
         let finding = Finding::of(registry::ALL[index], message)
             .evidence(&key, fact)
             .remedy(remedy.clone())
-            .confirm(remedy)
+            .confirm(Command::of("redis-cli GET").name(&remedy))
             .subject(&kind, subject)
             .task(&task);
         Finding { severity, location, ..finding }

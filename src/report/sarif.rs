@@ -165,6 +165,7 @@ struct Properties<'a> {
     count: u64,
     task_ids: &'a [String],
     remedy: &'a str,
+    remedy_commands: &'a [String],
     confirm: &'a [String],
 }
 
@@ -308,6 +309,7 @@ fn result<'a>(finding: &'a Finding, hidden: Option<&Suppressed>, print: String) 
             count: finding.count,
             task_ids: &finding.task_ids,
             remedy: &finding.remedy,
+            remedy_commands: &finding.remedy_commands,
             confirm: &finding.confirm,
         },
     }

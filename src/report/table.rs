@@ -8,6 +8,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::plain::{escape, readable};
 use super::text::{self, BOLD, DIM, Page};
 use super::words;
+use crate::diagnose::command::legend;
 use crate::diagnose::{
     Cause, Checked, Diagnosis, Finding, Outcome, Severity, Stage, Trace, outcome,
 };
@@ -80,6 +81,7 @@ pub(crate) fn trace(
         report.not_read_whole()?;
     }
     report.deployment(&diagnosis.findings)?;
+    report.legend()?;
     if verbose {
         report.checks(&diagnosis.checks)?;
     }
@@ -93,6 +95,8 @@ pub(crate) fn trace(
 pub(super) struct Report<'a> {
     pub(super) page: Page<'a>,
     pub(super) evidence: &'a Evidence,
+    /// The commands that it has shown.
+    shown: Vec<String>,
     quiet: bool,
     verbose: bool,
     empty: bool,
@@ -104,6 +108,7 @@ impl<'a> Report<'a> {
         Self {
             page,
             evidence,
+            shown: Vec::new(),
             quiet: verbosity == Verbosity::Quiet,
             verbose: matches!(verbosity, Verbosity::Verbose(_)),
             empty: true,
@@ -249,6 +254,7 @@ impl Report<'_> {
         let mut rows = Vec::new();
         for (label, text) in [
             ("seen", facts.join("; ")),
+            ("look", finding.look.join("; ")),
             ("remedy", finding.remedy.clone()),
         ] {
             if !text.is_empty() {
@@ -256,17 +262,33 @@ impl Report<'_> {
             }
         }
         self.page.columns(2, Some(DIM), &rows)?;
-        self.commands(&finding.confirm)
+        self.commands("to do so", &finding.remedy_commands)?;
+        self.commands("to confirm", &finding.confirm)
     }
 
-    /// Commands are not wrapped: they are there to be copied.
-    fn commands(&mut self, commands: &[String]) -> io::Result<()> {
-        for (n, command) in commands.iter().enumerate() {
-            let label = pad_label(if n == 0 { "confirm" } else { "" });
-            let line = format!("  {}", escape(command));
-            self.page.head(DIM, &format!("  {label}"), &line)?;
+    /// Commands are not wrapped, and nothing else is on their lines: they are there to be copied.
+    fn commands(&mut self, label: &str, commands: &[String]) -> io::Result<()> {
+        if commands.is_empty() {
+            return Ok(());
         }
+        self.page.head(DIM, &format!("  {label}"), "")?;
+        for command in commands {
+            self.page.unwrapped(4, &escape(command))?;
+        }
+        self.shown.extend(commands.iter().cloned());
         Ok(())
+    }
+
+    /// What stands for something in the commands, once for all of them.
+    pub(super) fn legend(&mut self) -> io::Result<()> {
+        let shown = std::mem::take(&mut self.shown);
+        let lines = legend(self.evidence, shown.iter().map(String::as_str));
+        if !lines.is_empty() {
+            self.part()?;
+        }
+        lines
+            .iter()
+            .try_for_each(|line| self.page.paragraph(0, line))
     }
 
     fn causes(&mut self, causes: &[Cause]) -> io::Result<()> {

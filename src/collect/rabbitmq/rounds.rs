@@ -15,7 +15,9 @@ use super::{looks, replies};
 use crate::collect::broker::by_id;
 use crate::collect::cleanup::Cleanup;
 use crate::collect::deadline::Deadline;
-use crate::collect::notes::{blank, line, note_results, note_workers, replace_read, task};
+use crate::collect::notes::{
+    blank, line, note_endpoint, note_results, note_workers, replace_read, task,
+};
 use crate::collect::related;
 use crate::collect::results::Results;
 use crate::collect::wanted::Wanted;
@@ -103,6 +105,7 @@ pub(crate) async fn collect(
         Err(why) => without_broker(&mut evidence, &mut results, &why, started).await,
     }
     evidence.result_backend.readable = results.readable();
+    note_endpoint(&mut evidence, plan, &results).await;
     note_results(&mut evidence, started, looked_through);
     if results.stand_in_queues(evidence.tasks.keys()) {
         note_all_found(&mut evidence);

@@ -112,7 +112,7 @@ fn masked_pair(pair: &str) -> String {
 }
 
 /// Whether this is a plain word, fit to be shown.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 64
         && text

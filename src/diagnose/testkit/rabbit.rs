@@ -203,6 +203,7 @@ impl Rabbit {
         let evidence = &mut lab.evidence;
         "amqp://guest:***@localhost:5672//".clone_into(&mut evidence.broker.url);
         "rabbitmq".clone_into(&mut evidence.broker.kind);
+        evidence.broker.endpoint = None;
         let unsupported = || Why::new(Reason::Unsupported, "RabbitMQ has none");
         evidence.reservations = Observed::Unseen(unsupported());
         let whole = |ready: u64| ready == 0;

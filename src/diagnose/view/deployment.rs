@@ -304,25 +304,4 @@ impl Evidence {
         let kept = conf.result_expires?;
         (kept > 0.0).then_some(kept)
     }
-
-    /// A command for `redis-cli` in the broker's database.
-    pub fn redis_cli(&self, command: &str) -> String {
-        format!("{} {command}", self.broker_cli())
-    }
-
-    /// `redis-cli` with the broker's database, for commands that confirm something.
-    pub fn broker_cli(&self) -> String {
-        format!("redis-cli -n {}", self.broker.database)
-    }
-
-    /// `redis-cli` with the result backend's database, as far as its URL names one.
-    pub fn results_cli(&self) -> String {
-        let url = self.result_backend.url.as_deref().unwrap_or_default();
-        let path = url.split('?').next().unwrap_or_default();
-        let database = path
-            .rsplit('/')
-            .next()
-            .and_then(|last| last.parse::<u32>().ok());
-        format!("redis-cli -n {}", database.unwrap_or(0))
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::celery::control::ClaimState;
+use crate::diagnose::command::Command;
 use crate::diagnose::plain;
 use crate::evidence::rabbitmq::{Queue, QueueType, Role};
 use crate::evidence::{Evidence, List, RabbitMq, ReadStatus, Source, Worker};
@@ -249,11 +250,11 @@ impl Evidence {
         }
     }
 
-    /// A command that shows how many messages wait in a queue.
-    pub(in crate::diagnose) fn depth_command(&self, list: &List) -> String {
+    /// Commands that show how many messages wait in a queue.
+    pub(in crate::diagnose) fn depth(&self, list: &List) -> Vec<Command> {
         match &self.rabbitmq {
-            None => self.redis_cli(&format!("LLEN {}", plain::key(&list.key))),
-            Some(rabbit) => queues_command(rabbit),
+            None => vec![self.redis_cli("LLEN").name(&list.key)],
+            Some(rabbit) => rabbit.list_queues(),
         }
     }
 
@@ -264,14 +265,6 @@ impl Evidence {
             Some(rabbit) => format!("virtual host {}", rabbit.vhost),
         }
     }
-}
-
-/// `rabbitmqctl` that lists the queues of a virtual host.
-pub(in crate::diagnose) fn queues_command(rabbit: &RabbitMq) -> String {
-    format!(
-        "rabbitmqctl -p {} list_queues name messages_ready messages_unacknowledged consumers",
-        plain::key(&rabbit.vhost)
-    )
 }
 
 /// How many unacknowledged messages a worker admits to.

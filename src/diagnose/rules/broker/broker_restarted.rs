@@ -79,8 +79,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .evidence("server_uptime_seconds", uptime)
         .evidence("workers", nodes)
         .evidence("oldest_worker_seconds", *oldest)
-        .confirm("redis-cli INFO server | grep uptime_in_seconds")
-        .confirm("celery -A APP inspect --timeout 3 stats")
+        .confirm(evidence.redis_cli("INFO server | grep uptime_in_seconds"))
+        .confirm(evidence.inspect("stats"))
         .remedy("send again what was in flight then, and switch on the append-only file"),
     ]
 }

@@ -60,8 +60,8 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             .evidence("rejected_connections", rejected)
             .evidence("connected_clients", open)
             .evidence("maxclients", most)
-            .confirm("redis-cli INFO stats | grep rejected_connections")
-            .confirm("redis-cli INFO clients")
+            .confirm(evidence.redis_cli("INFO stats | grep rejected_connections"))
+            .confirm(evidence.redis_cli("INFO clients"))
             .remedy("raise maxclients and the server's limit of open files, or let clients keep fewer connections"),
     ]
 }

@@ -52,8 +52,9 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .evidence("maxmemory", limit)
         .evidence("maxmemory_policy", policy.as_str())
         .evidence("used_memory", server.used_memory.seen().copied())
-        .confirm("redis-cli CONFIG GET maxmemory-policy")
-        .remedy("redis-cli CONFIG SET maxmemory-policy noeviction"),
+        .confirm(evidence.redis_cli("CONFIG GET maxmemory-policy"))
+        .remedy("set the policy to noeviction, and write it to the server's configuration")
+        .mend(evidence.redis_cli("CONFIG SET maxmemory-policy noeviction")),
     ]
 }
 

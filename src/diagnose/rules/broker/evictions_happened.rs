@@ -54,7 +54,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .evidence("evicted_keys", evicted)
         .evidence("maxmemory_policy", policy)
         .evidence("maxmemory", server.maxmemory.seen().copied())
-        .confirm("redis-cli INFO stats | grep evicted_keys")
+        .confirm(evidence.redis_cli("INFO stats | grep evicted_keys"))
         .remedy("set maxmemory-policy to noeviction, make room, and send again what was lost");
     if spares_queues {
         finding.severity = Severity::Warning;

@@ -51,7 +51,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
                 "master_link_up",
                 server.health.master_link_up.seen().copied(),
             )
-            .confirm("redis-cli INFO replication")
+            .confirm(evidence.redis_cli("INFO replication"))
             .remedy("bring the replication back before anything fails over")
     });
     finding.into_iter().collect()

@@ -41,15 +41,15 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let Some(rabbit) = &evidence.rabbitmq else {
         let server = evidence.broker.server.seen();
         return server.map_or_else(Vec::new, |server| {
-            let memory = close_to_its_limit(server).into_iter();
-            memory.chain(cannot_save(server)).collect()
+            let memory = close_to_its_limit(evidence, server).into_iter();
+            memory.chain(cannot_save(evidence, server)).collect()
         });
     };
     let alarms = rabbit.alarms.seen().into_iter().flatten();
     alarms.map(|alarm| in_effect(rabbit, alarm)).collect()
 }
 
-fn close_to_its_limit(server: &ServerFacts) -> Option<Finding> {
+fn close_to_its_limit(evidence: &Evidence, server: &ServerFacts) -> Option<Finding> {
     let limit = *server.maxmemory.seen().filter(|limit| **limit > 0)?;
     let used = *server.used_memory.seen()?;
     if u128::from(used) * 100 < u128::from(limit) * u128::from(CLOSE) {
@@ -69,7 +69,7 @@ fn close_to_its_limit(server: &ServerFacts) -> Option<Finding> {
         .evidence("used_memory", used)
         .evidence("maxmemory", limit)
         .evidence("maxmemory_policy", policy)
-        .confirm("redis-cli INFO memory")
+        .confirm(evidence.redis_cli("INFO memory"))
         .remedy("drain the queues, or raise maxmemory")
         .subject("resource", "memory"),
     )
@@ -77,7 +77,7 @@ fn close_to_its_limit(server: &ServerFacts) -> Option<Finding> {
 
 /// A server whose snapshots fail refuses writes (`stop-writes-on-bgsave-error`), as does one whose append-only file
 /// can't be written.
-fn cannot_save(server: &ServerFacts) -> Option<Finding> {
+fn cannot_save(evidence: &Evidence, server: &ServerFacts) -> Option<Finding> {
     let health = &server.health;
     let snapshots =
         server.rdb_saves.seen() == Some(&true) && health.last_rdb_save_ok.seen() == Some(&false);
@@ -98,7 +98,7 @@ fn cannot_save(server: &ServerFacts) -> Option<Finding> {
             "last_aof_write_ok",
             health.last_aof_write_ok.seen().copied(),
         )
-        .confirm("redis-cli INFO persistence")
+        .confirm(evidence.redis_cli("INFO persistence"))
         .remedy("make room on the server's disk, and look at the server's log")
         .subject("resource", "disk"),
     )
@@ -116,8 +116,8 @@ fn in_effect(rabbit: &RabbitMq, alarm: &Alarm) -> Finding {
     )
     .evidence("alarm", alarm.resource.as_str())
     .evidence("node", alarm.node.as_str())
-    .confirm("rabbitmq-diagnostics check_local_alarms")
-    .confirm("rabbitmqctl list_connections name state")
+    .confirm(rabbit.list_alarms())
+    .confirm(rabbit.list_connections())
     .remedy("free memory or disk, or raise the limit; publishers go on by themselves then")
     .subject("node", alarm.node.as_str());
     node.map_or(finding.clone(), |node| with_numbers(finding, node))

@@ -48,9 +48,10 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
         .evidence("append_only", false)
         .evidence("rdb_saves", false)
         .evidence("replicas", replicas)
-        .confirm("redis-cli CONFIG GET save")
-        .confirm("redis-cli CONFIG GET appendonly")
-        .remedy("redis-cli CONFIG SET appendonly yes, and write it to the server's configuration"),
+        .confirm(evidence.redis_cli("CONFIG GET save"))
+        .confirm(evidence.redis_cli("CONFIG GET appendonly"))
+        .remedy("switch on the append-only file, and write it to the server's configuration")
+        .mend(evidence.redis_cli("CONFIG SET appendonly yes")),
     ]
 }
 

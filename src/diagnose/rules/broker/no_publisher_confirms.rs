@@ -60,10 +60,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         ),
     )
     .evidence("channels", number)
-    .confirm(format!(
-        "rabbitmqctl -p {} list_channels connection confirm",
-        plain::key(&rabbit.vhost)
-    ))
+    .confirm(rabbit.list_channels())
     .remedy("set broker_transport_options = {'confirm_publish': True} where tasks are sent")
     .subject("vhost", rabbit.vhost.as_str());
     finding.count = number;

@@ -1,6 +1,5 @@
 //! CD605: tasks that a restart of the broker loses.
 
-use crate::diagnose::view::queues_command;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::rabbitmq::{Queue, QueueType};
 use crate::evidence::{Evidence, RabbitMq, Source};
@@ -63,7 +62,7 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, what: &str) -> Finding {
         format!("a restart of the broker loses the tasks in queue {name}: {what}"),
     )
     .evidence("queue", name)
-    .confirm(queues_command(rabbit))
+    .confirm(rabbit.list_queues())
     .remedy("declare the queue as durable and send persistent messages, as Celery does by default")
     .subject("queue", name);
     if let Some(durable) = queue.durable.seen() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::diagnose::command::worker;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
 use crate::evidence::{Evidence, Source};
 
@@ -82,10 +83,9 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             .evidence("queue", queue)
             .evidence("consumed_queues", consumed.into_iter().collect::<Vec<&str>>())
             .evidence("workers", nodes)
-            .confirm("celery -A APP inspect --timeout 3 active_queues")
-            .remedy(format!(
-                "start a worker with `-Q {queue}`, or set task_default_queue to a queue that is consumed"
-            ))
+            .confirm(evidence.inspect("active_queues"))
+            .remedy("start a worker on this queue, or set task_default_queue to a queue that is consumed")
+            .mend(worker(queue))
             .subject("queue", queue);
             if routed {
                 finding.severity = Severity::Info;

@@ -1,6 +1,7 @@
 //! CD114: a queue that native delayed delivery can't reach.
 
-use crate::diagnose::view::{Route, Routes, queues_command};
+use crate::diagnose::command::worker;
+use crate::diagnose::view::{Route, Routes};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::rabbitmq::{DELAYED_EXCHANGE, Queue, QueueType, Role};
 use crate::evidence::{Evidence, Observed, RabbitMq, Source};
@@ -125,12 +126,10 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, delayed: &Delayed) -> Finding {
         ));
     }
     let remedy = if delayed.held > 0 {
-        format!(
-            "start a worker with `-Q {name}`, or restart the one that consumes it, which binds it; RabbitMQ then delivers \
-             what it holds within some minutes, so do not send the task again"
-        )
+        "start a worker on this queue, or restart the one that consumes it, which binds it; RabbitMQ then delivers what \
+         it holds within some minutes, so do not send the task again"
     } else {
-        format!("start a worker with `-Q {name}`, which binds it, before the ETA comes")
+        "before the ETA comes, start a worker on this queue, which binds it"
     };
     Finding::of(
         &DELAYED_DELIVERY_UNBOUND,
@@ -142,12 +141,10 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, delayed: &Delayed) -> Finding {
     .evidence("queue", name)
     .evidence("delayed_messages", delayed.waiting)
     .evidence("held_inside", delayed.held)
-    .confirm(format!(
-        "rabbitmqctl -p {} list_bindings source_name routing_key destination_name",
-        plain::key(&rabbit.vhost)
-    ))
-    .confirm(queues_command(rabbit))
+    .confirm(rabbit.list_bindings())
+    .confirm(rabbit.list_queues())
     .remedy(remedy)
+    .mend(worker(name))
     .subject("queue", name)
 }
 

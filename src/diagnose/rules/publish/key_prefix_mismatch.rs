@@ -62,11 +62,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("messages", list.length)
             .evidence("position", copy.position)
             .evidence("workers", used.clone())
-            .confirm(
-                case.evidence
-                    .redis_cli(&format!("LLEN {}", plain::key(&list.key))),
-            )
-            .confirm("celery -A APP inspect stats")
+            .confirm(case.evidence.redis_cli("LLEN").name(&list.key))
+            .confirm(case.evidence.inspect("stats"))
             .remedy(
                 "give senders and workers the same global_keyprefix in broker_transport_options; if the prefix is \
                  another app's, start that app's workers",

@@ -1,7 +1,8 @@
 //! CD101: messages wait where no live worker takes them.
 
+use crate::diagnose::command::{control, worker};
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, List, Observed, RabbitMq, Reason, Source};
+use crate::evidence::{Evidence, List, Observed, RabbitMq, Reason, Source, Worker};
 
 /// The rule.
 pub static NO_CONSUMER: Rule = Rule {
@@ -22,8 +23,11 @@ pub static NO_CONSUMER: Rule = Rule {
                number of consumers alone.",
         confirm: "Run `celery -A APP inspect active_queues` and look for the queue. Run `redis-cli LLEN QUEUE`, or \
                   `rabbitmqctl list_queues name messages_ready consumers`, twice: the number does not fall.",
-        mend: "Start a worker with `-Q QUEUE`, or tell a running one: `celery -A APP control add_consumer QUEUE`. If \
-               the name is a mistake, let a worker drain the queue this way once, and correct the route.",
+        mend: "Start a worker with `-Q QUEUE` from the app that has the tasks. If the name is a mistake, let a worker \
+               drain the queue this way once, and correct the route. `celery control add_consumer` is for a queue \
+               whose tasks the worker knows, with `-d NODE`: without it every worker consumes the queue, one that \
+               does not know a task throws it away, and on RabbitMQ one that would declare the queue otherwise \
+               (priorities, quorum, a limit) loses its connection.",
         prevent: "Declare task_queues and set task_create_missing_queues to False, so that a misspelt queue is an \
                   error where the task is sent.",
         references: &[
@@ -59,16 +63,19 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                      is broadcast from a channel, and this came from a sender that had not declared the exchange"
                 ),
             };
-            Finding::of(&NO_CONSUMER, message)
+            let finding = Finding::of(&NO_CONSUMER, message)
             .evidence("queue", queue.as_str())
             .evidence("messages", list.length)
             .evidence("position", copy.position)
             .evidence("consumed_queues", consumed.clone())
-            .confirm("celery -A APP inspect active_queues")
-            .confirm(case.evidence.depth_command(list))
-            .remedy(broadcast.map_or_else(|| remedy(queue), |(_, remedy)| remedy))
+            .confirm(case.evidence.inspect("active_queues"))
+            .confirm(case.evidence.depth(list))
             .subject("queue", queue.as_str())
-            .task(case.id)
+            .task(case.id);
+            match broadcast {
+                Some((_, remedy)) => finding.remedy(remedy),
+                None => cure(finding, case.evidence, list, case.name()),
+            }
         })
         .collect()
 }
@@ -116,21 +123,65 @@ fn unread_queues(evidence: &Evidence) -> Vec<Finding> {
             .evidence("queue", queue.as_str())
             .evidence("messages", list.length)
             .evidence("consumers", 0)
-            .confirm("celery -A APP inspect active_queues")
-            .confirm(evidence.depth_command(list))
-            .remedy(remedy(queue))
+            .confirm(evidence.inspect("active_queues"))
+            .confirm(evidence.depth(list))
             .subject("queue", queue.as_str());
             finding.count = list.length;
-            finding
+            cure(finding, evidence, list, None)
         })
         .collect()
 }
 
-fn remedy(queue: &str) -> String {
-    format!(
-        "start a worker with `-Q {queue}`, or run `celery -A APP control add_consumer {queue}`; if the queue's name \
-         is a mistake, correct the route as well"
-    )
+/// What to do, and the command for it. A worker is told to consume the queue only where nothing can come of it but that:
+/// it knows the one task that waits there, and kombu's Redis transport declares nothing that could differ. On RabbitMQ a
+/// declaration that differs from the queue (priorities, quorum, limits) closes the worker's connection with 406
+/// PRECONDITION_FAILED, and a worker throws away what it does not know.
+fn cure(finding: Finding, evidence: &Evidence, list: &List, task: Option<&str>) -> Finding {
+    let queue = list.queue.as_str();
+    let taker = task.and_then(|task| taker(evidence, list, task));
+    let correct = "if the queue's name is a mistake, correct the route as well";
+    if let Some(node) = taker {
+        return finding
+            .remedy(format!(
+                "let {node}, which knows the task, consume the queue; {correct}"
+            ))
+            .mend(control("add_consumer").name(queue).on(node));
+    }
+    let declared = evidence
+        .rabbitmq
+        .as_ref()
+        .and_then(|rabbit| arguments(rabbit, queue))
+        .map_or(String::new(), |how| {
+            format!(", from an app whose task_queues declare it so: {how}")
+        });
+    finding
+        .remedy(format!(
+            "start a worker on the queue that knows the tasks in it{declared}; {correct}"
+        ))
+        .mend(worker(queue))
+}
+
+/// A live worker that may be told to consume the list's queue.
+fn taker<'e>(evidence: &'e Evidence, list: &List, task: &str) -> Option<&'e str> {
+    let alone = list.length == 1 && evidence.rabbitmq.is_none();
+    let knows = |worker: &&Worker| {
+        let registered = worker.registered.seen();
+        worker.prefix == list.prefix && registered.is_some_and(|tasks| tasks.contains_key(task))
+    };
+    let mut workers = evidence.answered().iter();
+    let taker = workers.find(knows).filter(|_| alone)?;
+    // Commas separate nodes.
+    (!taker.node.contains(',')).then_some(taker.node.as_str())
+}
+
+/// How a queue is declared that is not declared as Celery does by default.
+fn arguments(rabbit: &RabbitMq, queue: &str) -> Option<String> {
+    let arguments = rabbit.queue(queue)?.arguments.seen()?;
+    let said: Vec<String> = arguments
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 #[cfg(test)]

@@ -65,8 +65,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("messages", list.length)
             .evidence("position", copy.position)
             .evidence("polled", polled)
-            .confirm(case.evidence.redis_cli(&format!("LLEN {key}")))
-            .confirm("celery -A APP inspect stats")
+            .confirm(case.evidence.redis_cli("LLEN").name(&list.key))
+            .confirm(case.evidence.inspect("stats"))
             .remedy(format!(
                 "give the workers of {queue} the sender's priority_steps and sep in broker_transport_options, and \
                  restart them"

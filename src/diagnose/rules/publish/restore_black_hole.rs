@@ -1,5 +1,6 @@
 //! CD103: an unacknowledged message whose restore would drop it.
 
+use crate::diagnose::command::Command;
 use crate::diagnose::view::Route;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::Source;
@@ -69,16 +70,12 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// The command that shows an exchange's bindings.
-pub(super) fn members(case: &Case<'_>, prefix: &str, exchange: &str) -> String {
-    if let Some(rabbit) = &case.evidence.rabbitmq {
-        return format!(
-            "rabbitmqctl -p {} list_bindings source_name routing_key destination_name",
-            plain::key(&rabbit.vhost)
-        );
+/// The commands that show an exchange's bindings.
+pub(super) fn members(case: &Case<'_>, prefix: &str, exchange: &str) -> Vec<Command> {
+    match &case.evidence.rabbitmq {
+        Some(rabbit) => rabbit.list_bindings(),
+        None => vec![case.evidence.binding_members(prefix, exchange)],
     }
-    let key = plain::key(&format!("{prefix}_kombu.binding.{exchange}"));
-    case.evidence.redis_cli(&format!("SMEMBERS {key}"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::rabbitmq::is_own_exchange;
 use crate::evidence::{Evidence, Source};
 
@@ -64,10 +64,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             .evidence("exchange", name)
             .evidence("type", exchange.kind.as_str())
             .evidence("named_by_a_route", routed.contains(name))
-            .confirm(format!(
-                "rabbitmqctl -p {} list_bindings source_name routing_key destination_name",
-                plain::key(&rabbit.vhost)
-            ))
+            .confirm(rabbit.list_bindings())
             .remedy(format!(
                 "start a worker that consumes a queue bound to {name}, or take the route away"
             ))

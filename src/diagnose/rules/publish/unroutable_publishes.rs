@@ -81,10 +81,7 @@ fn finding(evidence: &Evidence, rabbit: &RabbitMq, exchange: &Exchange, count: u
     .evidence("type", exchange.kind.as_str())
     .evidence("published_in", count)
     .evidence("published_out", 0)
-    .confirm(format!(
-        "rabbitmqctl -p {} list_bindings source_name routing_key destination_name",
-        plain::key(&rabbit.vhost)
-    ))
+    .confirm(rabbit.list_bindings())
     .remedy(
         "bind a queue to the exchange with the routing key that is used, or route by queue; send again what was \
          dropped",

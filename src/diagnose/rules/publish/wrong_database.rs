@@ -58,9 +58,7 @@ fn started_elsewhere(case: &Case<'_>) -> Option<Finding> {
         .evidence("database", database)
         .evidence("expected_database", ours)
         .evidence("result_worker", node)
-        .confirm(format!(
-            "redis-cli -n {database} SMEMBERS _kombu.binding.celery.pidbox"
-        ))
+        .confirm((case.evidence).redis_cli_in(database, "SMEMBERS _kombu.binding.celery.pidbox"))
         .remedy(format!(
             "trace it with a broker URL that ends in /{database}"
         ))
@@ -102,11 +100,11 @@ fn message_elsewhere(case: &Case<'_>) -> Vec<Finding> {
             .evidence("list", shown.as_str())
             .evidence("messages", of)
             .evidence("worker_connections", case.evidence.workers_in(database))
-            .confirm(format!("redis-cli -n {database} {count} {shown}"))
-            .confirm("redis-cli CLIENT LIST")
+            .confirm(case.evidence.redis_cli_in(database, count).name(key))
+            .confirm(case.evidence.redis_cli("CLIENT LIST"))
             .remedy(format!(
                 "give sender and workers the same database in their broker URL; a worker whose URL ends in \
-                 /{database} runs what waits there"
+                 /{database} and that consumes this queue runs what waits there"
             ))
             .subject("database", database.to_string())
             .task(case.id)
@@ -145,7 +143,7 @@ fn workers_elsewhere(case: &Case<'_>) -> Option<Finding> {
         .evidence("database", ours)
         .evidence("worker_databases", databases)
         .evidence("messages", list.length)
-        .confirm("redis-cli CLIENT LIST")
+        .confirm(case.evidence.redis_cli("CLIENT LIST"))
         .remedy(format!(
             "if they are this app's workers, give them a broker URL that ends in /{ours} and restart them; if they \
              are another app's, start this app's workers"

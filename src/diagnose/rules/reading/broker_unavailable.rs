@@ -51,9 +51,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         )
         .evidence("broker", url.as_str())
         .evidence("detail", detail)
-        .confirm(match evidence.rabbitmq {
-            None => "redis-cli -u URL PING, with the broker's URL and its password",
-            Some(_) => "rabbitmq-diagnostics check_port_listener 5672, on the broker's machine",
+        .look(match evidence.rabbitmq {
+            None => "see whether its server answers PING from this machine",
+            Some(_) => {
+                "on the broker's machine, see whether `rabbitmq-diagnostics check_running` succeeds"
+            }
         })
         .remedy(remedy)
         .subject("source", "broker"),

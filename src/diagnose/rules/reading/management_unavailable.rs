@@ -1,6 +1,7 @@
 //! CD803: RabbitMQ's management API could not be read.
 
 use super::broker_is_away;
+use crate::diagnose::command::Command;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, ReadStatus, Reason, Source};
 
@@ -49,8 +50,9 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         )
         .evidence("management", url)
         .evidence("detail", read.detail.as_str())
-        .confirm("rabbitmq-plugins list rabbitmq_management")
-        .remedy("give its address with --management, or enable it: `rabbitmq-plugins enable rabbitmq_management`")
+        .confirm(Command::of("rabbitmq-plugins list rabbitmq_management"))
+        .remedy("give its address with --management, or enable it on the node")
+        .mend(Command::of("rabbitmq-plugins enable rabbitmq_management"))
         .subject("source", Source::Management.name()),
     ]
 }

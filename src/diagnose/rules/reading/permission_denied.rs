@@ -1,6 +1,7 @@
 //! CD805: the server refused a command to this user.
 
 use super::{broker_is_away, tells};
+use crate::diagnose::command::Command;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::{Evidence, Read, Reason, Source};
 
@@ -47,9 +48,16 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether it was RabbitMQ that refused; results come from another server.
-fn on_rabbitmq(evidence: &Evidence, read: &Read) -> bool {
-    evidence.rabbitmq.is_some() && read.source != Source::Results
+/// Commands that show what the user may do. `ACL LOG` would tell more, and is for administrators.
+fn shown_by(evidence: &Evidence, read: &Read) -> Vec<Command> {
+    match &evidence.rabbitmq {
+        Some(rabbit) if read.source != Source::Results => vec![
+            rabbit.ctl("list_permissions"),
+            Command::of("rabbitmqctl list_users"),
+        ],
+        _ if read.source == Source::Results => vec![evidence.results_cli("ACL WHOAMI")],
+        _ => vec![evidence.redis_cli("ACL WHOAMI")],
+    }
 }
 
 fn finding(evidence: &Evidence, read: &Read) -> Finding {
@@ -63,16 +71,7 @@ fn finding(evidence: &Evidence, read: &Read) -> Finding {
         .evidence("source", source)
         .evidence("status", read.status.name())
         .evidence("detail", read.detail.as_str())
-        .confirm(if on_rabbitmq(evidence, read) {
-            "rabbitmqctl list_permissions -p VHOST"
-        } else {
-            "redis-cli ACL WHOAMI"
-        })
-        .confirm(if on_rabbitmq(evidence, read) {
-            "rabbitmqctl list_users"
-        } else {
-            "redis-cli ACL LOG"
-        })
+        .confirm(shown_by(evidence, read))
         .remedy("give the user the right to read; `celery-doctor explain CD805` has the command")
         .subject("source", source)
 }

@@ -43,7 +43,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         )
         .evidence("result_backend", url)
         .evidence("detail", why.detail.as_str())
-        .confirm("redis-cli -u URL PING, with the result backend's URL and its password")
+        .look(format!("see whether the server of {url} answers from this machine"))
         .remedy("look whether the server runs and whether the URL is right: --result-backend, or CELERY_RESULT_BACKEND")
         .subject("source", Source::Results.name()),
     ]

@@ -60,12 +60,11 @@ fn finding(evidence: &Evidence, read: &Read) -> Finding {
         .remedy("run it again when the server is less busy, or from a machine nearer to it")
         .subject("source", source);
     match read.source {
-        Source::Queues if evidence.rabbitmq.is_some() => {
-            finding.confirm("rabbitmqctl list_queues name messages_ready")
-        }
-        Source::Queues => finding.confirm("redis-cli LLEN QUEUE"),
-        Source::Unacked => finding.confirm("redis-cli HLEN unacked"),
-        _ => finding.confirm("redis-cli DBSIZE"),
+        Source::Results => finding.confirm(evidence.results_cli("DBSIZE")),
+        _ => finding.confirm(match &evidence.rabbitmq {
+            Some(rabbit) => rabbit.list_queues(),
+            None => vec![evidence.redis_cli("DBSIZE")],
+        }),
     }
 }
 

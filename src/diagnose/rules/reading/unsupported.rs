@@ -1,6 +1,7 @@
 //! CD807: something in use that this tool does not read.
 
 use super::{broker_is_away, tells};
+use crate::diagnose::command::Command;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Reason, Source, Workers};
 
@@ -19,7 +20,8 @@ pub static UNSUPPORTED: Rule = Rule {
         read: "The scheme of the result backend's URL, and what the server answered to the commands it does not know.",
         confirm: "Run `celery -A APP report`, and look at result_backend and at the broker's URL. Run `redis-cli INFO \
                   server` for the server's version.",
-        mend: "Look for the result by Celery itself: `celery -A APP result ID`.",
+        mend: "Look for the result in the backend itself. `celery -A APP result ID` shows one that is there, and waits for \
+               ever for one that is not.",
         prevent: "Nothing needs preventing. Say in an issue of this project which backend you use, so that it can be \
                   added.",
         references: &[
@@ -46,8 +48,10 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             )
             .evidence("result_backend", kind.as_str())
             .evidence("detail", why.detail.as_str())
-            .confirm("celery -A APP result ID")
-            .remedy("look for the result by Celery itself: `celery -A APP result ID`")
+            .remedy(
+                "look for the result in the backend itself; `celery result` shows one that is there, and waits for ever \
+                 for one that is not",
+            )
             .subject("source", Source::Results.name())
         })
         .collect();
@@ -72,8 +76,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
                     .evidence("source", source)
                     .evidence("detail", read.detail.as_str())
                     .confirm(match evidence.rabbitmq {
-                        None => "redis-cli INFO server",
-                        Some(_) => "rabbitmq-diagnostics server_version",
+                        None => evidence.redis_cli("INFO server"),
+                        Some(_) => Command::of("rabbitmq-diagnostics server_version"),
                     })
                     .remedy("look at it by hand; `celery-doctor explain CD807` says more")
                     .subject("source", source)
@@ -101,7 +105,7 @@ fn not_understood(workers: &Workers) -> Option<Finding> {
         Finding::of(&UNSUPPORTED, message)
             .evidence("workers", number)
             .evidence("content_types", types)
-            .confirm("celery -A APP inspect --timeout 3 ping")
+            .confirm(evidence.inspect("ping"))
             .remedy("ask the workers by Celery itself, in the app's own environment: `celery -A APP inspect active`")
             .subject("source", Source::Workers.name())
     })

@@ -52,7 +52,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             format!("the workers were not asked: {}", why.detail),
         )
         .evidence("detail", why.detail.as_str())
-        .confirm("celery -A APP status")
+        .confirm(evidence.inspect("ping"))
         .remedy(remedy)
         .subject("source", Source::Workers.name()),
     ]

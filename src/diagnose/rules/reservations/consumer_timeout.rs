@@ -1,6 +1,7 @@
 //! CD404: late-acknowledged work or an ETA that outlasts RabbitMQ's consumer timeout.
 
 use crate::celery::control::ClaimState;
+use crate::diagnose::command::Command;
 use crate::diagnose::view::ConsumerTimeout;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::rabbitmq::Queue;
@@ -80,11 +81,10 @@ fn outlasts(case: &Case<'_>, holder: &WorkerClaim, queue: &Queue) -> Option<Find
             .evidence("queue", queue.name.as_str())
             .evidence("consumer_timeout_seconds", timeout.seconds)
             .evidence("consumer_timeout_source", timeout.source)
-            .confirm("rabbitmqctl environment | grep consumer_timeout")
-            .confirm(format!(
-                "celery -A APP inspect --timeout 3 query_task {}",
-                case.id
+            .confirm(Command::of(
+                "rabbitmqctl environment | grep consumer_timeout",
             ))
+            .confirm(case.evidence.query_task(case.id))
             .remedy("raise consumer_timeout above the longest task and the longest ETA")
             .subject("worker", node.as_str())
             .task(case.id)

@@ -1,6 +1,6 @@
 //! CD405: a quorum queue drops what was delivered too often.
 
-use crate::diagnose::view::{Routes, numbers, queues_command};
+use crate::diagnose::view::{Routes, numbers};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity};
 use crate::evidence::rabbitmq::{Queue, QueueType, Role};
 use crate::evidence::{Evidence, RabbitMq, Source};
@@ -77,7 +77,7 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, (limit, set): (i64, bool)) -> Findi
     .evidence("delivery_limit", limit)
     .evidence("set", set)
     .evidence("redelivered", redelivered)
-    .confirm(queues_command(rabbit))
+    .confirm(rabbit.list_queues())
     .remedy("give the queue a dead-letter exchange with a queue bound to it")
     .subject("queue", name);
     if !set {

@@ -44,7 +44,7 @@ pub static ETA_FLOOD: Rule = Rule {
 };
 
 fn check(evidence: &Evidence) -> Vec<Finding> {
-    let found = |worker: &Worker| blocked(evidence, worker).or_else(|| flooded(worker));
+    let found = |worker: &Worker| blocked(evidence, worker).or_else(|| flooded(evidence, worker));
     evidence.answered().iter().filter_map(found).collect()
 }
 
@@ -74,7 +74,7 @@ fn blocked(evidence: &Evidence, worker: &Worker) -> Option<Finding> {
             .evidence("prefetch_count", room)
             .evidence("queue", queue.name.as_str())
             .evidence("messages", ready)
-            .confirm(format!("celery -A APP inspect --timeout 3 scheduled -d {node}"))
+            .confirm(evidence.inspect("scheduled").map(|ask| ask.on(node)))
             .remedy(
                 "start another worker on the queue; give tasks with an ETA a quorum queue with a topic exchange, for \
                  which Celery has native delayed delivery, or raise worker_prefetch_multiplier",
@@ -108,7 +108,7 @@ fn room(evidence: &Evidence, rabbit: &RabbitMq, node: &str) -> Option<u64> {
     (room > 0).then_some(room)
 }
 
-fn flooded(worker: &Worker) -> Option<Finding> {
+fn flooded(evidence: &Evidence, worker: &Worker) -> Option<Finding> {
     let scheduled = worker
         .scheduled
         .seen()
@@ -134,8 +134,8 @@ fn flooded(worker: &Worker) -> Option<Finding> {
             .evidence("scheduled", worker.scheduled.seen().copied())
             .evidence("prefetch_count", prefetch_count)
             .evidence("concurrency", worker.stats.seen().and_then(|stats| stats.concurrency))
-            .confirm(format!("celery -A APP inspect --timeout 3 stats -d {node}"))
-            .confirm(format!("celery -A APP inspect --timeout 3 scheduled -d {node}"))
+            .confirm(evidence.inspect("stats").map(|ask| ask.on(node)))
+            .confirm(evidence.inspect("scheduled").map(|ask| ask.on(node)))
             .remedy("keep what is due much later in a database and send it when its time has come; set worker_eta_task_limit")
             .subject("worker", node.as_str()),
     )

@@ -1,5 +1,6 @@
 //! CD401: a message is unacknowledged, and no live worker has it.
 
+use crate::diagnose::command::Command;
 use crate::diagnose::view::{Held, Holder, Overfull, Store};
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{MutexTtl, Source};
@@ -32,8 +33,9 @@ pub static ORPHANED_RESERVATION: Rule = Rule {
                   `idle` is no longer ago than the delivery and whose `age` is, would be of a worker that finishes its \
                   tasks in a warm shutdown.",
         mend: "Keep a worker running: it restores the message once the visibility timeout has passed. If that is too \
-               late, and CLIENT LIST shows no process that may have it, put it back by hand in `celery -A APP shell`: `with \
-               app.connection_for_write() as c: c.default_channel.qos.restore_by_tag('TAG')`.",
+               late, and CLIENT LIST shows no process that may have it, make it due, so that a live worker restores it at \
+               its next look: `redis-cli ZADD unacked_index XX CH 1 TAG`. It says 0 where the task was acknowledged \
+               meanwhile.",
         prevent: "Give workers time to end: stop them with SIGTERM, let the supervisor wait for longer than the \
                   longest task, and set worker_soft_shutdown_timeout (Celery 5.5 and later), which returns \
                   unacknowledged messages to the queue. Keep visibility_timeout as short as the longest task and ETA \
@@ -84,8 +86,8 @@ fn one_of_several(case: &Case<'_>, held: &Held<'_>, overfull: Overfull) -> Findi
     .evidence("prefetch", overfull.room)
     .evidence("orphans_at_least", overfull.unacked - overfull.room)
     .evidence("left_mailboxes", left.to_vec())
-    .confirm(case.evidence.redis_cli(&format!("HLEN {}", plain::key(&held.hash()))))
-    .confirm("celery -A APP inspect --timeout 3 stats")
+    .confirm(case.evidence.redis_cli("HLEN").name(&held.hash()))
+    .confirm(case.evidence.inspect("stats"))
     .remedy(format!(
         "wait, with a worker running: what no worker has is restored {} after its delivery, or up to a few minutes later",
         plain::duration(visibility)
@@ -96,7 +98,7 @@ fn one_of_several(case: &Case<'_>, held: &Held<'_>, overfull: Overfull) -> Findi
 
 fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
     let visibility = case.evidence.visibility(held.store());
-    let (prospect, remedy) = prospect(case, held);
+    let (prospect, remedy, command) = prospect(case, held);
     let result = case.result().filter(|result| !result.doc.ready);
     let by = result.and_then(|result| result.doc.worker.as_deref());
     let whose = by.map_or(String::new(), |node| {
@@ -117,17 +119,16 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
     .evidence("visibility_timeout", visibility.seconds)
     .evidence("visibility_timeout_source", visibility.source)
     .evidence("live_workers", case.evidence.answered().len())
-    .confirm(format!(
-        "celery -A APP inspect --timeout 3 query_task {}",
-        case.id
-    ))
-    .confirm(case.evidence.redis_cli(&format!(
-        "ZSCORE {} {}",
-        plain::key(&held.index()),
-        plain::key(held.tag)
-    )))
-    .confirm(takers_command(case))
+    .confirm(case.evidence.query_task(case.id))
+    .confirm(
+        (case.evidence)
+            .redis_cli("ZSCORE")
+            .name(&held.index())
+            .name(held.tag),
+    )
+    .confirm(case.evidence.who_waits())
     .remedy(remedy)
+    .mend(command)
     .task(case.id);
     if let Some(at) = held.delivered_at {
         finding = finding.evidence("delivered_seconds_ago", case.now() - at);
@@ -140,27 +141,28 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
     finding
 }
 
-/// Shows the connections that took messages: a worker that still has some shows one, whether it answers or not.
-fn takers_command(case: &Case<'_>) -> String {
-    case.evidence.redis_cli("CLIENT LIST | grep cmd=brpop")
-}
-
 /// What becomes of it, and what to do.
-fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
-    let by_hand = format!(
-        "in `celery -A APP shell`: `with app.connection_for_write() as c: \
-         c.default_channel.qos.restore_by_tag('{}')`, once you know that no process has it any more: `{}` shows one \
-         connection for each worker that answers, and no other",
-        held.tag,
-        takers_command(case)
-    );
+fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String, Option<Command>) {
+    let restore = (case.evidence)
+        .redis_cli("ZADD")
+        .name(&held.index())
+        .words("XX CH 1")
+        .name(held.tag);
+    let sooner = "once you know that no process has it any more (CLIENT LIST shows one connection for each worker that \
+                  answers, and no other), let a live worker restore it at its next look";
     let Some(delivered_at) = held.delivered_at else {
+        let restore = (case.evidence)
+            .redis_cli("ZADD")
+            .name(&held.index())
+            .words("NX 1")
+            .name(held.tag);
         return (
             format!(
                 "nobody will restore it: {} has no entry for it",
                 held.index()
             ),
-            format!("put it back {by_hand}"),
+            sooner.to_owned(),
+            Some(restore),
         );
     };
     let Some(period) = case.evidence.sweep_period(held.store()) else {
@@ -174,16 +176,14 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
                     "nobody will restore it: no live worker uses {}",
                     held.hash()
                 ),
-                format!(
-                    "start a worker whose transport options name that key; or put it back {by_hand}"
-                ),
+                "start a worker whose transport options name that key".to_owned(),
+                None,
             );
         }
         return (
             "nobody will restore it while no worker runs".to_owned(),
-            format!(
-                "start a worker, which restores it after the visibility timeout; or put it back {by_hand}"
-            ),
+            "start a worker, which restores it after the visibility timeout".to_owned(),
+            None,
         );
     };
     let mutex = case
@@ -194,7 +194,8 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
         let key = held.mutex();
         return (
             format!("nobody will restore it: {key} never expires and keeps every worker from it"),
-            (case.evidence).redis_cli(&format!("DEL {}", plain::key(&key))),
+            "delete that lock".to_owned(),
+            Some(case.evidence.redis_cli("DEL").name(&key)),
         );
     }
     let due = delivered_at + case.evidence.visibility(held.store()).seconds - case.now();
@@ -205,7 +206,8 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
                 "live workers will restore it in about {}",
                 plain::duration(due + period)
             ),
-            format!("wait, with a worker running; or put it back {by_hand}"),
+            format!("wait, with a worker running; or {sooner}"),
+            Some(restore),
         )
     } else if -due <= delay {
         (
@@ -214,6 +216,7 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
                 plain::duration(delay)
             ),
             "wait, with a worker running".to_owned(),
+            None,
         )
     } else {
         (
@@ -221,7 +224,8 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String) {
                 "the visibility timeout passed {} ago, and live workers have not restored it",
                 plain::duration(due)
             ),
-            format!("restart the workers; or put it back {by_hand}"),
+            "restart the workers".to_owned(),
+            None,
         )
     }
 }
@@ -296,7 +300,7 @@ mod tests {
         assert!(findings[0].message.ends_with("have not restored it"));
         assert_eq!(
             findings[0].confirm[1],
-            "redis-cli -n 0 ZSCORE shop_index tag-t1"
+            "redis-cli -h localhost -p 6379 -n 0 ZSCORE shop_index tag-t1"
         );
         let mut left = shop;
         left.workers_mut().answered.remove(1);

@@ -82,8 +82,8 @@ fn finding(case: &Case<'_>, claim: &WorkerClaim) -> Option<Finding> {
         .evidence("running", busy.active.seen().map_or(0, Vec::len))
         .evidence("reserved", busy.reserved.seen().copied())
         .evidence("idle_workers", idle)
-        .confirm(format!("celery -A APP inspect --timeout 3 active -d {node}"))
-        .confirm("celery -A APP inspect --timeout 3 reserved")
+        .confirm(case.evidence.inspect("active").map(|ask| ask.on(node)))
+        .confirm(case.evidence.inspect("reserved"))
         .remedy("set worker_prefetch_multiplier to 1, or give long tasks a queue and workers of their own")
         .subject("worker", node.as_str())
         .task(case.id);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::diagnose::command::control;
 use crate::diagnose::view::Holder;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{RabbitMq, Source, Worker};
@@ -67,10 +68,9 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                 .evidence("delivery_tag", held.tag)
                 .evidence("rate_limits", limits.clone())
                 .evidence("workers", nodes.clone())
-                .confirm("celery -A APP inspect --timeout 3 registered rate_limit")
-                .remedy(format!(
-                    "wait; or lift the limit: `celery -A APP control rate_limit {task} 0`"
-                ))
+                .confirm(case.evidence.inspect("registered rate_limit"))
+                .remedy("wait; or lift the limit until the workers start anew")
+                .mend(control("rate_limit").name(task).words("0"))
                 .task(case.id)
         })
         .collect()
@@ -108,10 +108,9 @@ fn among_others(case: &Case<'_>, rabbit: &RabbitMq) -> Option<Finding> {
         Finding::of(&RATE_LIMITED, message)
             .evidence("messages", beyond)
             .evidence("rate_limited", names.into_iter().collect::<Vec<_>>())
-            .confirm("celery -A APP inspect --timeout 3 registered rate_limit")
-            .remedy(format!(
-                "wait; or lift the limit: `celery -A APP control rate_limit {task} 0`"
-            ))
+            .confirm(case.evidence.inspect("registered rate_limit"))
+            .remedy("wait; or lift the limit until the workers start anew")
+            .mend(control("rate_limit").name(task).words("0"))
             .task(case.id),
     )
 }

@@ -56,7 +56,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             .iter()
             .map(|node| {
                 let message = format!("worker {node} did not answer within {within}: {why}");
-                finding(message, node).subject("worker", node.as_str())
+                finding(evidence, message).subject("worker", node.as_str())
             })
             .collect(),
         Silence::Among(silent, nodes) => {
@@ -71,12 +71,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
                     plain::names(nodes)
                 ),
             };
-            let node = if nodes.len() == 1 {
-                nodes[0].as_str()
-            } else {
-                "NODE"
-            };
-            let mut finding = finding(message, node).evidence("names", nodes.to_vec());
+            let mut finding = finding(evidence, message).evidence("names", nodes.to_vec());
             finding.count = silent;
             vec![finding]
         }
@@ -91,11 +86,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     .collect()
 }
 
-fn finding(message: String, node: &str) -> Finding {
+fn finding(evidence: &Evidence, message: String) -> Finding {
     Finding::of(&SILENT_WORKER, message)
-        .confirm(format!("celery -A APP inspect --timeout 10 ping -d {node}"))
-        .confirm("py-spy dump --pid PID, on the worker's machine")
-        .confirm("look for `Initiating Soft Shutdown` or `ContentDisallowed` at the end of the worker's log")
+        .confirm(evidence.inspect("ping"))
+        .look("run `py-spy dump` on the worker's main process, on its machine")
+        .look("look for `Initiating Soft Shutdown` or `ContentDisallowed` at the end of the worker's log")
         .remedy(
             "ask again with a longer --timeout; restart the worker if it hangs, and leave it alone if it is in a soft \
              shutdown, which ends by itself, or accepts no JSON",

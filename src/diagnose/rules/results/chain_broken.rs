@@ -93,7 +93,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             missing.iter().take(10).copied().collect::<Vec<_>>(),
         )
         .evidence("nothing_in_flight", idle)
-        .confirm(format!("celery-doctor trace {}", missing[0]))
+        .look(format!("trace {}", missing[0]))
         .remedy("look for it in the workers' logs; send the rest of the chain again")
         .task(case.id);
     if !idle || unasked {

@@ -98,7 +98,6 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         ""
     };
     let group = &chord.group_id;
-    let cli = case.evidence.results_cli();
     let message = format!(
         "the chord of group {group} {why}: {} of {size} parts are in",
         chord.joined
@@ -108,8 +107,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("group", group.as_str())
             .evidence("size", size)
             .evidence("joined", chord.joined)
-            .confirm(format!("{cli} GET celery-taskset-meta-{group}.s"))
-            .confirm(format!("{cli} ZCARD celery-taskset-meta-{group}.j"))
+            .confirm((case.evidence).results_cli_of("GET", &format!("celery-taskset-meta-{group}.s")))
+            .confirm((case.evidence).results_cli_of("ZCARD", &format!("celery-taskset-meta-{group}.j")))
             .remedy(format!(
                 "{first}send the whole chord again; or send its body by hand with the results of the header"
             ))

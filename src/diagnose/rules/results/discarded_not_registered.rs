@@ -77,8 +77,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .evidence("worker", result.doc.worker.as_deref())
         .evidence("similar_task", meant)
         .evidence("workers_without_it", strangers)
-        .confirm("celery -A APP inspect --timeout 3 registered")
-        .confirm("look for `Received unregistered task of type` in the workers' logs")
+        .confirm(case.evidence.inspect("registered"))
+        .look("look for `Received unregistered task of type` in the workers' logs")
         .remedy("bring every worker of the queue to the same code, then send it again")
         .subject("task", case.name().unwrap_or("unknown"))
         .task(case.id);

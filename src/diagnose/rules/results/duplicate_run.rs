@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::celery::control::ClaimState;
+use crate::diagnose::command::{Command, control};
 use crate::diagnose::view::{Holder, stored};
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Source, StoredResult, WorkerClaim};
@@ -78,9 +79,20 @@ fn finding(case: &Case<'_>, message: String) -> Finding {
         .evidence("copies", case.task.copies.len())
         .evidence("redelivered", redelivered)
         // `query_task` names each id once, whatever runs.
-        .confirm("celery -A APP inspect --timeout 3 active")
+        .confirm(case.evidence.inspect("active"))
         .remedy(remedy(case, redelivered))
+        .mend(revoke(case))
         .task(case.id)
+}
+
+/// A run that has begun is not stopped by a revocation alone, and with `--terminate` all of them end.
+fn revoke(case: &Case<'_>) -> Command {
+    let order = if case.is_running() {
+        "revoke --terminate"
+    } else {
+        "revoke"
+    };
+    control(order).name(case.id)
 }
 
 fn remedy(case: &Case<'_>, redelivered: bool) -> String {
@@ -89,15 +101,10 @@ fn remedy(case: &Case<'_>, redelivered: bool) -> String {
     } else {
         "nothing, if the app sends this id again on purpose; else "
     };
-    let id = case.id;
-    // A run that has begun is not stopped by a revocation alone, and with --terminate all of them end.
     let stop = if case.is_running() {
-        format!(
-            "if a second run does harm, `celery -A APP control revoke --terminate {id}` ends both runs; \
-             `celery -A APP control revoke {id}` keeps only one that has not begun from running"
-        )
+        "if a second run does harm, end both: a revocation alone keeps only one that has not begun from running"
     } else {
-        format!("`celery -A APP control revoke {id}` if a second run does harm")
+        "revoke it, if a second run does harm"
     };
     let prevent = if case.evidence.rabbitmq.is_some() {
         "a worker that loses its connection, or keeps a message for longer than RabbitMQ's consumer_timeout, is given \
@@ -391,9 +398,9 @@ mod tests {
             found[0].remedy
         );
         assert!(
-            found[0].remedy.contains("--terminate t1"),
+            found[0].whole_remedy().contains("--terminate t1"),
             "{}",
-            found[0].remedy
+            found[0].whole_remedy()
         );
         assert_eq!(
             found[0].confirm,
@@ -438,7 +445,7 @@ mod tests {
             found.remove(0).remedy
         };
         assert!(remedy(false).starts_with("nothing, if the app sends this id again on purpose"));
-        assert!(remedy(true).starts_with("`celery -A APP control revoke t1`"));
+        assert!(remedy(true).starts_with("revoke it"));
     }
 
     #[test]

@@ -58,11 +58,9 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         Finding::of(&RESULT_EXPIRES, message)
             .evidence("ttl_seconds", left)
             .evidence("result_expires", expires)
-            .confirm(format!(
-                "{} TTL celery-task-meta-{}",
-                case.evidence.results_cli(),
-                case.id
-            ))
+            .confirm(
+                (case.evidence).results_cli_of("TTL", &format!("celery-task-meta-{}", case.id)),
+            )
             .remedy("fetch it now if you need it; raise result_expires on the workers")
             .task(case.id),
     ]
@@ -92,7 +90,7 @@ mod tests {
         assert_eq!(names(&findings), ["result-expires"]);
         assert_eq!(
             findings[0].confirm,
-            ["redis-cli -n 1 TTL celery-task-meta-t1"]
+            ["redis-cli -h localhost -p 6379 -n 1 TTL celery-task-meta-t1"]
         );
     }
 

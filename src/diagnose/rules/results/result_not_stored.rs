@@ -41,7 +41,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         Finding::of(&RESULT_NOT_STORED, message)
             .evidence("ignore_result_header", header)
             .evidence("result_backend", case.evidence.result_backend.kind.as_str())
-            .confirm("celery -A APP inspect --timeout 3 registered ignore_result")
+            .confirm(case.evidence.inspect("registered ignore_result"))
             .remedy("look for `succeeded` or `failed` with the id in the workers' logs")
             .task(case.id),
     ]

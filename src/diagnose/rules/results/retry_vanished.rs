@@ -74,11 +74,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("state", result.doc.state.as_str())
             .evidence("exception", result.doc.exc_type.clone())
             .evidence("retries", result.doc.retries)
-            .confirm(format!(
-                "celery -A APP inspect --timeout 3 query_task {}",
-                case.id
-            ))
-            .confirm("look for `retry: Retry in` with the id in the workers' logs, and for `received` and `ignored` after it")
+            .confirm(case.evidence.query_task(case.id))
+            .look("look for `retry: Retry in` with the id in the workers' logs, and for `received` and `ignored` after it")
             .remedy(remedy)
             .task(case.id),
     ]

@@ -1,5 +1,6 @@
 //! CD501: the result says that the task has begun, and nothing runs it.
 
+use crate::diagnose::command::Command;
 use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Lock, Source};
 
@@ -71,13 +72,17 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     )
     .evidence("state", state.as_str())
     .evidence("live_workers", case.evidence.answered().len())
-    .confirm(format!("celery -A APP inspect --timeout 3 query_task {}", case.id))
-    .confirm("look for the id in the worker's log (`ignored` is no loss), and for `Out of memory` in the kernel's")
+    .confirm(case.evidence.query_task(case.id))
+    .look("look for the id in the worker's log (`ignored` is no loss), and for `Out of memory` in the kernel's")
     .remedy(format!(
         "{unlock}send it again once you know that no process runs it any more, and that its worker's log does not say \
-         `ignored` of it: then it has ended, or replaced itself and lives on; set acks_late and reject_on_worker_lost"
+         `ignored` of it: then it has ended, or replaced itself and lives on{}",
+        prevention(case)
     ))
     .task(case.id);
+    for lock in &case.task.locks {
+        finding = finding.mend(delete(case, lock));
+    }
     if let Some(node) = worker {
         finding = finding
             .evidence("result_worker", node)
@@ -89,26 +94,53 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 
 /// What has to be done first, where a lock holds the id: without that, sending it again sends nothing.
 fn unlock(case: &Case<'_>) -> String {
-    let delete = |lock: &Lock| {
-        let command = format!("DEL {}", plain::key(&lock.key));
-        // The key of celery-once holds arguments, and is not shown.
-        if lock.key.ends_with('*') {
-            return format!("the one of {} whose value is the id", lock.key);
-        }
-        if lock.in_results {
-            format!("`{} {command}`", case.evidence.results_cli())
-        } else {
-            format!("`{}`", case.evidence.redis_cli(&command))
-        }
-    };
-    let locks: Vec<String> = case.task.locks.iter().map(delete).collect();
-    if locks.is_empty() {
+    let places: Vec<String> = case
+        .task
+        .locks
+        .iter()
+        .map(|lock| lock.key.clone())
+        .collect();
+    if places.is_empty() {
         return String::new();
     }
     format!(
         "a lock holds its id, so that sending it again sends nothing while it stands: take that away first, {}; ",
-        plain::names(&locks)
+        plain::names(&places)
     )
+}
+
+/// The commands that take such locks away. The key of celery-once holds arguments, and is not shown.
+fn delete(case: &Case<'_>, lock: &Lock) -> Option<Command> {
+    let command = if lock.in_results {
+        case.evidence.results_cli("DEL")
+    } else {
+        case.evidence.redis_cli("DEL")
+    };
+    (!lock.key.ends_with('*')).then(|| command.name(&lock.key))
+}
+
+/// What would have kept it, as far as it is not set already on a worker that knows the task.
+fn prevention(case: &Case<'_>) -> String {
+    let traits = case.name().and_then(|name| {
+        let mut workers = case.evidence.answered().iter();
+        workers.find_map(|worker| worker.registered.seen()?.get(name))
+    });
+    let missing: Vec<&str> = [
+        ("acks_late", traits.and_then(|t| t.acks_late)),
+        (
+            "reject_on_worker_lost",
+            traits.and_then(|t| t.reject_on_worker_lost),
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, set)| *set != Some(true))
+    .map(|(name, _)| name)
+    .collect();
+    if missing.is_empty() {
+        String::new()
+    } else {
+        format!("; set {}", plain::names(&missing))
+    }
 }
 
 #[cfg(test)]

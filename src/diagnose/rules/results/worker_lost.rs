@@ -50,7 +50,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .evidence("state", result.doc.state.as_str())
         .date_done(result)
         .evidence("exception", "WorkerLostError")
-        .confirm("look for `WorkerLostError` in the worker's log, and for `Out of memory` in the kernel's")
+        .look("look for `WorkerLostError` in the worker's log, and for `Out of memory` in the kernel's")
         .remedy("send it again, unless it is the task that kills its process; set acks_late and reject_on_worker_lost")
         .task(case.id);
     if let Some(node) = &result.doc.worker {

@@ -55,7 +55,6 @@ fn undefined(app: &App, name: &str, what: &str, place: Option<&Location>) -> Opt
         .evidence("task", name)
         .evidence("app", app.name.as_str())
         .evidence("tasks", app.tasks.len())
-        .confirm("celery -A APP inspect registered")
         .remedy(format!(
             "{}define the task, or take its name away: a worker throws a task away that it does not know",
             did_you_mean(near)

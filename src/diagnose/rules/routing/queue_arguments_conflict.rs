@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::at;
 use crate::celery::routing::{Gap, Queue};
+use crate::diagnose::command::Command;
 use crate::diagnose::view::routing::Judged;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::routing::{QueueFacts, Routing};
@@ -92,7 +93,7 @@ fn check(routing: &Routing) -> Judged {
                 .evidence("differences", differences)
                 .evidence("source", broker.source.as_str())
                 .evidence("app", app.name.as_str())
-                .confirm("rabbitmqctl list_queues name durable auto_delete arguments")
+                .confirm(Command::of("rabbitmqctl list_queues name durable auto_delete arguments"))
                 .remedy(format!(
                     "declare queue {} as it is, or drain and delete it before the change is deployed",
                     plain::key(&queue.name)

@@ -1,5 +1,6 @@
 //! CD307: times of workers lie ahead of the server's clock.
 
+use crate::diagnose::command::Command;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Place, Source, UnackedNames};
 
@@ -82,7 +83,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .evidence("ahead_seconds", ahead)
         .evidence("time", time)
         .evidence("what", what)
-        .confirm("redis-cli TIME; date +%s")
+        .confirm(evidence.redis_cli("TIME"))
+        .confirm(Command::of("date +%s"))
         .remedy("set the clocks of the workers' machines and of the Redis server right, and keep them so with NTP"),
     ]
 }

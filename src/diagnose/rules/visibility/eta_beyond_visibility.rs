@@ -77,7 +77,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .evidence("eta", eta)
         .evidence("visibility_timeout_seconds", visibility.seconds)
         .evidence("visibility_timeout_source", visibility.source)
-        .confirm("celery -A APP inspect scheduled")
+        .confirm(case.evidence.inspect("scheduled"))
         .remedy(
             "set visibility_timeout in broker_transport_options of every worker above the longest ETA and restart \
              them",

@@ -64,11 +64,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             )
             .evidence("unacked", held)
             .evidence("key_prefix", prefix)
-            .confirm(
-                case.evidence
-                    .redis_cli(&format!("HLEN {}", plain::key(&key))),
-            )
-            .confirm("celery -A APP status")
+            .confirm(case.evidence.redis_cli("HLEN").name(&key))
+            .confirm(case.evidence.inspect("ping"))
             .remedy(if namesakes(case, prefix) {
                 format!(
                     "start a worker whose transport options name these keys: unacked_key {}, unacked_index_key {}, \

@@ -68,7 +68,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("unacknowledged_seconds", overdue.since)
             .evidence("visibility_timeout_seconds", overdue.visibility.seconds)
             .evidence("visibility_timeout_source", overdue.visibility.source)
-            .confirm("celery -A APP inspect active")
+            .confirm(case.evidence.inspect("active"))
             .remedy(
                 "set visibility_timeout in broker_transport_options of every worker above the longest run and \
                  restart them; see that the task may run twice",

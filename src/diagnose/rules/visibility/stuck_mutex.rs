@@ -34,7 +34,6 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .filter(|entry| entry.mutex == Some(MutexTtl::Never))
         .map(|entry| {
             let key = format!("{}{}", entry.prefix, entry.names.mutex);
-            let quoted = plain::key(&key);
             Finding::of(
                 &STUCK_MUTEX,
                 format!(
@@ -46,8 +45,9 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             )
             .evidence("key", key.as_str())
             .evidence("unacked", entry.unacked)
-            .confirm(evidence.redis_cli(&format!("TTL {quoted}")))
-            .remedy(evidence.redis_cli(&format!("DEL {quoted}")))
+            .confirm(evidence.redis_cli("TTL").name(&key))
+            .remedy("delete the lock: no sweep that is under way has one without a time to live")
+            .mend(evidence.redis_cli("DEL").name(&key))
         })
         .collect()
 }
@@ -68,7 +68,10 @@ mod tests {
     fn a_lock_for_ever_is_found() {
         let found = locked(Some(MutexTtl::Never)).check(&STUCK_MUTEX, "");
         assert_eq!(names(&found), ["stuck-mutex"]);
-        assert_eq!(found[0].remedy, "redis-cli -n 0 DEL unacked_mutex");
+        assert_eq!(
+            found[0].remedy_commands,
+            ["redis-cli -h localhost -p 6379 -n 0 DEL unacked_mutex"]
+        );
     }
 
     #[test]

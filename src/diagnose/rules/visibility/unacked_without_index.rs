@@ -1,6 +1,6 @@
 //! CD305: a message in `unacked` that `unacked_index` does not name.
 
-use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity, plain};
+use crate::diagnose::{Brokers, Case, Check, Finding, Page, Rule, Severity};
 use crate::evidence::Source;
 
 /// The rule.
@@ -35,10 +35,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .into_iter()
         .filter(|held| held.delivered_at.is_none())
         .map(|held| {
-            let index = plain::key(&held.index());
-            let hash = plain::key(&held.hash());
-            let tag = plain::key(held.tag);
-            let cli = |command: String| case.evidence.redis_cli(&command);
+            let cli = |words: &str| case.evidence.redis_cli(words);
             Finding::of(
                 &UNACKED_WITHOUT_INDEX,
                 format!(
@@ -49,12 +46,10 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             )
             .evidence("delivery_tag", held.tag)
             .evidence("key_prefix", held.prefix)
-            .confirm(cli(format!("HEXISTS {hash} {tag}")))
-            .confirm(cli(format!("ZSCORE {index} {tag}")))
-            .remedy(format!(
-                "if no worker runs it, let the next sweep restore it: `{}`",
-                cli(format!("ZADD {index} NX 1 {tag}"))
-            ))
+            .confirm(cli("HEXISTS").name(&held.hash()).name(held.tag))
+            .confirm(cli("ZSCORE").name(&held.index()).name(held.tag))
+            .remedy("if no worker runs it, let the next sweep of a live worker restore it")
+            .mend(cli("ZADD").name(&held.index()).words("NX 1").name(held.tag))
             .task(case.id)
         })
         .collect()

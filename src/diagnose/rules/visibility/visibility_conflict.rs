@@ -76,7 +76,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
                 )
                 .evidence("key_prefix", prefix)
                 .evidence("visibility_timeouts", all)
-                .confirm("celery -A APP inspect stats")
+                .confirm(evidence.inspect("stats"))
                 .remedy(format!(
                     "set visibility_timeout to {longest} in broker_transport_options of {}, and restart them",
                     plain::names(&short)

@@ -47,9 +47,6 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                 return None;
             }
             let overdue = plain::duration(age - visibility.seconds);
-            let index = plain::key(&held.index());
-            let mutex = plain::key(&held.mutex());
-            let tag = plain::key(held.tag);
             let finding = Finding::of(
                 &VISIBILITY_EXPIRED,
                 format!(
@@ -65,8 +62,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                     .evidence("visibility_timeout_seconds", visibility.seconds)
                     .evidence("visibility_timeout_source", visibility.source)
                     .evidence("delivery_tag", held.tag)
-                    .confirm(case.evidence.redis_cli(&format!("ZSCORE {index} {tag}")))
-                    .confirm(case.evidence.redis_cli(&format!("TTL {mutex}")))
+                    .confirm(case.evidence.redis_cli("ZSCORE").name(&held.index()).name(held.tag))
+                    .confirm(case.evidence.redis_cli("TTL").name(&held.mutex()))
                     .remedy("start a worker on this database, or restart the ones that hang: a live worker restores it")
                     .task(case.id),
             )

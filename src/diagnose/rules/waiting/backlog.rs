@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::diagnose::command::worker;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
 use crate::evidence::{Evidence, List, Place, Source};
 
@@ -114,12 +115,11 @@ fn finding(evidence: &Evidence, message: String, queue: &str, lists: &[&List]) -
     let mut finding = Finding::of(&BACKLOG, message)
         .evidence("queue", queue)
         .evidence("consumers", consumers)
-        .remedy(format!(
-            "start more workers with `-Q {queue}`, or see what holds up the ones that are there"
-        ))
+        .remedy("start more workers on the queue, or see what holds up the ones that are there")
+        .mend(worker(queue))
         .subject("queue", queue);
     if let Some(list) = lists.first() {
-        finding = finding.confirm(evidence.redis_cli(&format!("LLEN {}", plain::key(&list.key))));
+        finding = finding.confirm(evidence.depth(list));
     }
     finding
 }

@@ -17,7 +17,7 @@ pub static CONTENT_REFUSED: Rule = Rule {
                 accept_content, which is json alone unless set.",
         read: "The content type of the message, and accept_content in the settings of every live worker that takes \
                from the queue. Nothing is said where a worker stays silent or accepts a serializer of the app's own.",
-        confirm: "Run `celery -A APP inspect conf true` and look at accept_content.",
+        confirm: "Run `celery -A APP inspect --timeout 3 conf true` and look at accept_content.",
         mend: "Add the serializer to accept_content of the workers and restart them before the message is taken. Add \
                pickle only where nobody but you can write to the broker: it runs code.",
         prevent: "Set task_serializer and accept_content for senders and workers in one place, and keep to json.",
@@ -50,7 +50,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("content_type", content_type)
             .evidence("queue", queue.as_str())
             .evidence("workers", nodes)
-            .confirm("celery -A APP inspect conf true")
+            .confirm(case.evidence.inspect("conf true"))
             .remedy(
                 "add the sender's serializer to accept_content of the workers and restart them, or set the sender's \
                  task_serializer to json and send it again",

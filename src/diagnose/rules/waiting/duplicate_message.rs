@@ -79,7 +79,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         .evidence("copies", places)
         .evidence("delivery_tags", tags.len())
         .evidence("retries", retries.into_iter().collect::<Vec<u64>>())
-        .confirm(format!("grep {} WORKER.log", plain::key(case.id)))
+        .look(format!("look for {} in the workers' logs", case.id))
         .remedy("if the task must not run twice, take one of the messages out of its list, or revoke the id")
         .subject("task", case.name().unwrap_or("unknown"))
         .task(case.id),

@@ -84,7 +84,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     vec![
         finding
             .evidence("now", case.evidence.taken_at.to_string())
-            .confirm(format!("grep {} WORKER.log", plain::key(case.id)))
+            .look(format!("look for {} in the workers' logs", case.id))
             .remedy("send it again with a later expires, or with none")
             .subject("task", case.name().unwrap_or("unknown"))
             .task(case.id),

@@ -59,11 +59,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             .evidence("key_prefix", prefix)
             .evidence("malformed", malformed);
             if evidence.rabbitmq.is_some() {
-                finding = finding.confirm(evidence.depth_command(lists[0]));
+                finding = finding.confirm(evidence.depth(lists[0]));
             }
             for list in lists.iter().filter(|_| evidence.rabbitmq.is_none()) {
-                let range = format!("LRANGE {} 0 9", plain::key(&list.key));
-                finding = finding.confirm(evidence.redis_cli(&range));
+                let range = evidence.redis_cli("LRANGE").name(&list.key).words("0 9");
+                finding = finding.confirm(range);
             }
             finding.count = malformed;
             finding

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::celery::control::ActiveQueue;
+use crate::diagnose::command::control;
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, List, Source};
 
@@ -113,11 +114,9 @@ fn finding(evidence: &Evidence, list: &List, task: &str) -> Option<Finding> {
             .evidence("task", task)
             .evidence("workers_that_know_it", knowing)
             .evidence("workers_that_do_not", ignorant.clone())
-            .confirm("celery -A APP inspect registered")
-            .remedy(format!(
-                "celery -A APP control cancel_consumer {queue} -d {}",
-                ignorant.join(",")
-            ))
+            .confirm(evidence.inspect("registered"))
+            .remedy("let those that do not know it take nothing from the queue until they have the same code")
+            .mend(control("cancel_consumer").name(queue).on(&ignorant.join(",")))
             .subject("queue", queue.as_str())
             .subject("task", task),
     )

@@ -50,7 +50,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             .evidence("queue", queue.as_str())
             .evidence("task", task)
             .evidence("workers", nodes)
-            .confirm("celery -A APP inspect registered")
+            .confirm(case.evidence.inspect("registered"))
             .remedy(format!(
                 "deploy workers that know {task} to queue {queue} before the message is taken"
             ))

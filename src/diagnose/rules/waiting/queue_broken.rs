@@ -1,6 +1,5 @@
 //! CD211: a queue that can't take messages or hand them out.
 
-use crate::diagnose::view::queues_command;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::rabbitmq::{Queue, QueueType, Role};
 use crate::evidence::{Evidence, RabbitMq, Source};
@@ -105,7 +104,7 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, what: &str) -> Finding {
     .evidence("queue", name)
     .evidence("members", members)
     .evidence("online", online)
-    .confirm(queues_command(rabbit))
+    .confirm(rabbit.list_queues())
     .remedy(format!(
         "start {nodes} again, and look at `rabbitmqctl cluster_status`; do not delete the queue, or what it holds is lost"
     ))

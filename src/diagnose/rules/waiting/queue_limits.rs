@@ -1,6 +1,6 @@
 //! CD208: a queue that may drop messages, with nowhere for them to go.
 
-use crate::diagnose::view::{Routes, queues_command};
+use crate::diagnose::view::Routes;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::rabbitmq::Queue;
 use crate::evidence::{Evidence, RabbitMq, Source};
@@ -106,11 +106,8 @@ fn finding(rabbit: &RabbitMq, queue: &Queue, limits: &[String]) -> Finding {
     )
     .evidence("queue", name)
     .evidence("limits", limits.to_vec())
-    .confirm(queues_command(rabbit))
-    .confirm(format!(
-        "rabbitmqctl -p {} list_queues name arguments policy effective_policy_definition",
-        plain::key(&rabbit.vhost)
-    ))
+    .confirm(rabbit.list_queues())
+    .confirm(rabbit.list_declarations())
     .remedy(if refuses(queue) {
         "set broker_transport_options = {'confirm_publish': True} where tasks are sent, so that a refusal is an error \
          there, or take the limit away: a dead-letter exchange keeps nothing of what is refused"

@@ -58,7 +58,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     vec![
         Finding::of(&REVOKED, message)
             .evidence("revoked_by", nodes.clone())
-            .confirm("celery -A APP inspect revoked")
+            .confirm(case.evidence.inspect("revoked"))
             .remedy("if it was revoked by mistake, send it again")
             .subject("worker", nodes[0].as_str())
             .task(case.id),

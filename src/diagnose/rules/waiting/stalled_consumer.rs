@@ -94,7 +94,6 @@ fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Find
     } else {
         ("room for them", "took none")
     };
-    let key = plain::key(&list.key);
     let mut finding = Finding::of(
         &STALLED_CONSUMER,
         format!(
@@ -108,17 +107,8 @@ fn finding(evidence: &Evidence, movement: &Movement, list: &List) -> Option<Find
     .evidence("messages", moved.after)
     .evidence("seconds", movement.seconds)
     .evidence("workers", nodes)
-    .confirm(match evidence.rabbitmq {
-        None => evidence.redis_cli(&format!("LINDEX {key} -1")),
-        Some(_) => evidence.depth_command(list),
-    })
-    .confirm(match &evidence.rabbitmq {
-        None => "redis-cli CLIENT LIST | grep cmd=brpop".to_owned(),
-        Some(rabbit) => format!(
-            "rabbitmqctl -p {} list_consumers",
-            plain::key(&rabbit.vhost)
-        ),
-    })
+    .confirm(evidence.depth(list))
+    .confirm(evidence.who_waits())
     .remedy("restart the workers of this queue; upgrade Celery and kombu to 5.7 or newer")
     .subject("queue", queue.as_str());
     finding.count = moved.after;

@@ -59,7 +59,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             )
             .evidence("queue", queue)
             .evidence("settings", serde_json::json!(differing))
-            .confirm("celery -A APP inspect --timeout 3 conf true")
+            .confirm(evidence.inspect("conf true"))
             .remedy(
                 "deploy the same code and settings to all workers of the queue, and restart them",
             )

@@ -54,7 +54,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             "{number} {verb} acknowledged before the run: a worker that dies meanwhile loses it"
         ),
     )
-    .confirm("celery -A APP inspect --timeout 3 registered acks_late")
+    .confirm(evidence.inspect("registered acks_late"))
     .remedy(
         "set acks_late and reject_on_worker_lost on tasks that may run twice and must not be lost",
     );

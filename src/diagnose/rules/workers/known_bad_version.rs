@@ -138,7 +138,9 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
     }
     by_version
         .into_iter()
-        .map(|((package, version), (faults, nodes))| finding(package, version, &faults, nodes))
+        .map(|((package, version), (faults, nodes))| {
+            finding(evidence, package, version, &faults, nodes)
+        })
         .collect()
 }
 
@@ -174,7 +176,13 @@ fn numbers(version: &str) -> Option<[u64; 3]> {
     Some([major, minor, patch])
 }
 
-fn finding(package: &str, version: &str, faults: &[&Fault], nodes: Vec<&str>) -> Finding {
+fn finding(
+    evidence: &Evidence,
+    package: &str,
+    version: &str,
+    faults: &[&Fault],
+    nodes: Vec<&str>,
+) -> Finding {
     let newest = faults
         .iter()
         .map(|fault| fault.mended)
@@ -194,7 +202,7 @@ fn finding(package: &str, version: &str, faults: &[&Fault], nodes: Vec<&str>) ->
     .evidence("version", version)
     .evidence("faults", whats)
     .evidence("mended_in", newest.as_str())
-    .confirm("celery -A APP inspect report")
+    .confirm(evidence.inspect("report"))
     .remedy(format!("upgrade {package} to {newest} or newer"))
     .subject("package", package);
     finding.count = nodes.len() as u64;

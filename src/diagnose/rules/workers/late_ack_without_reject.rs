@@ -45,7 +45,7 @@ fn check(evidence: &Evidence, _: &Thresholds) -> Vec<Finding> {
             "{number} {verb} acknowledged late, and still lost when the process alone is killed"
         ),
     )
-    .confirm("celery -A APP inspect --timeout 3 registered acks_late reject_on_worker_lost")
+    .confirm(evidence.inspect("registered acks_late reject_on_worker_lost"))
     .remedy("set reject_on_worker_lost where a task may run twice");
     finding.count = tasks.len() as u64;
     vec![finding.evidence("tasks", tasks.into_iter().collect::<Vec<&str>>())]

@@ -1,6 +1,7 @@
 //! CD704: a task that runs for longer than the user allows, and that nothing ends.
 
 use crate::celery::control::Claim;
+use crate::diagnose::command::control;
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, Thresholds, plain};
 use crate::evidence::{Evidence, Source, Worker};
 
@@ -65,13 +66,9 @@ fn finding(
         .evidence("running_seconds", running)
         .evidence("max_runtime_seconds", limit)
         .evidence("pid", claim.pid)
-        .confirm(format!(
-            "celery -A APP inspect --timeout 3 active -d {node}"
-        ))
-        .remedy(format!(
-            "see what it waits for; `celery -A APP control revoke {} --terminate` ends it",
-            plain::key(&claim.id)
-        ))
+        .confirm(evidence.inspect("active").map(|ask| ask.on(node)))
+        .remedy("see what it waits for; if nothing else helps, kill its process")
+        .mend(control("revoke --terminate").name(&claim.id).on(node))
         .subject("task", task)
         .subject("worker", node.as_str())
         .task(&claim.id),

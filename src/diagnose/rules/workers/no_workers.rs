@@ -60,14 +60,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .evidence("answered", 0)
         .evidence("subscribed", 0)
         .evidence("names_without_an_answer", workers.unanswered_names.len())
-        .confirm("celery -A APP status")
-        .confirm(match &evidence.rabbitmq {
-            None => "redis-cli CLIENT LIST | grep cmd=brpop".to_owned(),
-            Some(rabbit) => format!(
-                "rabbitmqctl -p {} list_consumers",
-                plain::key(&rabbit.vhost)
-            ),
-        })
+        .confirm(evidence.who_waits())
         .remedy("start the workers; if they run, compare their broker URL with this one");
     if let [_, ..] = workers.unanswered_names.as_slice() {
         finding = finding.evidence("last_seen", plain::names(&workers.unanswered_names));

@@ -57,7 +57,7 @@ fn finding(evidence: &Evidence, list: &List) -> Option<Finding> {
     .evidence("messages", list.length)
     .evidence("workers", readers.len())
     .evidence("slots", slots)
-    .confirm("celery -A APP inspect --timeout 3 active")
+    .confirm(evidence.inspect("active"))
     .remedy("start more workers, if the messages wait for too long")
     .subject("queue", queue.as_str());
     finding.count = list.length;
