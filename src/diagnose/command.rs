@@ -329,3 +329,115 @@ pub(crate) fn legend<'c>(
     let said = lines.into_iter().filter(|(applies, _)| *applies);
     said.map(|(_, line)| line).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command as Process;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::diagnose::judge;
+    use crate::diagnose::testkit::{Lab, Rabbit, endpoint};
+
+    /// The words of a command, as bash takes them apart.
+    fn words(command: &str) -> Vec<String> {
+        let script = format!("for word in {command}; do printf '%s\\0' \"$word\"; done");
+        let done = Process::new("bash").args(["-c", &script]).output();
+        let done = done.expect("bash is there");
+        assert!(done.status.success() && done.stderr.is_empty(), "{command}");
+        let text = String::from_utf8(done.stdout).expect("UTF-8");
+        text.split_terminator('\0').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn commands_go_to_the_server_that_was_read() {
+        let mut lab = Lab::new();
+        assert_eq!(
+            lab.evidence.redis_cli("PING").to_string(),
+            "redis-cli -h localhost -p 6379 -n 0 PING"
+        );
+        assert_eq!(
+            lab.evidence.results_cli("PING").to_string(),
+            "redis-cli -h localhost -p 6379 -n 1 PING"
+        );
+        let mut server = endpoint(3);
+        server.address = RedisAddress::Socket("/run/my redis.sock".to_owned());
+        server.username = Some("doctor".to_owned());
+        lab.evidence.broker.endpoint = Some(server);
+        assert_eq!(
+            lab.evidence.redis_cli("PING").to_string(),
+            "redis-cli -s '/run/my redis.sock' --user doctor -n 0 PING"
+        );
+        // A snapshot from before it was noted.
+        lab.evidence.broker.endpoint = None;
+        assert_eq!(
+            lab.evidence.redis_cli("PING").to_string(),
+            "redis-cli -h HOST -p PORT -n 0 PING"
+        );
+    }
+
+    #[test]
+    fn rabbitmq_is_asked_for_its_virtual_host_in_both_ways() {
+        let lab = Rabbit::new().lab();
+        let rabbit = lab.evidence.rabbitmq.as_ref().expect("it is RabbitMQ");
+        let said: Vec<String> = (rabbit.list_consumers().iter().map(Command::to_string)).collect();
+        assert_eq!(said[0], "rabbitmqctl -p / list_consumers");
+        assert!(
+            said[1].contains("'http://localhost:15672/api/consumers/%2F?columns="),
+            "{}",
+            said[1]
+        );
+    }
+
+    #[test]
+    fn no_worker_is_asked_where_none_answers() {
+        assert!(Lab::new().evidence.inspect("ping").is_none());
+        let lab = Lab::new().worker("w1", &["celery"]);
+        assert_eq!(
+            lab.evidence.query_task("a b").map(String::from).as_deref(),
+            Some("celery -A APP inspect --timeout 3 query_task 'a b'")
+        );
+        assert!(worker("a,b").is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_name_is_one_word(name in "[^\0]{1,40}") {
+            let command = Command::of("redis-cli LLEN").name(&name).to_string();
+            prop_assert!(!command.contains(['\n', '\r', '\x1b']));
+            prop_assert_eq!(words(&command), ["redis-cli", "LLEN", name.as_str()]);
+        }
+
+        #[test]
+        fn names_in_every_command_are_one_word(evil in "[a-z '\"`$;|&()<>\\\\\n\t*?~#!\u{6}\u{16}é]{1,12}") {
+            let (id, queue) = (format!("id{evil}id"), format!("queue{evil}queue"));
+            let lab = Lab::new()
+                .worker("w1", &["celery"])
+                .queued(&id, &queue)
+                .queued("other", "celery")
+                .unacked("held", 9_000.0);
+            let ids = [id.clone(), "held".to_owned()];
+            let diagnosis = judge(&lab.evidence, &ids);
+            let findings = diagnosis.traces.iter().flat_map(|trace| &trace.findings);
+            let mut seen = 0;
+            for finding in findings.chain(&diagnosis.findings) {
+                for command in finding.confirm.iter().chain(&finding.remedy_commands) {
+                    prop_assert!(!command.contains('\n'));
+                    if command.contains(" | ") {
+                        continue;
+                    }
+                    for word in words(command) {
+                        if word.contains("queue") && word.ends_with("queue") {
+                            prop_assert_eq!(&word, &queue);
+                            seen += 1;
+                        }
+                    }
+                }
+            }
+            prop_assert!(seen > 0);
+        }
+    }
+}
