@@ -94,6 +94,12 @@ impl From<Vec<Command>> for Commands {
     }
 }
 
+/// `celery inspect`, of fixed words. A shorter time limit than the default keeps it from restoring messages: kombu sweeps
+/// on the way, with the client's own settings.
+pub(in crate::diagnose) fn inspect(question: &str) -> Command {
+    Command::of("celery -A APP inspect --timeout 3").words(question)
+}
+
 /// `celery control`, of fixed words.
 pub(in crate::diagnose) fn control(order: &str) -> Command {
     Command::of("celery -A APP control").words(order)
@@ -106,11 +112,10 @@ pub(crate) fn worker(queue: &str) -> Option<Command> {
 }
 
 impl Evidence {
-    /// `celery inspect`, of fixed words; none where no worker answers, because it would only say that. A shorter time limit
-    /// than the default keeps it from restoring messages (kombu sweeps on the way, with the client's own settings).
+    /// As [`inspect`]; none where no worker answers, because it would only say that.
     pub(in crate::diagnose) fn inspect(&self, question: &str) -> Option<Command> {
         let somebody = !self.answered().is_empty();
-        somebody.then(|| Command::of("celery -A APP inspect --timeout 3").words(question))
+        somebody.then(|| inspect(question))
     }
 
     /// What the workers know of a task.

@@ -254,7 +254,7 @@ impl Report<'_> {
         let mut rows = Vec::new();
         for (label, text) in [
             ("seen", facts.join("; ")),
-            ("look", finding.look.join("; ")),
+            ("also", finding.look.join("; ")),
             ("remedy", finding.remedy.clone()),
         ] {
             if !text.is_empty() {

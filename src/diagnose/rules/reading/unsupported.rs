@@ -1,7 +1,7 @@
 //! CD807: something in use that this tool does not read.
 
 use super::{broker_is_away, tells};
-use crate::diagnose::command::Command;
+use crate::diagnose::command::{Command, inspect};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, Reason, Source, Workers};
 
@@ -105,8 +105,9 @@ fn not_understood(workers: &Workers) -> Option<Finding> {
         Finding::of(&UNSUPPORTED, message)
             .evidence("workers", number)
             .evidence("content_types", types)
-            .confirm(evidence.inspect("ping"))
-            .remedy("ask the workers by Celery itself, in the app's own environment: `celery -A APP inspect active`")
+            .confirm(inspect("ping"))
+            .remedy("ask the workers by Celery itself, in the app's own environment")
+            .mend(inspect("active"))
             .subject("source", Source::Workers.name())
     })
 }

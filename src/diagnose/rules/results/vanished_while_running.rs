@@ -202,9 +202,9 @@ mod tests {
             in_results,
         };
         lab.task("t1").locks = vec![lock("SINGLETONLOCK_1f", true), lock("qo_*", false)];
-        let remedy = &lab.check(&VANISHED_WHILE_RUNNING, "t1")[0].remedy;
+        let remedy = &lab.check(&VANISHED_WHILE_RUNNING, "t1")[0].whole_remedy();
         assert!(remedy.starts_with("a lock holds its id"), "{remedy}");
-        assert!(remedy.contains("-n 1 DEL SINGLETONLOCK_1f`"), "{remedy}");
+        assert!(remedy.contains("-n 1 DEL SINGLETONLOCK_1f"), "{remedy}");
         let judged = judge(&lab.evidence, &["t1".to_owned()]);
         assert!(judged.traces[0].summary.contains("a lock holds the id"));
     }

@@ -198,7 +198,7 @@ mod tests {
             found[0]
                 .confirm
                 .iter()
-                .all(|how| how.contains("rabbitmqctl"))
+                .all(|how| how.contains("rabbitmqctl") || how.contains("/api/"))
         );
         let grown = rabbit(|movement| movement.lists[0].after = 9);
         assert_eq!(grown.check(&STALLED_CONSUMER, "").len(), 1);
