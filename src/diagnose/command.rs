@@ -280,6 +280,17 @@ impl RabbitMq {
         )
     }
 
+    /// Connections and whose they are.
+    pub(in crate::diagnose) fn list_peers(&self) -> Vec<Command> {
+        self.both(
+            Command::of(
+                "rabbitmqctl list_connections name vhost user peer_host peer_port client_properties",
+            ),
+            &["vhosts", &self.vhost, "connections"],
+            "name,user,peer_host,peer_port,client_properties",
+        )
+    }
+
     /// Alarms in effect.
     pub(in crate::diagnose) fn list_alarms(&self) -> Vec<Command> {
         self.both(

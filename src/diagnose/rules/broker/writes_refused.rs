@@ -42,13 +42,13 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let Some(server) = server.filter(|_| evidence.rabbitmq.is_none()) else {
         return Vec::new();
     };
-    let refused = out_of_memory(server)
-        .or_else(|| can_not_save(server))
+    let refused = out_of_memory(evidence, server)
+        .or_else(|| can_not_save(evidence, server))
         .or_else(|| met(evidence, server));
     refused.into_iter().collect()
 }
 
-fn out_of_memory(server: &ServerFacts) -> Option<Finding> {
+fn out_of_memory(evidence: &Evidence, server: &ServerFacts) -> Option<Finding> {
     let limit = *server.maxmemory.seen().filter(|limit| **limit > 0)?;
     let policy = server.maxmemory_policy.seen()?;
     // Redis leaves out of its count what it owes to replicas and to the append-only file (INFO
@@ -67,7 +67,7 @@ fn out_of_memory(server: &ServerFacts) -> Option<Finding> {
             .evidence("used_memory", used)
             .evidence("maxmemory", limit)
             .evidence("maxmemory_policy", policy.as_str())
-            .confirm("redis-cli INFO memory")
+            .confirm(evidence.redis_cli("INFO memory"))
             .remedy(
                 "raise maxmemory with CONFIG SET, or delete keys that are no tasks; then restart the workers that ended",
             )
@@ -75,7 +75,7 @@ fn out_of_memory(server: &ServerFacts) -> Option<Finding> {
     )
 }
 
-fn can_not_save(server: &ServerFacts) -> Option<Finding> {
+fn can_not_save(evidence: &Evidence, server: &ServerFacts) -> Option<Finding> {
     let health = &server.health;
     let snapshots = server.rdb_saves.seen() == Some(&true)
         && health.last_rdb_save_ok.seen() == Some(&false)
@@ -96,10 +96,11 @@ fn can_not_save(server: &ServerFacts) -> Option<Finding> {
         Finding::of(&WRITES_REFUSED, message)
             .evidence("last_rdb_save_ok", health.last_rdb_save_ok.seen().copied())
             .evidence("last_aof_write_ok", health.last_aof_write_ok.seen().copied())
-            .confirm("redis-cli INFO persistence")
+            .confirm(evidence.redis_cli("INFO persistence"))
             .remedy(
-                "make room on the server's disk, then let it save: `redis-cli BGSAVE`; then restart the workers that ended",
+                "make room on the server's disk, then let it save; then restart the workers that ended",
             )
+            .mend(evidence.redis_cli("BGSAVE"))
             .subject("resource", "disk"),
     )
 }
@@ -115,8 +116,8 @@ fn met(evidence: &Evidence, server: &ServerFacts) -> Option<Finding> {
     Some(
         Finding::of(&WRITES_REFUSED, message)
             .evidence("detail", why.detail.as_str())
-            .confirm("redis-cli INFO memory")
-            .confirm("redis-cli INFO persistence")
+            .confirm(evidence.redis_cli("INFO memory"))
+            .confirm(evidence.redis_cli("INFO persistence"))
             .remedy(
                 "make room in the server's memory and on its disk, and look at the server's log",
             )

@@ -92,7 +92,6 @@ fn on_rabbitmq(rabbit: &RabbitMq, strangers: &Strangers<'_>) -> Finding {
             plain::names(all)
         ),
     };
-    let vhost = plain::key(&rabbit.vhost);
     let consumers: Vec<Value> = strangers
         .among
         .iter()
@@ -101,8 +100,8 @@ fn on_rabbitmq(rabbit: &RabbitMq, strangers: &Strangers<'_>) -> Finding {
     let mut finding = Finding::of(&FOREIGN_CONSUMER, message)
         .evidence("queue", queue)
         .evidence("consumers", consumers)
-        .confirm(format!("rabbitmqctl -p {vhost} list_consumers"))
-        .confirm("rabbitmqctl list_connections name user peer_host peer_port client_properties")
+        .confirm(rabbit.list_consumers())
+        .confirm(rabbit.list_peers())
         .remedy(
             "find the process on the host of the connection (ss -tnp shows the port), and stop it, or give it a queue or a \
              virtual host of its own; a worker of yours answers with worker_enable_remote_control on",
@@ -239,7 +238,7 @@ fn on_redis(evidence: &Evidence) -> Vec<Finding> {
     .evidence("database", database)
     .evidence("clients", clients)
     .evidence("queues", queues)
-    .confirm(format!("{} | grep cmd=brpop", evidence.redis_cli("CLIENT LIST")))
+    .confirm(evidence.who_waits())
     .remedy(
         "find the process on the host of the connection (ss -tnp shows the port), and stop it, or give it a database of its \
          own; a worker of yours answers with worker_enable_remote_control on",

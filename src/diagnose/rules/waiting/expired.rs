@@ -44,7 +44,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         let finding = Finding::of(&EXPIRED, message)
             .evidence("state", result.doc.state.as_str())
             .date_done(result)
-            .confirm(format!("grep {} WORKER.log", plain::key(case.id)))
+            .look(format!("look for {} in the workers' logs", case.id))
             .remedy("send it again with a later expires, or with none")
             .subject("task", case.name().unwrap_or("unknown"))
             .task(case.id);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::diagnose::command::inspect;
 use crate::diagnose::view::{connection, node_of};
 use crate::diagnose::{Brokers, Check, Finding, Page, Rule, Severity, plain};
 use crate::evidence::{Evidence, RabbitMq, Source};
@@ -74,7 +75,6 @@ fn on_rabbitmq(rabbit: &RabbitMq) -> Vec<Finding> {
                 0 => String::new(),
                 _ => format!(" (from {})", plain::names(&hosts.iter().collect::<Vec<_>>())),
             };
-            let vhost = plain::key(&rabbit.vhost);
             let message = format!(
                 "{} connections{from} consume the mailbox of {node}: remote control reaches one of them by chance, and what \
                  another worker of this name holds is in no answer",
@@ -83,17 +83,14 @@ fn on_rabbitmq(rabbit: &RabbitMq) -> Vec<Finding> {
             let connections: Vec<&str> = all.into_iter().collect();
             finding(node, message)
                 .evidence("connections", connections)
-                .confirm(format!("rabbitmqctl -p {vhost} list_consumers"))
+                .confirm(rabbit.list_consumers())
         })
         .collect()
 }
 
 fn finding(node: &str, message: String) -> Finding {
     Finding::of(&DUPLICATE_NODE_NAME, message)
-        .confirm(format!(
-            "celery -A APP inspect stats -d {}",
-            plain::key(node)
-        ))
+        .confirm(inspect("stats").on(node))
         .remedy("give each worker a name of its own with -n, such as -n worker1@%h, and restart it")
         .subject("worker", node)
 }
