@@ -16,5 +16,6 @@ pub mod routing;
 #[cfg(test)]
 mod samples;
 mod skim;
+pub mod task_id;
 pub mod unacked;
 pub mod when;

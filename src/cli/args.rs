@@ -1,9 +1,9 @@
 //! What the command line accepts. Values are only parsed here; `config` merges them with environment and file.
 
-use std::io::{BufRead, Read as _};
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::flags::{CONNECTION, ConnectionArgs, ExtentArgs, OUTPUT};
@@ -16,14 +16,66 @@ use crate::config::secret::Secret;
     name = "celery-doctor",
     version,
     max_term_width = 100,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = MORE
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// Broker, before the command as celery has it
+    #[arg(short = 'b', long, value_name = "URL", hide = true)]
+    pub broker: Option<Secret>,
+    /// App, before the command as celery has it
+    #[arg(short = 'A', long, value_name = "APP", hide = true)]
+    pub app: Option<String>,
     #[command(flatten)]
     pub global: GlobalArgs,
 }
+
+impl Cli {
+    /// Moves what stands before the command to where it belongs; what stands behind the command wins.
+    pub(super) fn settled(mut self) -> Result<Self, clap::Error> {
+        let (broker, app) = (self.broker.take(), self.app.take());
+        let connection = match &mut self.command {
+            Command::Trace(args) => &mut args.connection,
+            Command::Audit(args) => &mut args.connection,
+            Command::Snapshot(args) => &mut args.connection,
+            _ if broker.is_none() && app.is_none() => return Ok(self),
+            _ => {
+                return Err(Self::command().error(
+                    ErrorKind::ArgumentConflict,
+                    "-b and -A before the command are for trace, audit and snapshot",
+                ));
+            }
+        };
+        if connection.broker_file.is_none() {
+            connection.broker = connection.broker.take().or(broker);
+        }
+        connection.app = connection.app.take().or(app);
+        Ok(self)
+    }
+}
+
+/// Examples, exit codes and the environment.
+const MORE: &str = "\
+Examples:
+  celery-doctor trace 6f1c0e5a-0001-4000-8000-6b696c6c6564 -b redis://localhost:6379/0
+  grep shop.add worker.log | celery-doctor trace -
+  celery-doctor audit -q --deadline 50s --max-backlog 10000
+  celery-doctor routes check
+  celery-doctor explain CD101
+
+Exit codes:
+  0  the tasks are accounted for; nothing was found at or above --fail-on
+  1  a task is not accounted for; something was found at or above --fail-on
+  2  wrong usage or settings
+  3  something could not be read that could have told of trouble
+
+Environment:
+  CELERY_BROKER_URL, CELERY_RESULT_BACKEND  the broker and the result backend
+  CELERY_DOCTOR_...   any other flag of a connection, such as CELERY_DOCTOR_KEY_PREFIX
+  CELERY_DOCTOR_LOG   what the program does, on standard error: error, warn, info, debug, trace
+  NO_COLOR            no colours";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -47,9 +99,12 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = WHERE_SETTINGS_COME_FROM)]
 pub(super) struct TraceArgs {
-    /// Ids of the tasks; - reads them from standard input
-    #[arg(value_name = "ID", required = true)]
+    /// Ids of the tasks, as they are pasted; - takes them out of standard input, a log for example
+    #[arg(value_name = "ID", required_unless_present = "exact")]
     pub ids: Vec<String>,
+    /// An id, to be taken exactly as it stands; may be repeated
+    #[arg(long = "id", value_name = "ID")]
+    pub exact: Vec<String>,
     /// Read this file, written by the snapshot command, in place of a broker
     #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     pub snapshot: Option<PathBuf>,
@@ -80,9 +135,12 @@ pub(super) struct AuditArgs {
 #[derive(Debug, Args)]
 #[command(after_help = WHERE_SETTINGS_COME_FROM)]
 pub(super) struct SnapshotArgs {
-    /// Ids of tasks to follow; - reads them from standard input
+    /// Ids of tasks to follow, as they are pasted; - takes them out of standard input
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
+    /// An id, to be taken exactly as it stands; may be repeated
+    #[arg(long = "id", value_name = "ID")]
+    pub exact: Vec<String>,
     /// Where to write the evidence
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -154,7 +212,7 @@ pub(super) struct RoutesReadArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "app")]
     pub config: Option<PathBuf>,
     /// Run the project's Python and ask this app, named as for celery -A, for its settings
-    #[arg(long, value_name = "APP")]
+    #[arg(short = 'A', long, value_name = "APP")]
     pub app: Option<String>,
     /// The Python that has the project's packages, for --app
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
@@ -178,7 +236,7 @@ pub(super) struct RoutesReadArgs {
     #[arg(long)]
     pub live: bool,
     /// The broker for --live [default: `CELERY_BROKER_URL`, or that of celery-doctor.toml]
-    #[arg(long, value_name = "URL", requires = "live")]
+    #[arg(short = 'b', long, value_name = "URL", requires = "live")]
     pub broker: Option<Secret>,
 }
 
@@ -219,7 +277,9 @@ const WHERE_SETTINGS_COME_FROM: &str = "\
 Settings come from flags, then from the environment (CELERY_BROKER_URL, CELERY_RESULT_BACKEND, and for the others \
 CELERY_DOCTOR_ with the flag's name, such as CELERY_DOCTOR_KEY_PREFIX), then from celery-doctor.toml (keys named as \
 the flags). Broker URLs: redis://, rediss://, redis+socket:///path?virtual_host=0, sentinel://a;sentinel://b with \
---master-name, amqp://, amqps://, pyamqp:// and lists of them as in amqp://a/vhost;amqp://b/vhost.";
+--master-name, amqp://, amqps://, pyamqp:// and lists of them as in amqp://a/vhost;amqp://b/vhost.
+A URL given by a flag can be seen by other users of this machine in the list of processes: one with a password belongs into \
+the environment, into a file (--broker-file FILE, or the settings file) or onto standard input (--broker-file -).";
 
 /// Where reports go, and what the exit code says. `F` are the forms that the command has.
 #[derive(Debug, Clone, Default, Args)]
@@ -341,28 +401,7 @@ pub(super) enum ArgsError {
          by which 1 is WARNING and 2 CRITICAL"
     )]
     NagiosWithoutItsCodes,
-    #[error("no task id given: name at least one, or pass - and write them to standard input")]
-    NoIds,
-    #[error("task id number {0} is empty")]
-    EmptyId(usize),
-    #[error("task id number {number} has {length} bytes: expected at most {MAX_ID_BYTES}")]
-    LongId { number: usize, length: usize },
-    #[error(
-        "task id number {0} contains a control character: expected one id in each argument, or separated by white space on standard input"
-    )]
-    ControlCharacter(usize),
-    #[error(
-        "more than {MAX_STDIN_BYTES} bytes of task ids on standard input: split them into several runs"
-    )]
-    TooManyIds,
-    #[error("cannot read task ids from standard input")]
-    Stdin(#[source] std::io::Error),
 }
-
-/// Celery's database backend keeps 155 characters of an id, Redis any number. A longer one is a mistake.
-const MAX_ID_BYTES: usize = 1024;
-/// Room for some 800,000 ids of the usual 36 characters.
-const MAX_STDIN_BYTES: u64 = 32 * 1024 * 1024;
 
 impl<F: Form> OutputArgs<F> {
     /// The reports to write: the n-th `--output` belongs to the n-th `--format`. A format without an output goes to
@@ -397,56 +436,6 @@ impl<F: Form> OutputArgs<F> {
             });
         }
         Ok(targets)
-    }
-}
-
-/// The task ids of `args`, where `-` stands for those on `stdin`, separated by white space. Duplicates are dropped,
-/// the order is kept.
-pub(super) fn parse_ids(args: &[String], stdin: impl BufRead) -> Result<Vec<String>, ArgsError> {
-    let mut given: Vec<String> = Vec::new();
-    let mut stdin = Some(stdin);
-    for arg in args {
-        if arg != "-" {
-            given.push(arg.clone());
-        } else if let Some(stdin) = stdin.take() {
-            let mut text = String::new();
-            stdin
-                .take(MAX_STDIN_BYTES + 1)
-                .read_to_string(&mut text)
-                .map_err(ArgsError::Stdin)?;
-            if text.len() as u64 > MAX_STDIN_BYTES {
-                return Err(ArgsError::TooManyIds);
-            }
-            given.extend(text.split_whitespace().map(str::to_owned));
-        }
-    }
-    let mut seen = std::collections::HashSet::new();
-    let mut ids = Vec::new();
-    for (index, id) in given.into_iter().enumerate() {
-        check_id(&id, index + 1)?;
-        if seen.insert(id.clone()) {
-            ids.push(id);
-        }
-    }
-    if ids.is_empty() {
-        Err(ArgsError::NoIds)
-    } else {
-        Ok(ids)
-    }
-}
-
-fn check_id(id: &str, number: usize) -> Result<(), ArgsError> {
-    if id.is_empty() {
-        Err(ArgsError::EmptyId(number))
-    } else if id.len() > MAX_ID_BYTES {
-        Err(ArgsError::LongId {
-            number,
-            length: id.len(),
-        })
-    } else if id.chars().any(char::is_control) {
-        Err(ArgsError::ControlCharacter(number))
-    } else {
-        Ok(())
     }
 }
 

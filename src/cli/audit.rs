@@ -1,6 +1,5 @@
 //! `audit`: everything that is lost, stuck, or waiting to be.
 
-use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::Path;
 use std::thread;
@@ -10,8 +9,10 @@ use anyhow::{Context, anyhow, bail};
 use jiff::tz::TimeZone;
 
 use super::args::{AuditArgs, Format, GlobalArgs, Target};
+use super::output::Access;
 use super::{exit, forms, output, reading};
 use crate::collect::{Everything, Question};
+use crate::config::input;
 use crate::config::policy::{policy, thresholds};
 use crate::diagnose::policy::{Applied, Policy, apply, useless};
 use crate::diagnose::{Checked, Finding, Rule, audit, outcome};
@@ -145,7 +146,8 @@ fn read_all(
 }
 
 fn from_snapshot(path: &Path, args: &AuditArgs) -> anyhow::Result<Evidence> {
-    let opened = File::open(path).with_context(|| format!("{} can't be opened", path.display()))?;
+    let opened =
+        input::open(path).with_context(|| format!("{} can't be opened", path.display()))?;
     let mut evidence =
         file::read(BufReader::new(opened)).with_context(|| path.display().to_string())?;
     let settings = reading::offline_settings(&args.connection)?;
@@ -202,6 +204,6 @@ fn write(target: &Target, summary: &Summary<'_>, global: &GlobalArgs) -> anyhow:
             let (color, width) = (output::colors(global.color), output::width());
             output::to_stdout(|out| render(color, width, out))
         }
-        Some(path) => output::to_file(path, |out| render(false, 100, out)),
+        Some(path) => output::report_to_file(path, Access::Usual, |out| render(false, 100, out)),
     }
 }

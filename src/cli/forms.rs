@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::args::{Format, Target};
-use super::output;
+use super::output::{self, Access};
 use crate::diagnose::policy::{Applied, write_baseline};
 use crate::report::summary::Summary;
 use crate::report::{github, gitlab, jsonl, junit, markdown, nagios, prometheus, sarif};
@@ -31,16 +31,19 @@ pub(super) fn drawn_by(format: Format) -> Option<Draw> {
 
 /// Writes the report to where it belongs.
 pub(super) fn write(draw: Draw, summary: &Summary<'_>, target: &Target) -> anyhow::Result<()> {
-    match &target.file {
-        None => output::to_stdout(|out| draw(summary, out)),
-        Some(path) => output::to_file(path, |out| draw(summary, out)),
+    let draw = |out: &mut dyn Write| draw(summary, out);
+    match (&target.file, target.format) {
+        (None, Format::Github) => output::commands_to_stdout(draw),
+        (None, _) => output::to_stdout(draw),
+        (Some(path), Format::Github) => output::to_file(path, Access::Usual, draw),
+        (Some(path), _) => output::report_to_file(path, Access::Usual, draw),
     }
 }
 
 /// Writes everything that was found for a later `--baseline`.
 pub(super) fn baseline(file: &Path, found: &[(Option<&str>, &Applied)]) -> anyhow::Result<()> {
     let text = write_baseline(found).context("the baseline can't be made")?;
-    output::to_file(file, |out| out.write_all(text.as_bytes()))
+    output::to_file(file, Access::Usual, |out| out.write_all(text.as_bytes()))
 }
 
 #[cfg(test)]

@@ -5,13 +5,16 @@ mod audit;
 mod exit;
 mod explain;
 mod forms;
+mod ids;
 mod output;
 mod progress;
 mod reading;
 mod routes;
 mod snapshot;
 mod trace;
+mod workflow;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 use clap::Parser;
@@ -26,7 +29,7 @@ const UNKNOWN: u8 = 3;
 
 /// Runs the command that the arguments of this process name; returns the exit code.
 pub fn main() -> u8 {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(Cli::settled) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output and are no mistakes; where nobody reads them, nothing is lost.
@@ -34,10 +37,28 @@ pub fn main() -> u8 {
             return if error.use_stderr() { usage() } else { 0 };
         }
     };
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(wrong) = peek_with_a_blank(&arguments) {
+        return report(&anyhow::Error::msg(wrong));
+    }
     match run(&cli) {
         Ok(code) => code,
         Err(error) => report(&error),
     }
+}
+
+/// `--peek 5` reads like a number of messages, and 5 would be an id.
+fn peek_with_a_blank(arguments: &[OsString]) -> Option<String> {
+    let flags = arguments.split(|argument| argument == "--").next()?;
+    let pair = flags.windows(2).find(|pair| pair[0] == "--peek")?;
+    let number = pair[1].to_str()?;
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| {
+        format!(
+            "--peek takes its number behind an equals sign: --peek={number}; where {number} is the id of a task, write \
+             --id {number}"
+        )
+    })
 }
 
 fn run(cli: &Cli) -> anyhow::Result<u8> {
@@ -54,13 +75,6 @@ fn run(cli: &Cli) -> anyhow::Result<u8> {
 
 /// Prints an error and says which exit code it means.
 fn report(error: &anyhow::Error) -> u8 {
-    let pipe_closed = |cause: &(dyn std::error::Error + 'static)| {
-        let io = cause.downcast_ref::<io::Error>();
-        io.is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
-    };
-    if error.chain().any(pipe_closed) {
-        return 0;
-    }
     // Where standard error is closed there is nobody left to tell.
     let _ = writeln!(io::stderr(), "error: {error:#}");
     match error.downcast_ref::<Interrupted>() {

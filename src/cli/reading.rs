@@ -8,8 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress::Bar;
 use crate::celery::message::Keep;
+use crate::celery::task_id;
 use crate::collect::cleanup::Cleanup;
-use crate::collect::{Plan, Question, RabbitTarget, Target, collect};
+use crate::collect::{Plan, Progress, Question, RabbitTarget, Target, collect, near};
 use crate::config::deployments::{Deployment, resolve_all};
 use crate::config::file::File;
 use crate::config::flags::ConnectionArgs;
@@ -76,14 +77,48 @@ pub(super) fn offline_settings(connection: &ConnectionArgs) -> anyhow::Result<Se
 /// Reads the deployment that the settings name.
 pub(super) fn read(settings: &Settings, question: Question) -> anyhow::Result<Evidence> {
     let plan = plan(settings, question)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime can't be started")?;
-    let read = runtime.block_on(read_and_clean_up(&plan));
+    let runtime = runtime()?;
+    let late = |evidence: &Evidence| !evidence.all_workers_answered();
+    let read = runtime.block_on(cleaned_up(
+        plan.deadline(),
+        async |cleanup, progress| collect(&plan, cleanup, progress).await,
+        late,
+    ));
     // A name that is still looked up would be waited for.
     runtime.shutdown_background();
     read
+}
+
+/// Ids in reach that may be meant by these, which nothing knows. Nothing is looked for where that would take long, or
+/// where a worker would be waited for again.
+pub(super) fn near(
+    settings: &Settings,
+    evidence: &Evidence,
+    unknown: &[String],
+) -> anyhow::Result<near::Ids> {
+    let is_meant = |id: &str| unknown.iter().any(|by| task_id::is_meant(by, id));
+    let lists = evidence.lists.seen().into_iter().flatten();
+    let messages: u64 = lists.map(|list| list.length).sum();
+    if evidence.broker.server.seen().is_none() || messages > near::MOST_MESSAGES {
+        return Ok(near::in_evidence(evidence, &is_meant));
+    }
+    let mut plan = plan(settings, Question::Ids(Vec::new()))?;
+    plan.ask_workers &= evidence.all_workers_answered();
+    let runtime = runtime()?;
+    let found = runtime.block_on(cleaned_up(
+        Some(near::PATIENCE),
+        async |cleanup, progress| near::ids(&plan, cleanup, progress, &is_meant).await,
+        |_| false,
+    ));
+    runtime.shutdown_background();
+    found
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")
 }
 
 fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
@@ -125,7 +160,12 @@ fn plan(settings: &Settings, question: Question) -> anyhow::Result<Plan> {
     })
 }
 
-async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
+/// Reads, and takes the reply address away again on every way out. `is_late` tells whether a worker may answer yet.
+async fn cleaned_up<T>(
+    deadline: Option<Duration>,
+    read: impl AsyncFnOnce(&Cleanup, Progress<'_>) -> T,
+    is_late: impl Fn(&T) -> bool,
+) -> anyhow::Result<T> {
     let mut interrupt = signal(SignalKind::interrupt()).context("signals can't be received")?;
     let mut terminate = signal(SignalKind::terminate()).context("signals can't be received")?;
     let started = Instant::now();
@@ -133,16 +173,14 @@ async fn read_and_clean_up(plan: &Plan) -> anyhow::Result<Evidence> {
     let bar = Bar::default();
     let progress = |what: &str, done: u64, of: u64| bar.show(what, done, of);
     let read = tokio::select! {
-        evidence = collect(plan, &cleanup, &progress) => Ok(evidence),
+        done = read(&cleanup, &progress) => Ok(done),
         _ = interrupt.recv() => Err(2),
         _ = terminate.recv() => Err(15),
     };
     bar.clear();
     // A worker that has not answered may be about to.
-    let late = read
-        .as_ref()
-        .map_or(true, |evidence| !evidence.all_workers_answered());
-    let patience = plan.deadline().map_or(CLEANUP_TIMEOUT, |all| {
+    let late = read.as_ref().map_or(true, is_late);
+    let patience = deadline.map_or(CLEANUP_TIMEOUT, |all| {
         let left = all.saturating_sub(started.elapsed());
         left.clamp(LEAST_CLEANUP, CLEANUP_TIMEOUT)
     });

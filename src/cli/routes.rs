@@ -11,9 +11,11 @@ use super::args::{
     Format, GlobalArgs, RoutesArgs, RoutesCheckArgs, RoutesCommand, RoutesExplainArgs,
     RoutesFormat, RoutesGraphArgs, RoutesReadArgs, Target,
 };
-use super::{exit, output, reading};
+use super::output::Access;
+use super::{exit, forms, output, reading};
 use crate::collect::{Everything, Question};
 use crate::config::flags::ConnectionArgs;
+use crate::config::input;
 use crate::config::policy;
 use crate::config::settings;
 use crate::diagnose::policy::{self as policies, Applied, Selector, Suppressed, Suppression};
@@ -26,6 +28,9 @@ use crate::report::graph::Language;
 use crate::report::summary::{Section, Summary};
 use crate::report::table::{Style, Verbosity};
 use crate::routes::{self, Request, Settings, definitions};
+
+/// An export of definitions of ten thousand queues has some megabytes.
+const MOST_DEFINITIONS: u64 = 256 * 1024 * 1024;
 
 /// Runs the command; returns the exit code.
 pub(super) fn run(args: &RoutesArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
@@ -75,8 +80,8 @@ fn read(args: &RoutesReadArgs, path: &Path) -> anyhow::Result<Routing> {
 /// What the broker has, where a flag says how to know.
 fn broker(args: &RoutesReadArgs) -> anyhow::Result<Option<BrokerFacts>> {
     if let Some(path) = &args.definitions {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("{} can't be read", path.display()))?;
+        let bytes = input::bytes(path, MOST_DEFINITIONS)
+            .with_context(|| format!("{} can't be read", path.display()))?;
         let definitions = definitions::parse(&bytes, args.vhost.as_deref())
             .with_context(|| path.display().to_string())?;
         return Ok(Some(routes::of_definitions(
@@ -85,8 +90,8 @@ fn broker(args: &RoutesReadArgs) -> anyhow::Result<Option<BrokerFacts>> {
         )));
     }
     let (evidence, source) = if let Some(path) = &args.snapshot {
-        let opened = std::fs::File::open(path)
-            .with_context(|| format!("{} can't be opened", path.display()))?;
+        let opened =
+            input::open(path).with_context(|| format!("{} can't be opened", path.display()))?;
         let evidence =
             file::read(io::BufReader::new(opened)).with_context(|| path.display().to_string())?;
         (evidence, path.display().to_string())
@@ -146,7 +151,7 @@ fn check(args: &RoutesCheckArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
     accept(&routing, &mut applied);
     if let Some(path) = &args.policy.write_baseline {
         let text = policies::write_baseline(&[(None, &applied)])?;
-        output::to_file(path, |out| out.write_all(text.as_bytes()))?;
+        output::to_file(path, Access::Usual, |out| out.write_all(text.as_bytes()))?;
     }
     let notes = policies::useless(&policy, &[(&applied, &diagnosis.checks)], today);
     let mut missing = diagnosis.unknown.clone();
@@ -190,22 +195,17 @@ fn check(args: &RoutesCheckArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
         outcome: &outcome,
     };
     for target in &targets {
-        write(
-            target.file.as_deref(),
-            global,
-            &|style, out| match target.format {
-                Format::Table => report::routes::check_table(&check, style, out),
-                Format::Json => report::routes::check_json(&check, out),
-                Format::Jsonl => report::jsonl::summary(&summary, out),
-                Format::Sarif => report::sarif::summary(&summary, out),
-                Format::Junit => report::junit::summary(&summary, out),
-                Format::Prometheus => report::prometheus::summary(&summary, out),
-                Format::Github => report::github::summary(&summary, out),
-                Format::Gitlab => report::gitlab::summary(&summary, out),
-                Format::Markdown => report::markdown::summary(&summary, out),
-                Format::Nagios => report::nagios::summary(&summary, out),
-            },
-        )?;
+        if let Some(draw) = forms::drawn_by(target.format) {
+            forms::write(draw, &summary, target)?;
+            continue;
+        }
+        write(target.file.as_deref(), global, &|style, out| {
+            if target.format == Format::Json {
+                report::routes::check_json(&check, out)
+            } else {
+                report::routes::check_table(&check, style, out)
+            }
+        })?;
     }
     Ok(outcome.code)
 }
@@ -244,7 +244,9 @@ fn write(to: Option<&Path>, global: &GlobalArgs, render: Render<'_>) -> anyhow::
             let style = style(global, output::colors(global.color), output::width());
             output::to_stdout(|out| render(&style, out))
         }
-        Some(path) => output::to_file(path, |out| render(&style(global, false, 100), out)),
+        Some(path) => output::report_to_file(path, Access::Usual, |out| {
+            render(&style(global, false, 100), out)
+        }),
     }
 }
 

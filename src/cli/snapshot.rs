@@ -4,7 +4,9 @@ use std::io::{self, BufReader, Write};
 
 use anyhow::Context;
 
-use super::args::{self, GlobalArgs, SnapshotArgs};
+use super::args::{GlobalArgs, SnapshotArgs};
+use super::ids::Asked;
+use super::output::Access;
 use super::{output, reading};
 use crate::collect::{Everything, MOST_RESULT_KEYS, Question};
 use crate::evidence::{Evidence, ReadStatus, file};
@@ -14,7 +16,7 @@ const MOST_MESSAGES: u64 = 100_000;
 
 /// Runs the command; returns the exit code: 3 where something could not be read.
 pub(super) fn run(args: &SnapshotArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
-    let question = if args.ids.is_empty() {
+    let question = if args.ids.is_empty() && args.exact.is_empty() {
         Question::Everything(Everything {
             keep: Some(MOST_MESSAGES),
             result_keys: MOST_RESULT_KEYS,
@@ -22,11 +24,14 @@ pub(super) fn run(args: &SnapshotArgs, global: &GlobalArgs) -> anyhow::Result<u8
             deadline: None,
         })
     } else {
-        Question::Ids(args::parse_ids(&args.ids, BufReader::new(io::stdin()))?)
+        let asked = Asked::read(&args.ids, &args.exact, BufReader::new(io::stdin()))?;
+        // What is meant is decided by whoever traces it: the file says of each reading whether it is there.
+        Question::Ids(asked.all())
     };
     let settings = reading::settings(&args.connection)?;
     let evidence = reading::read(&settings, question)?;
-    output::to_file(&args.output, |out| {
+    let access = Access::of(settings.show_args);
+    output::to_file(&args.output, access, |out| {
         file::write(&evidence, settings.show_args, out).map_err(io::Error::other)
     })?;
     if !global.quiet {

@@ -11,6 +11,7 @@ mod holdings;
 mod mailbox;
 mod movement;
 mod name;
+pub(crate) mod near;
 mod notes;
 mod other_databases;
 mod rabbitmq;

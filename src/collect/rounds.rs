@@ -25,7 +25,7 @@ use super::{Plan, Progress, Question, SERVER_TIMEOUT, Target, rabbitmq};
 use crate::config::url::RedisServer;
 use crate::evidence::{
     BindingTable, ClientFacts, Copy, Evidence, Observed, Place, Read, ReadStatus, Reason, Source,
-    TaskEvidence, Why,
+    TaskEvidence, Why, count,
 };
 
 /// Between BRPOP and the write to `unacked` a message is in no key at all; a second look comes this much later.
@@ -316,7 +316,7 @@ impl Reading<'_> {
         let clients = match &facts.clients {
             Observed::Seen(clients) => Ok((
                 ReadStatus::Complete,
-                format!("{} connections", clients.len()),
+                count(clients.len() as u64, "connection"),
             )),
             Observed::Unseen(why) => Err(why),
         };
@@ -332,7 +332,7 @@ impl Reading<'_> {
         let outcome = self.broker.bindings().await;
         let tables = match outcome {
             Ok(tables) => {
-                let detail = format!("{} exchanges", tables.len());
+                let detail = count(tables.len() as u64, "exchange");
                 self.evidence.reads.push(line(
                     Source::Bindings,
                     started,
@@ -501,11 +501,8 @@ impl Reading<'_> {
 
     fn note_queues(&mut self, started: Instant, pass: QueuePass) {
         let lists = pass.lists.iter().filter(|list| list.length > 0).count();
-        let mut detail = match (pass.messages, lists) {
-            (1, _) => "1 message in 1 list".to_owned(),
-            (messages, 1) => format!("{messages} messages in 1 list"),
-            (messages, lists) => format!("{messages} messages in {lists} lists"),
-        };
+        let (messages, lists) = (count(pass.messages, "message"), count(lists as u64, "list"));
+        let mut detail = format!("{messages} in {lists}");
         let mut status = ReadStatus::Complete;
         if let Some(why) = &pass.obstacle {
             status = ReadStatus::Partial;

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::duration::{parse_duration, parse_timeout};
+use super::input;
 use super::peek::parse_peek;
 use super::secret::Secret;
 use crate::diagnose::Severity;
@@ -131,7 +132,7 @@ fn read(file: &Path, shown: &Path) -> Result<File, FileError> {
         source,
     };
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(file).map_err(failed)?;
+    let file = input::open(file).map_err(failed)?;
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;

@@ -21,8 +21,14 @@ pub(crate) const OUTPUT: &str = "Output";
 #[command(next_help_heading = CONNECTION)]
 pub(crate) struct ConnectionArgs {
     /// Broker, as Celery's `broker_url`
-    #[arg(long, value_name = "URL")]
+    #[arg(short = 'b', long, value_name = "URL")]
     pub broker: Option<Secret>,
+    /// File with the broker's URL, or - for standard input: other users can see the flags of a process
+    #[arg(long, value_name = "FILE", conflicts_with = "broker")]
+    pub broker_file: Option<PathBuf>,
+    /// The app that commands in the report name, as for `celery -A`
+    #[arg(short = 'A', long, value_name = "APP", help_heading = OUTPUT)]
+    pub app: Option<String>,
     /// Result backend, as Celery's `result_backend`
     #[arg(long, value_name = "URL")]
     pub result_backend: Option<Secret>,

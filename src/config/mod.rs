@@ -5,6 +5,7 @@ pub(crate) mod deployments;
 mod duration;
 pub(crate) mod file;
 pub(crate) mod flags;
+pub(crate) mod input;
 mod peek;
 pub(crate) mod policy;
 pub(crate) mod secret;

@@ -9,6 +9,7 @@ use glob::Pattern;
 
 use super::duration::parse_duration;
 use super::file::File;
+use super::input;
 use crate::diagnose::Severity;
 use crate::diagnose::policy::{Baseline, BaselineError, Policy, Selector};
 use crate::diagnose::thresholds::Thresholds;
@@ -106,7 +107,7 @@ pub(crate) fn thresholds(args: &ThresholdArgs, file: Option<&File>) -> Threshold
 
 fn baseline(path: &Path) -> Result<Baseline, BaselineFileError> {
     let mut text = String::new();
-    std::fs::File::open(path)
+    input::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
         .map_err(|source| BaselineFileError::Read {
             path: path.to_owned(),

@@ -1,6 +1,7 @@
 //! The settings of one run: flags win over the environment, and the environment over `celery-doctor.toml`.
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,12 +9,16 @@ use super::deployments;
 use super::duration::{parse_duration, parse_timeout};
 use super::file::{self, File, FileError};
 use super::flags::ConnectionArgs;
+use super::input;
 use super::peek::parse_peek;
 use super::secret::Secret;
 use super::url::{self, Broker, ManagementServer, ResultBackend, UrlError, UrlOptions};
 
 /// How long a worker may stay silent when nothing else is said.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// No URL is longer.
+const MAX_URL_BYTES: u64 = 1024 * 1024;
 
 /// Everything that is set from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +91,11 @@ pub(crate) enum SettingsError {
     },
     #[error("--deployment {0}: there is no settings file. Name one with --config FILE")]
     NoFile(String),
+    #[error("--broker-file {}: it can't be used", path.display())]
+    BrokerFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{origin}")]
     Url { origin: Origin, source: UrlError },
     #[error("{variable}: expected {expected}")]
@@ -134,9 +144,14 @@ pub(crate) fn resolve(
     }
     let mut settings = resolve_offline(flags, env, Some(file.clone()))?;
 
+    let from_file = flags.broker_file.as_deref().map(broker_file).transpose()?;
+    let (flag, flag_name) = match &from_file {
+        Some(url) => (Some(url), "--broker-file"),
+        None => (flags.broker.as_ref(), "--broker"),
+    };
     let (text, origin) = pick(
-        flags.broker.as_ref(),
-        "--broker",
+        flag,
+        flag_name,
         env,
         "CELERY_BROKER_URL",
         file.broker.as_ref(),
@@ -185,6 +200,39 @@ pub(crate) fn resolve(
         return Err(SettingsError::TlsUnused);
     }
     Ok(settings)
+}
+
+/// The URL in a file, or on standard input.
+fn broker_file(path: &Path) -> Result<Secret, SettingsError> {
+    let read = if path.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        let stdin = std::io::stdin().lock();
+        stdin
+            .take(MAX_URL_BYTES)
+            .read_to_end(&mut bytes)
+            .map(|_| bytes)
+    } else {
+        input::bytes(path, MAX_URL_BYTES)
+    };
+    let failed = |source| SettingsError::BrokerFile {
+        path: path.to_owned(),
+        source,
+    };
+    let text = String::from_utf8(read.map_err(failed)?).map_err(|_| {
+        let what = "it is no text";
+        failed(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+    })?;
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next()) {
+        (Some(url), None) => Ok(Secret::from(url)),
+        _ => {
+            let what = "expected one line with a URL";
+            Err(failed(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                what,
+            )))
+        }
+    }
 }
 
 /// The settings for a snapshot file: those that judge, with no server in them.

@@ -240,6 +240,10 @@ pub(crate) enum UrlError {
     )]
     AmqpParameter { url: String, parameter: String },
     #[error(
+        "{url}: there is an @ behind the first / ? or #. In a user or password, write / ? # @ as %2F %3F %23 %40; in the name of a virtual host, write @ as %40"
+    )]
+    AmqpAt { url: String },
+    #[error(
         "{url}: login_method={found} is not spoken here. Give a user who logs in with a password (PLAIN)"
     )]
     LoginMethod { url: String, found: String },

@@ -365,8 +365,13 @@ fn of_group(mut finding: Finding, group: &Group<'_>) -> Finding {
     {
         finding.message = format!("{} {id}: {}", group.case.called(), finding.message);
     }
+    about_task(finding, id, group.case.name())
+}
+
+/// A finding that speaks of one message and of no place is about the message's task.
+pub(super) fn about_task(finding: Finding, id: &str, task: Option<&str>) -> Finding {
     if is_about_one(&finding, id) && finding.subject.is_empty() {
-        finding = finding.subject("task", group.case.name().unwrap_or("unknown"));
+        return finding.subject("task", task.unwrap_or("unknown"));
     }
     finding
 }

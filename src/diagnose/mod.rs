@@ -12,6 +12,7 @@ pub mod policy;
 pub mod registry;
 pub mod routes;
 pub mod rules;
+pub mod shared;
 mod stages;
 #[cfg(test)]
 pub(crate) mod testkit;

@@ -3,7 +3,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// A length of time as people say it, two units at most: `2h 5m`, `40s`, `now`.
+pub(crate) use crate::evidence::count;
+
+/// Seconds in the units of [`duration`].
+const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+/// Of so many days the years are told.
+const YEAR: u64 = 365;
+
+/// A length of time as people say it, two units at most: `2h 5m`, `40s`, `1d`, `9 years`.
 pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() {
         return "for ever".to_owned();
@@ -14,8 +21,24 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
     // Beyond 30,000 years the exact number tells nobody anything.
     let whole = Duration::try_from_secs_f64(whole.min(1e12)).unwrap_or_default();
-    let text = humantime::format_duration(whole).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    let mut left = whole.as_secs();
+    if left >= 2 * YEAR * UNITS[0].0 {
+        return format!("{} years", left / (YEAR * UNITS[0].0));
+    }
+    let mut parts = Vec::new();
+    for (seconds, unit) in UNITS {
+        let number = left / seconds;
+        left %= seconds;
+        if number > 0 || !parts.is_empty() {
+            parts.push((number, unit));
+        }
+    }
+    // The second unit is the next smaller one: "1d 3s" would say more than it knows.
+    let told = parts.into_iter().take(2).filter(|(number, _)| *number > 0);
+    let told: Vec<String> = told
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect();
+    told.join(" ")
 }
 
 /// Names in a row: `a`, `a and b`, `a, b and 3 more`.
@@ -27,15 +50,6 @@ pub(crate) fn names<S: AsRef<str>>(names: &[S]) -> String {
         [one, two, rest @ ..] => {
             format!("{}, {} and {} more", one.as_ref(), two.as_ref(), rest.len())
         }
-    }
-}
-
-/// A number with its noun: `1 message`, `3 messages`.
-pub(crate) fn count(number: u64, noun: &str) -> String {
-    if number == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{number} {noun}s")
     }
 }
 
@@ -95,6 +109,11 @@ mod tests {
         assert_eq!(duration(7_500.4), "2h 5m");
         assert_eq!(duration(-40.0), "40s");
         assert_eq!(duration(0.25), "0.2s");
+        assert_eq!(duration(86_400.0), "1d");
+        assert_eq!(duration(90_061.0), "1d 1h");
+        assert_eq!(duration(86_403.0), "1d");
+        assert_eq!(duration(400.0 * 86_400.0), "400d");
+        assert_eq!(duration(313_000_000.0), "9 years");
         assert_eq!(duration(f64::INFINITY), "for ever");
         assert_eq!(duration(f64::NAN), "for ever");
         assert!(!duration(1e300).is_empty());

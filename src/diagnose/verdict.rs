@@ -277,9 +277,10 @@ fn orphan(case: &Case<'_>, held: &Held<'_>) -> String {
     let later = match (case.evidence.sweep_period(held.store()), due) {
         (None, _) => "no live worker is there to restore it".to_owned(),
         (Some(_), None) => "nothing restores it without an index entry".to_owned(),
-        (Some(_), Some(due)) if due > 0.0 => format!(
-            "it stays hidden for {} more, until the visibility timeout has passed",
-            plain::duration(due)
+        // The same time as CD401 tells: the timeout has to pass, and then a worker to sweep.
+        (Some(period), Some(due)) if due > 0.0 => format!(
+            "it stays hidden until the visibility timeout has passed, and is restored in about {}",
+            plain::duration(due + period)
         ),
         (Some(_), Some(due)) => format!(
             "the visibility timeout passed {} ago and it was not restored",

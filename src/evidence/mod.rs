@@ -28,6 +28,15 @@ pub use self::task::{CanvasGap, ChordParts, Copy, Death, Lock, Place, StoredResu
 pub use self::workers::{Silence, Worker, WorkerClaim, Workers};
 use crate::celery::canvas::Step;
 
+/// A number with its noun: `1 message`, `3 messages`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
+}
+
 /// Everything that one reading found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {

@@ -11,7 +11,7 @@ use super::table::{Report, Style, Verbosity};
 use super::text::{self, BOLD, Page};
 use super::words;
 use crate::diagnose::outcome::Status;
-use crate::diagnose::{Finding, Severity, plain};
+use crate::diagnose::{Severity, plain};
 use crate::evidence::{Ages, Evidence};
 
 /// Longer lists of queues are cut, unless all are asked for.
@@ -57,7 +57,6 @@ pub(crate) fn table(
         for finding in &section.applied.findings {
             if finding.severity >= least {
                 report.finding(finding)?;
-                report.ids(finding)?;
             }
         }
         report.legend()?;
@@ -223,27 +222,6 @@ impl Report<'_> {
                 text::pad(&bar(count, most), BAR)
             );
             self.page.unwrapped(0, line.trim_end())?;
-        }
-        Ok(())
-    }
-
-    /// The ids of a finding about several tasks.
-    fn ids(&mut self, finding: &Finding) -> io::Result<()> {
-        if finding.task_ids.len() < 2 {
-            return Ok(());
-        }
-        let more = finding.count.saturating_sub(finding.task_ids.len() as u64);
-        for (n, id) in finding.task_ids.iter().enumerate() {
-            let label = if n == 0 { "tasks" } else { "" };
-            let label = text::pad(label, "confirm".len());
-            self.page
-                .unwrapped(2, &format!("{label}  {}", readable(id)))?;
-        }
-        if more > 0 {
-            self.page.unwrapped(
-                2,
-                &format!("{}  and {more} more", text::pad("", "confirm".len())),
-            )?;
         }
         Ok(())
     }

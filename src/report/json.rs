@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::plain;
 use super::summary::{Section, Summary};
+use super::{Asked, TakenId};
+use crate::celery::task_id;
 use crate::diagnose::policy::{Suppressed, Suppression};
 use crate::diagnose::{
     Cause, Checked, Diagnosis, Finding, Location, Outcome, Severity, Stage, Trace,
@@ -25,6 +27,7 @@ pub(crate) const SCHEMA: &str = "celery-doctor/1";
 pub(crate) fn trace(
     evidence: &Evidence,
     diagnosis: &Diagnosis,
+    asked: &Asked,
     outcome: &Outcome,
     out: &mut dyn Write,
 ) -> io::Result<()> {
@@ -36,10 +39,11 @@ pub(crate) fn trace(
         broker: BrokerV1::of(&evidence.broker),
         result_backend: ResultBackendV1::of(&evidence.result_backend),
         evidence: evidence.reads.iter().map(ReadV1::of).collect(),
+        taken: asked.taken.iter().map(TakenV1::of).collect(),
         traces: diagnosis
             .traces
             .iter()
-            .map(|trace| TraceV1::of(evidence, trace))
+            .map(|trace| TraceV1::of(evidence, trace, asked))
             .collect(),
         findings: diagnosis.findings.iter().map(FindingV1::of).collect(),
         checks: diagnosis.checks.iter().map(CheckV1::of).collect(),
@@ -194,6 +198,8 @@ struct ReportV1<'a> {
     broker: BrokerV1<'a>,
     result_backend: ResultBackendV1<'a>,
     evidence: Vec<ReadV1<'a>>,
+    /// Ids that were taken out of what was given.
+    taken: Vec<TakenV1<'a>>,
     traces: Vec<TraceV1<'a>>,
     findings: Vec<FindingV1<'a>>,
     checks: Vec<CheckV1<'a>>,
@@ -267,10 +273,39 @@ pub(super) struct TraceV1<'a> {
     findings: Vec<FindingV1<'a>>,
     /// For `unknown` and `lost`: what may have happened, the likeliest first.
     causes: Vec<CauseV1<'a>>,
+    /// What the id looks like: `uuid`, `cut`, `typo` or `custom`.
+    id_shape: &'static str,
+    /// For ids that nothing knows: those in reach that may be meant.
+    near: Vec<NearV1<'a>>,
+}
+
+/// An id that was taken out of something.
+#[derive(Serialize)]
+struct TakenV1<'a> {
+    task_id: &'a str,
+    from: &'a str,
+}
+
+impl<'a> TakenV1<'a> {
+    fn of(taken: &'a TakenId) -> Self {
+        Self {
+            task_id: &taken.id,
+            from: taken.from,
+        }
+    }
+}
+
+/// An id that may be meant.
+#[derive(Serialize)]
+struct NearV1<'a> {
+    task_id: &'a str,
+    /// `queue`, `unacked`, `worker` or `result`.
+    place: &'a str,
 }
 
 impl<'a> TraceV1<'a> {
-    pub(super) fn of(evidence: &'a Evidence, trace: &'a Trace) -> Self {
+    pub(super) fn of(evidence: &'a Evidence, trace: &'a Trace, asked: &'a Asked) -> Self {
+        let near = asked.near.get(&trace.id).into_iter().flatten();
         let task = evidence.tasks.get(&trace.id);
         let result = task.and_then(|task| task.result.seen()?.as_ref());
         Self {
@@ -281,6 +316,10 @@ impl<'a> TraceV1<'a> {
             stages: trace.stages.iter().map(StageV1::of).collect(),
             copies: task.map_or_else(Vec::new, |task| copies(evidence, task)),
             result: result.map(ResultV1::of),
+            id_shape: task_id::shape(&trace.id).name(),
+            near: near
+                .map(|(id, place)| NearV1 { task_id: id, place })
+                .collect(),
             findings: trace.findings.iter().map(FindingV1::of).collect(),
             causes: trace.causes.iter().map(CauseV1::of).collect(),
         }

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::json::{CheckV1, ExitV1, FindingV1, SCHEMA, TraceV1};
-use super::plain;
 use super::summary::Summary;
+use super::{Asked, plain};
 use crate::diagnose::policy::Suppression;
 use crate::diagnose::{CheckStatus, Checked, Diagnosis, Finding, Outcome};
 use crate::evidence::Evidence;
@@ -79,6 +79,7 @@ pub(crate) fn summary(summary: &Summary<'_>, out: &mut dyn Write) -> io::Result<
 pub(crate) fn trace(
     evidence: &Evidence,
     diagnosis: &Diagnosis,
+    asked: &Asked,
     outcome: &Outcome,
     out: &mut dyn Write,
 ) -> io::Result<()> {
@@ -87,7 +88,7 @@ pub(crate) fn trace(
         out,
     };
     for trace in &diagnosis.traces {
-        lines.line(None, Content::Trace(TraceV1::of(evidence, trace)))?;
+        lines.line(None, Content::Trace(TraceV1::of(evidence, trace, asked)))?;
     }
     lines.findings(None, &diagnosis.findings)?;
     lines.not_judged(None, &diagnosis.checks)?;

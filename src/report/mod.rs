@@ -1,5 +1,6 @@
 //! Renderers. They draw what was judged, and judge nothing.
 
+mod asked;
 pub(crate) mod audit;
 pub(crate) mod explain;
 pub(crate) mod github;
@@ -22,3 +23,5 @@ pub(crate) mod table;
 mod tests;
 mod text;
 mod words;
+
+pub(crate) use self::asked::{Asked, TakenId};

@@ -14,6 +14,7 @@ use super::words;
 use crate::diagnose::policy::{Applied, Suppression};
 use crate::diagnose::routes::Explained;
 use crate::diagnose::{CheckStatus, Checked, Finding, Location, Outcome};
+use crate::evidence::count;
 use crate::evidence::routing::Routing;
 
 /// What a check of routing found.
@@ -79,20 +80,16 @@ pub(crate) fn check_table(check: &Check<'_>, style: &Style, out: &mut dyn Write)
     let apps: Vec<&str> = routing.apps.iter().map(|app| app.name.as_str()).collect();
     let tasks: usize = routing.apps.iter().map(|app| app.tasks.len()).sum();
     let summary = format!(
-        "{} Python files, {} ({}), {} tasks, {} workers.",
-        routing.python_files,
-        if apps.len() == 1 {
-            "1 app".to_owned()
-        } else {
-            format!("{} apps", apps.len())
-        },
+        "{}, {} ({}), {}, {}.",
+        count(routing.python_files as u64, "Python file"),
+        count(apps.len() as u64, "app"),
         if apps.is_empty() {
             "no Celery(…) was found".to_owned()
         } else {
             apps.join(", ")
         },
-        tasks,
-        routing.workers.known.len()
+        count(tasks as u64, "task"),
+        count(routing.workers.known.len() as u64, "worker")
     );
     page.paragraph(0, &readable(&summary))?;
     if !check.applied.suppressed.is_empty() {

@@ -7,8 +7,9 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::plain::{escape, readable};
 use super::text::{self, BOLD, DIM, Page};
-use super::words;
+use super::{Asked, words};
 use crate::diagnose::command::legend;
+use crate::diagnose::shared::{self, Shared};
 use crate::diagnose::{
     Cause, Checked, Diagnosis, Finding, Outcome, Severity, Stage, Trace, outcome,
 };
@@ -38,6 +39,8 @@ pub(crate) enum Verbosity {
 
 /// More ids than this begin with an overview.
 const MANY: usize = 5;
+/// Of more tasks of one finding than this the others are counted.
+const LISTED_IDS: usize = 20;
 /// Of more tasks in trouble than this the others stand in the overview alone.
 const DETAILED: usize = 20;
 
@@ -45,6 +48,7 @@ const DETAILED: usize = 20;
 pub(crate) fn trace(
     evidence: &Evidence,
     diagnosis: &Diagnosis,
+    asked: &Asked,
     outcome: &Outcome,
     style: &Style,
     out: &mut dyn Write,
@@ -67,9 +71,16 @@ pub(crate) fn trace(
     if many {
         report.overview(&diagnosis.traces)?;
     }
-    for trace in detailed.iter().take(shown) {
-        report.trace(trace)?;
+    let traces: Vec<&Trace> = detailed.iter().take(shown).copied().collect();
+    let common = Common {
+        shared: Shared::of(&traces),
+        traces,
+        asked,
+    };
+    for trace in &common.traces {
+        report.trace(trace, &common)?;
     }
+    report.common(&common.shared)?;
     if let Some(left @ 1..) = detailed.len().checked_sub(shown) {
         report.section("and more")?;
         let text = format!("{left} more are not accounted for: see above, or use -v");
@@ -89,6 +100,13 @@ pub(crate) fn trace(
         report.footer(diagnosis, outcome)?;
     }
     Ok(())
+}
+
+/// The traces that are told, and what they have in common.
+struct Common<'t> {
+    traces: Vec<&'t Trace>,
+    shared: Shared,
+    asked: &'t Asked,
 }
 
 /// A report in the making.
@@ -163,7 +181,7 @@ impl Report<'_> {
     }
 
     /// One task: the answer, its path, what was found, and what remains possible.
-    fn trace(&mut self, trace: &Trace) -> io::Result<()> {
+    fn trace(&mut self, trace: &Trace, common: &Common<'_>) -> io::Result<()> {
         self.part()?;
         let verdict = trace.verdict.name().to_uppercase();
         let task = trace.task.as_deref().map(readable).unwrap_or_default();
@@ -171,15 +189,41 @@ impl Report<'_> {
         self.page
             .columns(0, Some(paint(trace)), &[vec![verdict, name]])?;
         self.page.paragraph(2, &readable(&trace.summary))?;
+        for remark in common.asked.remarks(trace) {
+            self.page.paragraph(2, &readable(&remark))?;
+        }
         self.path(&trace.stages)?;
         if let Some(task) = self.evidence.tasks.get(&trace.id) {
             self.copies(task)?;
             self.details(task)?;
         }
         for finding in &trace.findings {
-            self.finding(finding)?;
+            if common.shared.has(finding, trace) {
+                let title = format!(" {} {}: see below", finding.code, finding.name);
+                let style = text::of_severity(finding.severity);
+                self.part()?;
+                self.page.head(style, finding.severity.name(), &title)?;
+            } else {
+                self.finding(finding)?;
+            }
         }
-        self.causes(&trace.causes)
+        match shared::first_with(&common.traces, &trace.causes) {
+            Some(first) if first.id != trace.id && !trace.causes.is_empty() => {
+                self.part()?;
+                let text = format!("What may have happened: the same as for {}.", first.id);
+                self.page.paragraph(0, &readable(&text))
+            }
+            _ => self.causes(&trace.causes),
+        }
+    }
+
+    /// What several tasks have in common.
+    fn common(&mut self, shared: &Shared) -> io::Result<()> {
+        if shared.findings.is_empty() {
+            return Ok(());
+        }
+        self.section("Several of these tasks")?;
+        shared.findings.iter().try_for_each(|one| self.finding(one))
     }
 
     fn path(&mut self, stages: &[Stage]) -> io::Result<()> {
@@ -262,8 +306,32 @@ impl Report<'_> {
             }
         }
         self.page.columns(2, Some(DIM), &rows)?;
+        self.ids(finding)?;
         self.commands("to do so", &finding.remedy_commands)?;
-        self.commands("to confirm", &finding.confirm)
+        self.commands("to confirm", &finding.confirm)?;
+        let page = format!("celery-doctor explain {}", finding.code);
+        self.commands("to read more", &[page])
+    }
+
+    /// The ids of a finding about several tasks.
+    fn ids(&mut self, finding: &Finding) -> io::Result<()> {
+        if finding.task_ids.len() < 2 {
+            return Ok(());
+        }
+        let label = |n: usize| pad_label(if n == 0 { "tasks" } else { "" });
+        for (n, id) in finding.task_ids.iter().take(LISTED_IDS).enumerate() {
+            let line = format!("{}  {}", label(n), readable(id));
+            self.page.unwrapped(2, &line)?;
+        }
+        let all = finding.count.max(finding.task_ids.len() as u64);
+        let shown = finding.task_ids.len().min(LISTED_IDS);
+        match all.saturating_sub(shown as u64) {
+            0 => Ok(()),
+            more => {
+                let line = format!("{}  and {more} more", label(shown));
+                self.page.unwrapped(2, &line)
+            }
+        }
     }
 
     /// Commands are not wrapped, and nothing else is on their lines: they are there to be copied.

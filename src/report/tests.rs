@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::table::{Style, Verbosity};
-use super::{json, table};
+use super::{Asked, json, table};
 use crate::celery::control::ClaimState;
 use crate::celery::exchange::Binding;
 use crate::diagnose::testkit::{Lab, doc_of_state, envelope};
@@ -19,12 +19,14 @@ fn table(lab: &Lab, ids: &[&str], width: usize, verbosity: Verbosity) -> String 
         verbosity,
     };
     drawn(&lab.evidence, ids, |evidence, diagnosis, outcome, out| {
-        table::trace(evidence, diagnosis, outcome, &style, out)
+        table::trace(evidence, diagnosis, &Asked::default(), outcome, &style, out)
     })
 }
 
 fn json(lab: &Lab, ids: &[&str]) -> Value {
-    let text = drawn(&lab.evidence, ids, json::trace);
+    let text = drawn(&lab.evidence, ids, |e, d, o, out| {
+        json::trace(e, d, &Asked::default(), o, out)
+    });
     serde_json::from_str(&text).expect("it is JSON")
 }
 
@@ -206,7 +208,9 @@ fn text_from_outside_does_not_reach_the_terminal() {
             assert!(report.contains("\\x1b"));
         }
     }
-    let text = drawn(&lab.evidence, &ids, json::trace);
+    let text = drawn(&lab.evidence, &ids, |e, d, o, out| {
+        json::trace(e, d, &Asked::default(), o, out)
+    });
     assert!(text.is_ascii());
     assert_eq!(
         json(&lab, &["t1"])["traces"][0]["copies"][0]["worker"],

@@ -112,8 +112,13 @@ pub(crate) fn list(root: &Path) -> std::io::Result<Tree> {
 pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>, String> {
     let read = || {
         let mut bytes = Vec::new();
-        let file = fs::File::open(path)?;
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        // Opening a pipe waits for its other end.
+        if !fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("it is no ordinary file"));
+        }
+        fs::File::open(path)?
+            .take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().map_err(|error: std::io::Error| format!("it can't be read: {error}"))?;

@@ -88,33 +88,6 @@ fn a_timeout_that_is_no_duration_says_what_is_one() {
     assert!(error.to_string().contains("1h 30m"), "{error}");
 }
 
-fn ids(args: &[&str], stdin: &str) -> Result<Vec<String>, String> {
-    let args: Vec<String> = args.iter().map(|&arg| arg.into()).collect();
-    parse_ids(&args, stdin.as_bytes()).map_err(|error| error.to_string())
-}
-
-#[test]
-fn ids_come_from_arguments_and_standard_input_once_each() {
-    assert_eq!(
-        ids(&["b", "-", "a", "-"], "x\n b\t y\r\n"),
-        Ok(vec!["b".into(), "x".into(), "y".into(), "a".into()])
-    );
-    assert_eq!(
-        ids(&["an id with spaces"], ""),
-        Ok(vec!["an id with spaces".into()])
-    );
-    assert_eq!(ids(&["-"], " \n"), Err(ArgsError::NoIds.to_string()));
-}
-
-#[test]
-fn ids_that_cannot_be_are_refused() {
-    assert!(ids(&["a", ""], "").is_err_and(|error| error.contains("number 2 is empty")));
-    assert!(ids(&[&"é".repeat(513)], "").is_err_and(|error| error.contains("1026 bytes")));
-    assert!(ids(&[&"x".repeat(1024)], "").is_ok());
-    assert!(ids(&["a\u{1b}[2J"], "").is_err_and(|error| !error.contains('\u{1b}')));
-    assert!(parse_ids(&["-".to_owned()], &b"\xff"[..]).is_err());
-}
-
 fn targets(formats: &[Format], outputs: &[&str]) -> Result<Vec<(Format, Option<String>)>, String> {
     let args = OutputArgs {
         formats: formats.to_vec(),

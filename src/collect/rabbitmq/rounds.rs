@@ -26,7 +26,7 @@ use crate::collect::{Plan, Progress, Question, RabbitTarget, SERVER_TIMEOUT};
 use crate::config::url::ResultBackend;
 use crate::config::url::amqp::ManagementServer;
 use crate::evidence::{
-    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why,
+    Evidence, Observed, RabbitMq, Read, ReadStatus, Reason, Source, TaskEvidence, Why, count,
 };
 
 /// Between delivery and the worker's first word about a task it is nowhere; a second question comes this much later.
@@ -260,7 +260,7 @@ impl Reading<'_> {
             Err(why)
         } else {
             let number = rabbit.bindings.seen().map_or(0, Vec::len);
-            Ok((ReadStatus::Complete, format!("{number} bindings")))
+            Ok((ReadStatus::Complete, count(number as u64, "binding")))
         };
         let read = line(Source::Bindings, started, outcome);
         self.evidence.reads.push(read);

@@ -103,6 +103,41 @@ impl Results {
     }
 }
 
+impl Results {
+    /// The ids of results that may be meant, where the database has no more than so many keys. Results are looked for
+    /// under every prefix.
+    pub(in crate::collect) async fn ids(
+        &self,
+        most_keys: u64,
+        is_meant: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<String>, Why> {
+        let client = self.client.as_ref().map_err(Clone::clone)?;
+        let mut ids = Vec::new();
+        if client.ask::<u64>(&cmd("DBSIZE")).await? > most_keys {
+            return Ok(ids);
+        }
+        let name = key_for_task("", "");
+        let mut cursor = 0_u64;
+        loop {
+            let mut command = cmd("SCAN");
+            command.arg(cursor).arg("COUNT").arg(1_000);
+            command.arg("MATCH").arg(format!("*{name}*"));
+            let (next, page): (u64, Vec<Vec<u8>>) = client.ask(&command).await?;
+            for key in page
+                .into_iter()
+                .filter_map(|key| String::from_utf8(key).ok())
+            {
+                let id = key.split_once(&name).map(|(_, id)| id);
+                ids.extend(id.filter(|id| is_meant(id)).map(str::to_owned));
+            }
+            if next == 0 {
+                return Ok(ids);
+            }
+            cursor = next;
+        }
+    }
+}
+
 /// What the keys of tasks and of groups have in common, for MATCH.
 fn pattern(tasks: &str, groups: &str) -> String {
     let common = tasks.chars().zip(groups.chars());

@@ -158,6 +158,13 @@ fn parse_server(
             url: shown.to_owned(),
         });
     }
+    // What stands behind the host is a virtual host, or the rest of a password and the real host. Nobody can tell.
+    let behind = rest.find(['/', '?', '#']).map_or("", |end| &rest[end..]);
+    if behind.contains('@') {
+        return Err(UrlError::AmqpAt {
+            url: shown.to_owned(),
+        });
+    }
     let parts = split(rest, shown)?;
     if let Some(parameter) = parts.query.keys().find(|key| !is_parameter(key)) {
         return Err(UrlError::AmqpParameter {

@@ -7,6 +7,9 @@ use super::{Endpoint, RedisServer, ResultBackend, Secret, UrlError, UrlOptions, 
 /// What `redis.connection.to_bool` (redis-py) takes for no, as the result backend does; kombu takes only `false`.
 const REDIS_PY_NO: [&str; 5] = ["0", "F", "FALSE", "N", "NO"];
 
+/// The names that django-celery-results adds by its entry points.
+const DJANGO: [&str; 2] = ["django-db", "django-cache"];
+
 /// Reads a result backend, a URL or a name, as `celery.app.backends.by_url` and the Redis backend do.
 pub(crate) fn parse_result_backend(
     url: &str,
@@ -158,11 +161,16 @@ fn misspelt(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The scheme, as far as it can be shown: `db+postgresql`, `mongodb`, a module's path.
+/// The scheme, as far as it can be shown: `db+postgresql`, `mongodb`, `django-db`. A word that is none of Celery's may be
+/// a module's path, and may be a password in the wrong place.
 fn kind(url: &str) -> String {
     let kind = url.split_once("://").map_or(url, |(scheme, _)| scheme);
-    let shown = !kind.is_empty() && kind.len() <= 64 && kind.split('+').all(mask::is_name);
-    if shown {
+    let (name, dialect) = kind
+        .split_once('+')
+        .map_or((kind, None), |(name, dialect)| (name, Some(dialect)));
+    let known = super::backend_names().any(|known| known == name) || DJANGO.contains(&name);
+    let is_dialect = |dialect| url.contains("://") && mask::is_name(dialect);
+    if known && dialect.is_none_or(is_dialect) {
         kind.to_owned()
     } else {
         "unknown".to_owned()

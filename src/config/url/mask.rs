@@ -8,13 +8,12 @@ use super::parts;
 const STARS: &str = "***";
 
 /// Query parameters whose values are no secrets.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 14] = [
     "connect_timeout",
     "db",
     "health_check_interval",
     "heartbeat",
     "insist",
-    "login_method",
     "socket_connect_timeout",
     "socket_timeout",
     "ssl",

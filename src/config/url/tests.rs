@@ -234,6 +234,16 @@ fn backends_that_are_not_read_have_a_kind() {
     assert_eq!(kind("db+postgresql://u:pw@h/x"), "db+postgresql");
     assert_eq!(kind("django-db"), "django-db");
     assert_eq!(kind("u:pw@h"), "unknown");
+    // A word that Celery does not know may be a password.
+    for word in [
+        "hunter2",
+        "proj.backends.Own",
+        "hunter2://h",
+        "db+hunter2",
+        "mongodb+",
+    ] {
+        assert_eq!(kind(word), "unknown", "{word}");
+    }
     assert_eq!(
         parse_result_backend("disabled://", &options()),
         Ok(ResultBackend::Disabled)

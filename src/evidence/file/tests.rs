@@ -18,7 +18,7 @@ use crate::evidence::{
     OtherDatabase, Place, ReadStatus, Reason, ServerFacts, Source, StoredResult, Why,
 };
 use crate::report::table::{Style, Verbosity};
-use crate::report::{json as json_report, table};
+use crate::report::{Asked, json as json_report, table};
 
 /// Evidence in which every field has something.
 fn rich() -> Evidence {
@@ -384,15 +384,24 @@ fn judge_and_draw(evidence: &Evidence) {
     ids.push("not looked for".to_owned());
     let diagnosis = judge(evidence, &ids);
     let outcome = outcome::of(&diagnosis);
-    json_report::trace(evidence, &diagnosis, &outcome, &mut io::sink()).expect("a sink takes all");
+    let asked = Asked::default();
+    json_report::trace(evidence, &diagnosis, &asked, &outcome, &mut io::sink())
+        .expect("a sink takes all");
     for (width, verbosity) in [(0, Verbosity::Verbose(2)), (80, Verbosity::Normal)] {
         let style = Style {
             width,
             color: true,
             verbosity,
         };
-        table::trace(evidence, &diagnosis, &outcome, &style, &mut io::sink())
-            .expect("a sink takes all");
+        table::trace(
+            evidence,
+            &diagnosis,
+            &Asked::default(),
+            &outcome,
+            &style,
+            &mut io::sink(),
+        )
+        .expect("a sink takes all");
     }
 }
 
