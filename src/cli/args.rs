@@ -1,7 +1,9 @@
 //! What the command line accepts. Values are only parsed here; `config` merges them with environment and file.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -9,6 +11,7 @@ use clap_complete::Shell;
 use crate::config::flags::{CONNECTION, ConnectionArgs, ExtentArgs, OUTPUT};
 use crate::config::policy::{PolicyArgs, ThresholdArgs};
 use crate::config::secret::Secret;
+use crate::diagnose::registry;
 
 /// Says where a lost Celery task is, or how it was lost
 #[derive(Debug, Parser)]
@@ -260,12 +263,37 @@ pub(super) struct ExplainArgs {
     #[arg(
         value_name = "CODE|NAME",
         required_unless_present = "list",
-        conflicts_with = "list"
+        conflicts_with = "list",
+        value_parser = NamesOfFindings,
+        hide_possible_values = true
     )]
     pub finding: Option<String>,
     /// List all findings
     #[arg(long)]
     pub list: bool,
+}
+
+/// Any text, for which shells offer the codes and names of findings. What is none gets a better hint than clap's.
+#[derive(Debug, Clone, Copy)]
+struct NamesOfFindings;
+
+impl TypedValueParser for NamesOfFindings {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let rules = registry::ALL.iter();
+        let names = rules.flat_map(|rule| [rule.code, rule.name]);
+        Some(Box::new(names.map(PossibleValue::new)))
+    }
 }
 
 #[derive(Debug, Args)]

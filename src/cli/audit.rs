@@ -45,7 +45,10 @@ pub(super) fn run(args: &AuditArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
         .into_iter()
         .map(|(name, mut evidence)| {
             evidence.for_audit();
-            let found = audit::audit(&evidence, &limits);
+            let mut found = audit::audit(&evidence, &limits);
+            if let Some(app) = &args.connection.app {
+                found.name_app(app);
+            }
             let today = evidence.taken_at.to_zoned(TimeZone::UTC).date();
             let mut checks = found.checks;
             checks.retain(|check| policy.asks(&check.code));

@@ -41,7 +41,10 @@ pub(super) fn run(args: &TraceArgs, global: &GlobalArgs) -> anyhow::Result<u8> {
             let _ = writeln!(io::stderr(), "{note}");
         }
     }
-    let diagnosis = diagnose::judge(&evidence, &ids);
+    let mut diagnosis = diagnose::judge(&evidence, &ids);
+    if let Some(app) = &args.connection.app {
+        diagnosis.name_app(app);
+    }
     let asked = report::Asked {
         near: near(&diagnosis, &evidence, settings.as_ref())?,
         taken,

@@ -34,6 +34,13 @@ impl Severity {
     }
 }
 
+/// Puts the app's name where a command for Celery leaves it open.
+pub(super) fn name_app(text: &mut String, app: &str) {
+    if text.contains("-A APP") {
+        *text = text.replace("-A APP", &format!("-A {}", super::plain::key(app)));
+    }
+}
+
 /// One finding, with its evidence and its remedy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
@@ -159,6 +166,14 @@ impl Finding {
     pub fn task(mut self, id: &str) -> Self {
         self.task_ids.push(id.to_owned());
         self
+    }
+
+    /// Names the app in commands for Celery, where the user told which it is.
+    pub(crate) fn name_app(&mut self, app: &str) {
+        name_app(&mut self.remedy, app);
+        for command in &mut self.confirm {
+            name_app(command, app);
+        }
     }
 
     /// Root causes come before what follows from them: a broker that takes no writes, then that no worker is there.

@@ -148,6 +148,19 @@ pub struct Diagnosis {
     pub broker_unread: bool,
 }
 
+impl Diagnosis {
+    /// Names the app in commands for Celery, where the user told which it is.
+    pub(crate) fn name_app(&mut self, app: &str) {
+        let of_tasks = self.traces.iter_mut().flat_map(|trace| &mut trace.findings);
+        for finding in of_tasks.chain(&mut self.findings) {
+            finding.name_app(app);
+        }
+        for cause in self.traces.iter_mut().flat_map(|trace| &mut trace.causes) {
+            finding::name_app(&mut cause.confirm, app);
+        }
+    }
+}
+
 /// What became of one task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {

@@ -11,6 +11,7 @@ mod run;
 
 mod incidents;
 mod readme;
+mod shells;
 mod snapshot_files;
 mod trace_of_a_snapshot;
 mod usage;

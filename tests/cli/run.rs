@@ -79,6 +79,14 @@ impl Test {
         ran
     }
 
+    /// Runs it for a reader who reads nothing; returns the exit code.
+    pub fn code_unread(&self) -> Option<i32> {
+        let mut child = self.command(self.directory.path()).spawn().unwrap();
+        drop(child.stdout.take());
+        drop(child.stdin.take());
+        child.wait().unwrap().code()
+    }
+
     fn command(&self, directory: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_celery-doctor"));
         command

@@ -177,3 +177,58 @@ fn a_deployment_that_no_file_names_is_wrong_usage() {
         .code(2)
         .complains("no deployment eu in celery-doctor.toml. It has us");
 }
+
+#[test]
+fn a_closed_pipe_changes_no_exit_code() {
+    assert_eq!(trace().args(["stuck"]).code_unread(), Some(1));
+    assert_eq!(trace().args(["ended"]).code_unread(), Some(0));
+    let json = trace().args(["stuck", "--format", "json"]);
+    assert_eq!(json.code_unread(), Some(1));
+}
+
+#[test]
+fn no_line_of_a_report_is_a_command_of_a_workflow() {
+    let test = || trace().args(["--id", "::error::x", "--id", "::warning::y"]);
+    let usual = test().code(1);
+    usual.says("::error::x");
+    for format in ["table", "json", "jsonl"] {
+        let ran = test()
+            .env("GITHUB_ACTIONS", "true")
+            .args(["--format", format])
+            .code(1);
+        let commands = |line: &&str| line.trim_start().starts_with("::");
+        assert_eq!(ran.stdout.lines().find(commands), None);
+    }
+}
+
+#[test]
+fn ids_are_taken_out_of_what_is_pasted() {
+    for text in [
+        "shop.add[stuck]",
+        "'stuck'",
+        "celery-task-meta-stuck",
+        "<AsyncResult: stuck>",
+    ] {
+        let ran = trace().args([text, "--format", "json"]).code(1);
+        let report = ran.json();
+        assert_eq!(report["traces"][0]["task_id"], "stuck", "{text}");
+        assert_eq!(report["taken"][0]["task_id"], "stuck", "{text}");
+        assert!(ran.stderr.contains("took the id stuck"), "{}", ran.stderr);
+    }
+    let ran = trace()
+        .args(["--id", "'stuck'", "--format", "json"])
+        .code(1);
+    assert_eq!(ran.json()["traces"][0]["task_id"], "'stuck'");
+    assert_eq!(ran.json()["traces"][0]["id_shape"], "custom");
+    trace()
+        .args(["6f1c0e5a"])
+        .code(1)
+        .says("only the beginning of a UUID");
+    trace().args(["order-7"]).code(1).says("This is no UUID");
+}
+
+#[test]
+fn commands_name_the_app_that_is_given() {
+    let ran = trace().args(["stuck", "-A", "proj.celery"]).code(1);
+    assert!(!ran.stdout.contains("-A APP"), "{}", ran.stdout);
+}

@@ -122,3 +122,71 @@ fn a_url_that_makes_no_sense_is_told_once() {
         ran.stderr
     );
 }
+
+#[test]
+fn help_has_examples_exit_codes_and_the_environment() {
+    let help = Test::new().args(["--help"]).code(0);
+    help.says("Examples:")
+        .says("Exit codes:")
+        .says("CELERY_BROKER_URL");
+    let help = Test::new().args(["trace", "--help"]).code(0);
+    help.says("list of processes").says("--broker-file");
+}
+
+#[test]
+fn a_number_behind_peek_is_no_id() {
+    let ran = Test::new().args(["trace", "--peek", "5", "t1"]).code(2);
+    ran.complains("--peek=5").complains("--id 5");
+}
+
+#[test]
+fn flags_of_celery_mean_the_same_before_and_behind_the_command() {
+    let broker = "redis://127.0.0.1:1/0";
+    for args in [["-b", broker, "trace", "t1"], ["trace", "t1", "-b", broker]] {
+        Test::new().args(args).code(3);
+    }
+    let ran = Test::new().args(["-A", "proj", "explain", "CD101"]).code(2);
+    ran.complains("before the command");
+}
+
+#[test]
+fn a_broker_by_file_and_by_standard_input() {
+    let broker = "redis://:hunter2@127.0.0.1:1/0\n";
+    let test = Test::new().file("url", broker.as_bytes());
+    let ran = test.args(["trace", "t1", "--broker-file", "url"]).code(3);
+    assert!(!ran.stdout.contains("hunter2"));
+    let args = ["trace", "t1", "--broker-file", "-"];
+    Test::new().args(args).stdin(broker).code(3);
+    Test::new()
+        .args(args)
+        .stdin("a\nb")
+        .code(2)
+        .complains("one line");
+    let args = ["trace", "t1", "--broker-file", "/dev/zero"];
+    Test::new().args(args).code(2).complains("no ordinary file");
+}
+
+#[test]
+fn doubtful_urls_show_no_password() {
+    let args = [
+        "trace",
+        "t1",
+        "--broker",
+        "amqp://user:12/hunter2@host/shop",
+    ];
+    let ran = Test::new().args(args).code(2);
+    ran.complains("%2F");
+    assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    let args = [
+        "trace",
+        "t1",
+        "-b",
+        "redis://127.0.0.1:1",
+        "--result-backend",
+        "hunter2",
+        "--format",
+        "json",
+    ];
+    let ran = Test::new().args(args).code(3);
+    assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
+}
