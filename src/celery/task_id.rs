@@ -190,14 +190,14 @@ static ALL_HEX: LazyLock<Regex> = LazyLock::new(|| regex(r"^[0-9A-Fa-f]{32}$"));
 
 /// The ids in one word or argument, as a second reading of it; none where there is no other than the text itself.
 pub fn taken_from(text: &str) -> Option<Taken> {
-    let text = text.trim();
     if is_uuid(text) {
         return None;
     }
-    of_known_form(text)
-        .or_else(|| alone(text))
-        .or_else(|| uuids(text))
-        .or_else(|| unquoted(text))
+    let word = text.trim();
+    of_known_form(word)
+        .or_else(|| alone(word))
+        .or_else(|| uuids(word))
+        .or_else(|| unquoted(word))
         .filter(|taken| taken.ids != [text])
 }
 

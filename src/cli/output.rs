@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::args::{Cli, ColorChoice};
 use super::workflow::without_commands;
+use crate::diagnose::registry;
 
 /// Width of a report where there is no terminal to ask.
 const DEFAULT_WIDTH: usize = 100;
@@ -153,7 +154,18 @@ pub(super) fn completions(shell: Shell) -> anyhow::Result<u8> {
     // For a program with a hyphen in its name clap_complete 4.6 writes one name where it chooses a part of the script for
     // bash and another where the part stands, so that no subcommand was ever completed.
     let script = script.replace("celery__subcmd__doctor", "celery__doctor");
-    to_stdout(|out| out.write_all(script.as_bytes()))?;
+    to_stdout(|out| {
+        out.write_all(script.as_bytes())?;
+        // It offers no values of arguments without a flag to fish.
+        if shell == Shell::Fish {
+            let names = registry::ALL.iter().flat_map(|rule| [rule.code, rule.name]);
+            let names: Vec<&str> = names.collect();
+            let condition = "__fish_celery_doctor_using_subcommand explain";
+            let names = names.join(" ");
+            writeln!(out, "complete -c celery-doctor -n \"{condition}\" -f -a \"{names}\"")?;
+        }
+        Ok(())
+    })?;
     Ok(0)
 }
 

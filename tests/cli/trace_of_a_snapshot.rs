@@ -1,6 +1,6 @@
 //! `trace --snapshot`: the whole way from a file to a report and an exit code.
 
-use celery_doctor::evidence::{Observed, ReadStatus, Reason, Source, Why};
+use celery_doctor::evidence::{Observed, ReadStatus, Reason, Scope, Source, Why};
 
 use crate::evidence::{evidence, packed, snapshot};
 use crate::run::Test;
@@ -186,9 +186,18 @@ fn a_closed_pipe_changes_no_exit_code() {
     assert_eq!(json.code_unread(), Some(1));
 }
 
+/// A trace of a snapshot that was taken of all tasks.
+fn everything() -> Test {
+    let mut evidence = evidence();
+    evidence.scope = Scope::Everything;
+    Test::new()
+        .file("s.gz", &packed(&evidence))
+        .args(["trace", "--snapshot", "s.gz"])
+}
+
 #[test]
 fn no_line_of_a_report_is_a_command_of_a_workflow() {
-    let test = || trace().args(["--id", "::error::x", "--id", "::warning::y"]);
+    let test = || everything().args(["--id", "::error::x", "--id", "::warning::y"]);
     let usual = test().code(1);
     usual.says("::error::x");
     for format in ["table", "json", "jsonl"] {
@@ -209,26 +218,26 @@ fn ids_are_taken_out_of_what_is_pasted() {
         "celery-task-meta-stuck",
         "<AsyncResult: stuck>",
     ] {
-        let ran = trace().args([text, "--format", "json"]).code(1);
+        let ran = everything().args([text, "--format", "json"]).code(1);
         let report = ran.json();
         assert_eq!(report["traces"][0]["task_id"], "stuck", "{text}");
         assert_eq!(report["taken"][0]["task_id"], "stuck", "{text}");
         assert!(ran.stderr.contains("took the id stuck"), "{}", ran.stderr);
     }
-    let ran = trace()
+    let ran = everything()
         .args(["--id", "'stuck'", "--format", "json"])
         .code(1);
     assert_eq!(ran.json()["traces"][0]["task_id"], "'stuck'");
     assert_eq!(ran.json()["traces"][0]["id_shape"], "custom");
-    trace()
+    everything()
         .args(["6f1c0e5a"])
         .code(1)
         .says("only the beginning of a UUID");
-    trace().args(["order-7"]).code(1).says("This is no UUID");
+    everything().args(["order-7"]).code(1).says("This is no UUID");
 }
 
 #[test]
 fn commands_name_the_app_that_is_given() {
-    let ran = trace().args(["stuck", "-A", "proj.celery"]).code(1);
+    let ran = everything().args(["stuck", "-A", "proj.celery"]).code(1);
     assert!(!ran.stdout.contains("-A APP"), "{}", ran.stdout);
 }

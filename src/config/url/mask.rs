@@ -25,6 +25,9 @@ const HARMLESS: [&str; 14] = [
     "virtual_host",
 ];
 
+/// The ways to log in that brokers know; anything else in their place may be a password.
+const LOGIN_METHODS: [&str; 4] = ["AMQPLAIN", "EXTERNAL", "GSSAPI", "PLAIN"];
+
 /// The URL with its passwords masked, such as `redis://:***@host:6379/0`. Also takes `;` lists, and text that is no URL.
 pub(crate) fn masked(url: &str) -> String {
     let url = parts::cleaned(url);
@@ -101,7 +104,8 @@ fn masked_userinfo(userinfo: &str) -> String {
 
 fn masked_pair(pair: &str) -> String {
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    if HARMLESS.contains(&key) && is_path(value) {
+    let is_login_method = key == "login_method" && LOGIN_METHODS.contains(&value);
+    if is_login_method || HARMLESS.contains(&key) && is_path(value) {
         format!("{key}={value}")
     } else if is_name(key) && pair.contains('=') {
         format!("{key}={STARS}")
