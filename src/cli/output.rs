@@ -162,7 +162,10 @@ pub(super) fn completions(shell: Shell) -> anyhow::Result<u8> {
             let names: Vec<&str> = names.collect();
             let condition = "__fish_celery_doctor_using_subcommand explain";
             let names = names.join(" ");
-            writeln!(out, "complete -c celery-doctor -n \"{condition}\" -f -a \"{names}\"")?;
+            writeln!(
+                out,
+                "complete -c celery-doctor -n \"{condition}\" -f -a \"{names}\""
+            )?;
         }
         Ok(())
     })?;

@@ -233,7 +233,10 @@ fn ids_are_taken_out_of_what_is_pasted() {
         .args(["6f1c0e5a"])
         .code(1)
         .says("only the beginning of a UUID");
-    everything().args(["order-7"]).code(1).says("This is no UUID");
+    everything()
+        .args(["order-7"])
+        .code(1)
+        .says("This is no UUID");
 }
 
 #[test]
