@@ -34,10 +34,15 @@ impl Severity {
     }
 }
 
-/// Puts the app's name where a command for Celery leaves it open.
+/// Puts the app's name where a command for Celery leaves it open. Only there: in a name the same letters mean nothing.
 pub(super) fn name_app(text: &mut String, app: &str) {
-    if text.contains("-A APP") {
-        *text = text.replace("-A APP", &format!("-A {}", super::plain::key(app)));
+    const OPEN: &str = "celery -A APP ";
+    let named = format!("celery -A {} ", super::plain::key(app));
+    if let Some(rest) = text.strip_prefix(OPEN) {
+        *text = format!("{named}{rest}");
+    } else {
+        // In a sentence commands stand between backticks.
+        *text = text.replace(&format!("`{OPEN}"), &format!("`{named}"));
     }
 }
 
@@ -171,7 +176,7 @@ impl Finding {
     /// Names the app in commands for Celery, where the user told which it is.
     pub(crate) fn name_app(&mut self, app: &str) {
         name_app(&mut self.remedy, app);
-        for command in &mut self.confirm {
+        for command in self.confirm.iter_mut().chain(&mut self.remedy_commands) {
             name_app(command, app);
         }
     }
