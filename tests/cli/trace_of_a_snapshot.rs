@@ -198,13 +198,13 @@ fn everything() -> Test {
 #[test]
 fn no_line_of_a_report_is_a_command_of_a_workflow() {
     let test = || everything().args(["--id", "::error::x", "--id", "::warning::y"]);
-    let usual = test().code(1);
+    let usual = test().code(3);
     usual.says("::error::x");
     for format in ["table", "json", "jsonl"] {
         let ran = test()
             .env("GITHUB_ACTIONS", "true")
             .args(["--format", format])
-            .code(1);
+            .code(3);
         let commands = |line: &&str| line.trim_start().starts_with("::");
         assert_eq!(ran.stdout.lines().find(commands), None);
     }
@@ -226,16 +226,16 @@ fn ids_are_taken_out_of_what_is_pasted() {
     }
     let ran = everything()
         .args(["--id", "'stuck'", "--format", "json"])
-        .code(1);
+        .code(3);
     assert_eq!(ran.json()["traces"][0]["task_id"], "'stuck'");
     assert_eq!(ran.json()["traces"][0]["id_shape"], "custom");
     everything()
         .args(["6f1c0e5a"])
-        .code(1)
+        .code(3)
         .says("only the beginning of a UUID");
     everything()
         .args(["order-7"])
-        .code(1)
+        .code(3)
         .says("This is no UUID");
 }
 
