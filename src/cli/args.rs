@@ -77,7 +77,6 @@ Exit codes:
 Environment:
   CELERY_BROKER_URL, CELERY_RESULT_BACKEND  the broker and the result backend
   CELERY_DOCTOR_...   any other flag of a connection, such as CELERY_DOCTOR_KEY_PREFIX
-  CELERY_DOCTOR_LOG   what the program does, on standard error: error, warn, info, debug, trace
   NO_COLOR            no colours";
 
 /// The commands.

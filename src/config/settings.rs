@@ -223,16 +223,14 @@ fn broker_file(path: &Path) -> Result<Secret, SettingsError> {
         failed(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
     })?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    match (lines.next(), lines.next()) {
-        (Some(url), None) => Ok(Secret::from(url)),
-        _ => {
-            let what = "expected one line with a URL";
-            Err(failed(std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                what,
-            )))
-        }
+    if let (Some(url), None) = (lines.next(), lines.next()) {
+        return Ok(Secret::from(url));
     }
+    let what = "expected one line with a URL";
+    Err(failed(std::io::Error::new(
+        std::io::ErrorKind::InvalidData,
+        what,
+    )))
 }
 
 /// The settings for a snapshot file: those that judge, with no server in them.
