@@ -165,10 +165,7 @@ impl Serializer {
                 })
             }
             Serializer::Pickle if document.len() > MAX_UNPACKED => Err(Unreadable::TooLarge),
-            Serializer::Pickle => {
-                let plain = pickle::read(document)?;
-                T::deserialize(plain).map_err(|_| Unreadable::Serialized)
-            }
+            Serializer::Pickle => pickle::read(document),
             Serializer::Yaml => Err(Unreadable::Yaml),
         }
     }

@@ -1,63 +1,88 @@
 //! Reads the plain data of a pickle and nothing else: no class is looked up and nothing is called, so a hostile pickle
 //! has nothing to run. What is not plain data stands as an object with its class's name.
 //!
-//! Objects live in one flat list and refer to each other by index. So a deep pickle can't overflow the stack, and one
-//! that repeats an object through the memo can't grow beyond its own length; the copy to JSON is bounded in depth and size.
+//! Objects live in one flat list, refer to each other by index, and borrow their text from the pickle. So a deep pickle
+//! can't overflow the stack, one that repeats an object through the memo can't grow beyond its own length, and nothing is
+//! copied but what the type that is read asks for, within a budget that grows with the pickle's length.
 //! The opcodes are those of Python's `pickletools`, protocols 0 to 5.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::body::Unreadable;
 
-const MAX_OBJECTS: usize = 1 << 20;
-const MAX_DEPTH: usize = 32;
-const MAX_COPIED: usize = 4 << 20;
-/// Keys and places of private data, which are not even copied.
-const PRIVATE: [&str; 3] = ["args", "kwargs", "traceback"];
-/// The largest `result` that may be the meta data of a state (`{"pid": …, "hostname": …}`).
-const MAX_META: usize = 8;
+const MAX_OBJECTS: usize = 1 << 19;
+/// Entries of the stack, of lists, of dictionaries and of the memo, together.
+const MAX_ENTRIES: usize = 1 << 21;
+const MAX_DEPTH: usize = 64;
+/// What reading may cost for each byte of the pickle: a visit costs [`VISIT`], text its length. An object that is held
+/// once takes a byte at least, one that is repeated takes two.
+const COST_OF_BYTE: usize = 32;
+const VISIT: usize = 16;
+/// What reading a short pickle may cost besides.
+const COST_OF_START: usize = 4096;
+/// The function that makes a signature of a dictionary (Celery 5.7 `canvas.py`, `Signature.__reduce__`).
+const SIGNATURE: &str = "signature";
 
-type Index = usize;
+type Index = u32;
 
-#[derive(Clone, Debug)]
-enum Object {
+#[derive(Debug)]
+enum Object<'a> {
     None,
     Bool(bool),
     Int(i64),
     Float(f64),
-    Text(String),
+    Text(Cow<'a, str>),
     /// Bytes, big numbers and whatever else is of no use here.
     Opaque,
     List(Vec<Index>),
     Dict(Vec<(Index, Index)>),
-    /// A class, by its last name.
-    Class(String),
-    /// An instance of a class.
-    Instance(String),
+    /// A class, by the text of its name.
+    Class(Index),
+    /// An instance of a class, by the text of the class's name.
+    Instance(Index),
 }
 
-/// The value of a pickle as JSON, without private data: `args` and `kwargs` are null, and a large `result` too.
-/// An instance is `{"exc_type": CLASS}`, as Celery's JSON writes exceptions.
-pub(super) fn read(pickle: &[u8]) -> Result<Value, Unreadable> {
+/// Reads the value of a pickle. An instance is `{"exc_type": CLASS}`, as Celery's JSON writes exceptions, and a signature
+/// the dictionary that it is made of.
+pub(super) fn read<T: DeserializeOwned>(pickle: &[u8]) -> Result<T, Unreadable> {
     let mut machine = Machine {
         input: pickle,
         objects: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
+        entries: 0,
     };
-    let top = machine.run().ok_or(Unreadable::Serialized)?;
-    let mut room = MAX_COPIED;
-    Ok(machine.copy(top, 0, &mut room))
+    let top = machine.run().ok_or(if machine.is_full() {
+        Unreadable::TooLarge
+    } else {
+        Unreadable::Serialized
+    })?;
+    let budget = Budget {
+        left: Cell::new(pickle.len().saturating_mul(COST_OF_BYTE) + COST_OF_START),
+        exceeded: Cell::new(None),
+    };
+    let top = Node {
+        machine: &machine,
+        budget: &budget,
+        index: top,
+        depth: 0,
+    };
+    T::deserialize(top).map_err(|_| budget.exceeded.get().unwrap_or(Unreadable::Serialized))
 }
 
 struct Machine<'a> {
     input: &'a [u8],
-    objects: Vec<Object>,
+    objects: Vec<Object<'a>>,
     stack: Vec<Index>,
-    marks: Vec<usize>,
+    marks: Vec<u32>,
     /// Memo number and index, kept sorted; numbers nearly always come in order.
     memo: Vec<(usize, Index)>,
+    /// How many entries were ever made, of [`MAX_ENTRIES`].
+    entries: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -68,11 +93,11 @@ impl<'a> Machine<'a> {
                 b'.' => return self.stack.pop(),
                 0x80 => drop(self.take(1)?),
                 0x95 => drop(self.take(8)?),
-                b'(' => self.marks.push(self.stack.len()),
+                b'(' => self.mark()?,
                 // POP, and BUILD: the instance below stays as it is.
                 b'0' | b'b' => drop(self.stack.pop()?),
                 b'1' => drop(self.since_mark()?),
-                b'2' => self.stack.push(*self.stack.last()?),
+                b'2' => self.put(*self.stack.last()?)?,
                 b'N' => self.push(Object::None)?,
                 0x88 => self.push(Object::Bool(true))?,
                 0x89 => self.push(Object::Bool(false))?,
@@ -109,8 +134,8 @@ impl<'a> Machine<'a> {
                 }
                 b'S' => {
                     let quoted = self.line()?;
-                    let text = quoted.get(1..quoted.len().checked_sub(1)?)?.to_owned();
-                    self.push(Object::Text(text))?;
+                    let text = quoted.get(1..quoted.len().checked_sub(1)?)?;
+                    self.push(Object::Text(text.into()))?;
                 }
                 b'V' => {
                     let text = raw_unicode(self.raw_line()?);
@@ -164,12 +189,13 @@ impl<'a> Machine<'a> {
                 b'c' => {
                     self.line()?;
                     let name = self.line()?;
-                    self.push(class(name))?;
+                    let name = self.keep(Object::Text(name.into()))?;
+                    self.push(Object::Class(name))?;
                 }
                 0x93 => {
                     let names = self.pop_many(2)?;
-                    let class = match self.objects.get(names[1])? {
-                        Object::Text(name) => class(name),
+                    let class = match self.object(names[1])? {
+                        Object::Text(_) => Object::Class(names[1]),
                         _ => Object::Opaque,
                     };
                     self.push(class)?;
@@ -177,23 +203,21 @@ impl<'a> Machine<'a> {
                 // The callable or class, and its arguments, make an instance.
                 b'R' | 0x81 => {
                     let parts = self.pop_many(2)?;
-                    match self.signature(parts[0], parts[1]) {
-                        Some(signature) => self.stack.push(signature),
-                        None => self.instance(parts[0])?,
-                    }
+                    self.instance(parts[0], Some(parts[1]))?;
                 }
                 0x92 => {
                     let parts = self.pop_many(3)?;
-                    self.instance(parts[0])?;
+                    self.instance(parts[0], None)?;
                 }
                 b'o' => {
                     let parts = self.since_mark()?;
-                    self.instance(*parts.first()?)?;
+                    self.instance(*parts.first()?, None)?;
                 }
                 b'i' => {
                     self.line()?;
-                    let name = self.line()?.to_owned();
+                    let name = self.line()?;
                     self.since_mark()?;
+                    let name = self.keep(Object::Text(name.into()))?;
                     self.push(Object::Instance(name))?;
                 }
                 _ => return None,
@@ -250,7 +274,7 @@ impl<'a> Machine<'a> {
     fn text(&mut self, width: usize) -> Option<()> {
         let count = self.number(width)?;
         let text = std::str::from_utf8(self.take(count)?)
-            .map_or(Object::Opaque, |text| Object::Text(text.to_owned()));
+            .map_or(Object::Opaque, |text| Object::Text(text.into()));
         self.push(text)
     }
 
@@ -260,17 +284,53 @@ impl<'a> Machine<'a> {
         self.push(Object::Opaque)
     }
 
-    fn push(&mut self, object: Object) -> Option<()> {
+    fn push(&mut self, object: Object<'a>) -> Option<()> {
+        let index = self.keep(object)?;
+        self.put(index)
+    }
+
+    /// Adds an object that is not on the stack.
+    fn keep(&mut self, object: Object<'a>) -> Option<Index> {
         if self.objects.len() >= MAX_OBJECTS {
             return None;
         }
-        self.stack.push(self.objects.len());
+        let index = Index::try_from(self.objects.len()).ok()?;
         self.objects.push(object);
+        Some(index)
+    }
+
+    fn put(&mut self, index: Index) -> Option<()> {
+        self.spend(1)?;
+        self.stack.push(index);
         Some(())
     }
 
+    fn mark(&mut self) -> Option<()> {
+        self.spend(1)?;
+        self.marks.push(u32::try_from(self.stack.len()).ok()?);
+        Some(())
+    }
+
+    fn spend(&mut self, entries: usize) -> Option<()> {
+        self.entries += entries;
+        (!self.is_full()).then_some(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries > MAX_ENTRIES || self.objects.len() >= MAX_OBJECTS
+    }
+
+    fn object(&self, index: Index) -> Option<&Object<'a>> {
+        self.objects.get(index as usize)
+    }
+
+    fn top(&mut self) -> Option<&mut Object<'a>> {
+        let index = *self.stack.last()?;
+        self.objects.get_mut(index as usize)
+    }
+
     fn since_mark(&mut self) -> Option<Vec<Index>> {
-        let mark = self.marks.pop()?;
+        let mark = self.marks.pop()? as usize;
         (mark <= self.stack.len()).then(|| self.stack.split_off(mark))
     }
 
@@ -280,15 +340,17 @@ impl<'a> Machine<'a> {
     }
 
     fn extend_list(&mut self, items: &[Index]) -> Option<()> {
+        self.spend(items.len())?;
         // `append` may be a method of any object; only those of lists matter.
-        if let Object::List(list) = self.objects.get_mut(*self.stack.last()?)? {
+        if let Object::List(list) = self.top()? {
             list.extend_from_slice(items);
         }
         Some(())
     }
 
     fn extend_dict(&mut self, items: &[Index]) -> Option<()> {
-        if let Object::Dict(dict) = self.objects.get_mut(*self.stack.last()?)? {
+        self.spend(items.len())?;
+        if let Object::Dict(dict) = self.top()? {
             dict.extend(pairs(items));
         }
         Some(())
@@ -304,6 +366,7 @@ impl<'a> Machine<'a> {
 
     fn memorise(&mut self, number: usize) -> Option<()> {
         let top = *self.stack.last()?;
+        self.spend(1)?;
         match self.memo.last() {
             Some(&(last, _)) if last >= number => {
                 match self.memo.binary_search_by_key(&number, |entry| entry.0) {
@@ -322,128 +385,206 @@ impl<'a> Machine<'a> {
             .memo
             .binary_search_by_key(&number, |entry| entry.0)
             .ok()?;
-        self.stack.push(self.memo[at].1);
-        Some(())
+        self.put(self.memo[at].1)
     }
 
-    fn instance(&mut self, class: Index) -> Option<()> {
-        let instance = match self.objects.get(class)? {
-            Object::Class(name) => Object::Instance(name.clone()),
-            _ => Object::Opaque,
+    fn instance(&mut self, class: Index, arguments: Option<Index>) -> Option<()> {
+        let &Object::Class(name) = self.object(class)? else {
+            return self.push(Object::Opaque);
         };
-        self.push(instance)
+        match arguments.and_then(|arguments| self.signature(name, arguments)) {
+            Some(dict) => self.put(dict),
+            None => self.push(Object::Instance(name)),
+        }
     }
 
-    /// The dictionary that a signature is made of (Celery 5.7 `canvas.py`, `Signature.__reduce__`).
-    fn signature(&self, callable: Index, arguments: Index) -> Option<Index> {
-        let (Object::Class(name), Object::List(arguments)) =
-            (self.objects.get(callable)?, self.objects.get(arguments)?)
+    /// The dictionary of which a signature is made.
+    fn signature(&self, name: Index, arguments: Index) -> Option<Index> {
+        let (Object::Text(name), Object::List(arguments)) =
+            (self.object(name)?, self.object(arguments)?)
         else {
             return None;
         };
-        let [only] = arguments.as_slice() else {
-            return None;
-        };
-        let is_dict = matches!(self.objects.get(*only)?, Object::Dict(_));
-        (name == "signature" && is_dict).then_some(*only)
-    }
-
-    /// Whether a dictionary is a signature whose keywords are other signatures, and no task's arguments.
-    fn is_canvas(&self, items: &[(Index, Index)]) -> bool {
-        items.iter().any(|(key, value)| {
-            let (Some(Object::Text(key)), Some(Object::Text(value))) =
-                (self.objects.get(*key), self.objects.get(*value))
-            else {
-                return false;
-            };
-            key == "task"
-                && ["celery.chain", "celery.group", "celery.chord"].contains(&value.as_str())
-        })
-    }
-
-    fn copy(&self, index: Index, depth: usize, room: &mut usize) -> Value {
-        // Every visit costs room, or objects that contain each other a million times would take for ever.
-        *room = room.saturating_sub(16);
-        if depth > MAX_DEPTH || *room == 0 {
-            return Value::Null;
-        }
-        match self.objects.get(index) {
-            Some(Object::Bool(flag)) => Value::Bool(*flag),
-            Some(Object::Int(number)) => Value::from(*number),
-            Some(Object::Float(number)) => Value::from(*number),
-            Some(Object::Text(text)) => {
-                if text.len() > *room {
-                    return Value::Null;
-                }
-                *room -= text.len();
-                Value::String(text.clone())
-            }
-            Some(Object::List(items)) => {
-                // The body of protocol 2 is a list whose first two items are args and kwargs.
-                let private = if depth == 0 && items.len() == 3 { 2 } else { 0 };
-                let kept = items.iter().skip(private);
-                let mut list = vec![Value::Null; private];
-                for item in kept {
-                    if *room == 0 {
-                        break;
-                    }
-                    list.push(self.copy(*item, depth + 1, room));
-                }
-                Value::Array(list)
-            }
-            Some(Object::Dict(items)) => {
-                let mut map = Map::new();
-                let is_canvas = self.is_canvas(items);
-                for (key, value) in items {
-                    *room = room.saturating_sub(1);
-                    let Some(Object::Text(key)) = self.objects.get(*key) else {
-                        if *room == 0 {
-                            break;
-                        }
-                        continue;
-                    };
-                    if *room <= key.len() {
-                        break;
-                    }
-                    *room -= key.len();
-                    if !self.is_private(key, *value) || is_canvas && key == "kwargs" {
-                        map.insert(key.clone(), self.copy(*value, depth + 1, room));
-                    }
-                }
-                Value::Object(map)
-            }
-            Some(Object::Instance(name)) => {
-                *room = room.saturating_sub(name.len());
-                Value::Object(Map::from_iter([(
-                    "exc_type".to_owned(),
-                    Value::from(name.as_str()),
-                )]))
-            }
-            Some(Object::None | Object::Opaque | Object::Class(_)) | None => Value::Null,
-        }
-    }
-
-    fn is_private(&self, key: &str, value: Index) -> bool {
-        let is_data = match self.objects.get(value) {
-            Some(Object::Dict(items)) => items.len() > MAX_META,
-            Some(Object::Instance(_)) => false,
-            _ => true,
-        };
-        PRIVATE.contains(&key) || key == "result" && is_data
+        let first = *arguments.first()?;
+        let is_dict = matches!(self.object(first)?, Object::Dict(_));
+        (is_dict && last_part(name) == SIGNATURE).then_some(first)
     }
 }
 
-fn int(number: usize) -> Object {
+/// What reading may still cost.
+struct Budget {
+    left: Cell<usize>,
+    /// Which limit was met, where one was.
+    exceeded: Cell<Option<Unreadable>>,
+}
+
+impl Budget {
+    fn spend(&self, cost: usize) -> Result<(), Error> {
+        match self.left.get().checked_sub(cost) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(())
+            }
+            None => Err(self.exceed(Unreadable::TooLarge)),
+        }
+    }
+
+    fn exceed(&self, limit: Unreadable) -> Error {
+        self.exceeded.set(Some(limit));
+        serde::de::Error::custom(limit)
+    }
+}
+
+type Error = serde::de::value::Error;
+
+/// One object, to be read by serde.
+#[derive(Clone, Copy)]
+struct Node<'m> {
+    machine: &'m Machine<'m>,
+    budget: &'m Budget,
+    index: Index,
+    depth: usize,
+}
+
+impl<'m> Node<'m> {
+    fn child(self, index: Index) -> Self {
+        Self {
+            index,
+            depth: self.depth + 1,
+            ..self
+        }
+    }
+
+    fn text(self) -> Option<&'m str> {
+        match self.machine.object(self.index)? {
+            Object::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserializer<'de> for Node<'_> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.budget.spend(VISIT)?;
+        if self.depth > MAX_DEPTH {
+            return Err(self.budget.exceed(Unreadable::TooDeep));
+        }
+        match self.machine.object(self.index) {
+            Some(Object::Bool(flag)) => visitor.visit_bool(*flag),
+            Some(Object::Int(number)) => visitor.visit_i64(*number),
+            Some(Object::Float(number)) => visitor.visit_f64(*number),
+            Some(Object::Text(text)) => {
+                self.budget.spend(text.len())?;
+                visitor.visit_str(text)
+            }
+            Some(Object::List(items)) => visitor.visit_seq(Items {
+                node: self,
+                rest: items.iter(),
+            }),
+            Some(Object::Dict(items)) => visitor.visit_map(Entries {
+                node: self,
+                rest: items.iter(),
+                value: None,
+            }),
+            Some(Object::Instance(name)) => {
+                let name = last_part(self.child(*name).text().unwrap_or_default());
+                self.budget.spend(name.len())?;
+                let entry = std::iter::once(("exc_type", name));
+                visitor.visit_map(serde::de::value::MapDeserializer::new(entry))
+            }
+            Some(Object::None | Object::Opaque | Object::Class(_)) | None => visitor.visit_unit(),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.machine.object(self.index) {
+            Some(Object::None | Object::Opaque | Object::Class(_)) | None => visitor.visit_none(),
+            Some(_) => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.budget.spend(VISIT)?;
+        visitor.visit_unit()
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct enum identifier
+    }
+}
+
+struct Items<'m> {
+    node: Node<'m>,
+    rest: std::slice::Iter<'m, Index>,
+}
+
+impl<'de> SeqAccess<'de> for Items<'_> {
+    type Error = Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
+        let item = self.rest.next();
+        item.map(|item| seed.deserialize(self.node.child(*item)))
+            .transpose()
+    }
+}
+
+/// The entries whose keys are text. Celery writes no others.
+struct Entries<'m> {
+    node: Node<'m>,
+    rest: std::slice::Iter<'m, (Index, Index)>,
+    value: Option<Index>,
+}
+
+impl<'de> MapAccess<'de> for Entries<'_> {
+    type Error = Error;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
+        for (key, value) in self.rest.by_ref() {
+            let key = self.node.child(*key);
+            if key.text().is_some() {
+                self.value = Some(*value);
+                return seed.deserialize(key).map(Some);
+            }
+            self.node.budget.spend(VISIT)?;
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+        let value = self.value.take();
+        let value = value.ok_or_else(|| serde::de::Error::custom("a value before its key"))?;
+        seed.deserialize(self.node.child(value))
+    }
+}
+
+/// The last part of a qualified name: Celery's JSON names an exception so.
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or_default()
+}
+
+fn int<'a>(number: usize) -> Object<'a> {
     i64::try_from(number).map_or(Object::Opaque, Object::Int)
 }
 
-/// A class by the last part of its qualified name. Functions that rebuild an exception are no exceptions.
-fn class(name: &str) -> Object {
-    Object::Class(name.rsplit('.').next().unwrap_or_default().to_owned())
-}
-
 /// Python's `raw-unicode-escape`: Latin-1, with `\uXXXX` for what it lacks.
-fn raw_unicode(line: &[u8]) -> Object {
+fn raw_unicode<'a>(line: &[u8]) -> Object<'a> {
     let latin: String = line.iter().map(|&byte| char::from(byte)).collect();
     let mut parts = latin.split("\\u");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -460,7 +601,7 @@ fn raw_unicode(line: &[u8]) -> Object {
             _ => return Object::Opaque,
         }
     }
-    Object::Text(text)
+    Object::Text(text.into())
 }
 
 fn pairs(items: &[Index]) -> Vec<(Index, Index)> {
