@@ -238,7 +238,9 @@ fn not_a_number_in_the_arguments_hides_nothing() {
 #[test]
 fn an_envelope_survives_a_snapshot() {
     for (name, message) in &SAMPLES.messages {
-        if let Ok(envelope) = parse(message.as_bytes(), Keep::Args) {
+        if let Ok(mut envelope) = parse(message.as_bytes(), Keep::Args) {
+            // What it carries for later is kept beside the envelopes.
+            envelope.canvas.clear();
             let json = serde_json::to_string(&envelope).expect(name);
             assert_eq!(
                 serde_json::from_str::<Envelope>(&json).expect(name),
