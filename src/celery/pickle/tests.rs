@@ -150,6 +150,8 @@ fn the_keywords_of_a_group_are_its_tasks() {
 signature\n((dS'task'\nS't'\nsS'options'\n(dS'task_id'\nS'x'\nsstRasstR.";
     assert_eq!(
         read::<Value>(pickle),
-        Ok(json!({"task": "celery.group", "kwargs": {"tasks": [{"task": "t", "options": {"task_id": "x"}}]}}))
+        Ok(
+            json!({"task": "celery.group", "kwargs": {"tasks": [{"task": "t", "options": {"task_id": "x"}}]}})
+        )
     );
 }
