@@ -81,6 +81,10 @@ Environment:
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one, for as long as the process runs"
+)]
 pub(super) enum Command {
     /// Follow tasks through publish, queue, unacked, worker and result
     Trace(TraceArgs),

@@ -312,9 +312,10 @@ fn segment(name: &str) -> String {
 /// What stands for something in these commands, or has to be there before they are run. A report says it once.
 pub(crate) fn legend<'c>(
     evidence: &Evidence,
-    commands: impl Iterator<Item = &'c str> + Clone,
+    commands: impl IntoIterator<Item = &'c str>,
 ) -> Vec<&'static str> {
-    let any = |part: &str| commands.clone().any(|command| command.contains(part));
+    let commands: Vec<&str> = commands.into_iter().collect();
+    let any = |part: &str| commands.iter().any(|command| command.contains(part));
     let endpoints = [&evidence.broker.endpoint, &evidence.result_backend.endpoint];
     let password = endpoints
         .into_iter()

@@ -167,7 +167,7 @@ impl Evidence {
         let accounted = |queue: &&str| consumers.get(queue).is_some_and(|n| *n <= green(queue));
         let of_green = consumed
             .into_iter()
-            .filter(|(_, queues)| queues.iter().all(|queue| accounted(queue)))
+            .filter(|(_, queues)| queues.iter().all(&accounted))
             .map(|(connection, _)| connection);
         of_green.chain(named.into_keys()).collect()
     }

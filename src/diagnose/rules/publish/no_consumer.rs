@@ -135,7 +135,7 @@ fn unread_queues(evidence: &Evidence) -> Vec<Finding> {
 /// What to do, and the command for it. A worker is told to consume the queue only where nothing can come of it but that:
 /// it knows the one task that waits there, and kombu's Redis transport declares nothing that could differ. On RabbitMQ a
 /// declaration that differs from the queue (priorities, quorum, limits) closes the worker's connection with 406
-/// PRECONDITION_FAILED, and a worker throws away what it does not know.
+/// `PRECONDITION_FAILED`, and a worker throws away what it does not know.
 fn cure(finding: Finding, evidence: &Evidence, list: &List, task: Option<&str>) -> Finding {
     let queue = list.queue.as_str();
     let taker = task.and_then(|task| taker(evidence, list, task));

@@ -468,7 +468,9 @@ mod tests {
                 .clients(&["brpop", "publish", "brpop"]);
             let facts = lab.evidence.broker.server.seen_mut().expect("seen");
             let clients = facts.clients.seen_mut().expect("seen");
-            clients.iter_mut().for_each(|client| client.blocked = false);
+            for client in clients.iter_mut() {
+                client.blocked = false;
+            }
             clients[0].blocked = true;
             clients[0].idle_seconds = Some(0);
             clients[1].idle_seconds = Some(1);

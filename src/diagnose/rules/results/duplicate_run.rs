@@ -162,19 +162,19 @@ fn one_worker_twice(case: &Case<'_>) -> Option<Finding> {
         let runs = pids.len() as u64;
         let processes: BTreeSet<i64> = pids.into_iter().flatten().collect();
         let waiting = (holder.again + 1).saturating_sub(runs);
-        (runs > 1 || holder.again > 0)
-            .then(|| (&holder.node, runs, processes.len() as u64, waiting))
-            .filter(|_| !is_broadcast(case, holder))
+        ((runs > 1 || holder.again > 0) && !is_broadcast(case, holder)).then_some((
+            &holder.node,
+            runs,
+            processes.len() as u64,
+            waiting,
+        ))
     })?;
     if is_retried(case) {
         return None;
     }
     let what = format!("{} {}", case.called(), case.id);
     let message = match runs {
-        0 => format!(
-            "{node} holds {what} {} times, and will run it as often",
-            more
-        ),
+        0 => format!("{node} holds {what} {more} times, and will run it as often"),
         1 => format!("{node} runs {what}, holds it once more, and will run it again"),
         _ if pids == runs => format!("{node} runs {what} in {pids} processes at once"),
         _ => format!("{node} runs {what} {runs} times at once"),
