@@ -6,6 +6,7 @@ mod cluster;
 mod faults;
 mod harmless;
 mod healthy;
+mod strangers;
 mod trace;
 mod world;
 
