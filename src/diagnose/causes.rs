@@ -33,7 +33,8 @@ pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
             worker_ending(case),
             restore_dropped(case),
             without_acknowledgements(case),
-            Some(delivery_cut_off()),
+            // What has begun was delivered.
+            (!case.has_begun()).then(delivery_cut_off),
         ]
         .into_iter()
         .flatten()
@@ -52,6 +53,7 @@ pub(super) fn remaining(case: &Case<'_>, verdict: Verdict) -> Vec<Cause> {
 fn never_known(case: &Case<'_>) -> Vec<Cause> {
     [
         not_sent_yet(case),
+        Some(never_to_be_sent()),
         result_not_stored(case),
         result_gone(case),
         Some(unroutable(case)),
@@ -308,6 +310,18 @@ fn not_sent_yet(case: &Case<'_>) -> Option<Cause> {
         confirm: "trace the first task of the canvas (`result.parent` where it was sent)".to_owned(),
         weight: if running || evidence.canvas_gap.packed > 0 { 65 } else { 25 },
     })
+}
+
+/// No step is sent after one that did not succeed, and the steps that follow leave no trace.
+fn never_to_be_sent() -> Cause {
+    Cause {
+        name: "earlier-step-failed",
+        text: "it is a later step of a chain or the body of a chord, and was never sent: a step before it failed, was \
+               discarded, or was lost"
+            .to_owned(),
+        confirm: "trace the first task of the canvas (`result.parent` where it was sent)".to_owned(),
+        weight: 28,
+    }
 }
 
 fn result_not_stored(case: &Case<'_>) -> Option<Cause> {

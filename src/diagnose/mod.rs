@@ -294,6 +294,7 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
             continue;
         }
         let mut found = false;
+        let mut gaps = gaps(rule, evidence);
         if let Some(check) = rule.check.of_task() {
             for id in ids {
                 if let Some(case) = Case::of(evidence, id) {
@@ -301,6 +302,7 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
                     findings.extend(of_earlier_steps(&case, check));
                     found |= !findings.is_empty();
                     by_task.entry(id).or_default().extend(findings);
+                    gaps.extend(untold_holder(rule, &case));
                 }
             }
         }
@@ -309,7 +311,7 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
             found |= !findings.is_empty();
             deployment.extend(findings);
         }
-        checks.push(Checked::of(rule, found, gaps(rule, evidence)));
+        checks.push(Checked::of(rule, found, gaps));
     }
     deployment.sort_by(Finding::order);
     let traces = ids
@@ -330,7 +332,9 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
 
 /// What keeps a later step of a canvas, or a group, from coming about: the errors of the tasks that were met in its place.
 fn of_earlier_steps(case: &Case<'_>, check: fn(&Case<'_>) -> Vec<Finding>) -> Vec<Finding> {
-    if !case.is_unheard_of() {
+    // What is met itself speaks for itself.
+    let task = case.task;
+    if !task.copies.is_empty() || !task.claims.is_empty() || case.final_result().is_some() {
         return Vec::new();
     }
     let leads = case.leads().into_iter();
@@ -384,7 +388,41 @@ fn gaps(rule: &Rule, evidence: &Evidence) -> Vec<Gap> {
     let unread = rule.needs.iter();
     let unread = unread.filter_map(|source| missing(rule, evidence, *source));
     let unread = unread.chain(timeless(rule, evidence));
-    unread.chain(unheard(rule, evidence)).collect()
+    let unread = unread.chain(unheard(rule, evidence));
+    unread.chain(nobody_answered(rule, evidence)).collect()
+}
+
+/// Why it can't be told whether an unacknowledged message is an orphan: who holds it is not known.
+fn untold_holder(rule: &Rule, case: &Case<'_>) -> Option<Gap> {
+    let held = case.held().into_iter();
+    let mut untold = held.filter_map(|held| match case.holder(&held) {
+        view::Holder::Undecided(why) => Some(Gap::unread(why)),
+        _ => None,
+    });
+    untold
+        .next()
+        .filter(|_| rule.name == "orphaned-reservation")
+}
+
+/// Rules that compare what workers say of themselves: where none is there, there is nothing to compare.
+const OF_WORKERS_WORDS: &[&str] = &[
+    "default-queue-unconsumed",
+    "mixed-registries",
+    "not-registered",
+    "content-refused",
+    "visibility-conflict",
+    "prefetch-hoarding",
+    "early-ack",
+    "late-ack-without-reject",
+    "saturated",
+    "config-drift",
+    "duplicate-node-name",
+];
+
+fn nobody_answered(rule: &Rule, evidence: &Evidence) -> Option<Gap> {
+    let nobody = evidence.workers.seen()?.answered.is_empty();
+    (nobody && OF_WORKERS_WORDS.contains(&rule.name))
+        .then(|| Gap::unread("no worker answered, and there is nothing to compare"))
 }
 
 /// Rules that hold a time against the server's clock.

@@ -184,7 +184,10 @@ fn hold(case: &Case<'_>) -> Stage {
     let age = held
         .delivered_at
         .map_or("with no entry in the index".to_owned(), |at| {
-            format!("delivered {} ago", plain::duration(case.now() - at))
+            match case.evidence.unknown_clock() {
+                None => format!("delivered {} ago", plain::duration(case.now() - at)),
+                Some(_) => "delivered, by its worker's clock".to_owned(),
+            }
         });
     Stage {
         at: held.delivered_at.and_then(moment),

@@ -175,14 +175,16 @@ fn finished(case: &Case<'_>) -> Option<(Verdict, String)> {
 
 fn in_worker(case: &Case<'_>) -> Option<(Verdict, String)> {
     if let [first, ..] = case.claims(ClaimState::Active).as_slice() {
-        let since = match first.claim.time_start {
-            Some(start) => format!(" for {}", plain::duration(case.now() - start)),
-            None => String::new(),
+        // How long is told by the server's clock alone.
+        let start = (first.claim.time_start).filter(|_| case.evidence.unknown_clock().is_none());
+        let runs = match start {
+            Some(start) => format!(
+                "has been running it for {}",
+                plain::duration((case.now() - start).max(0.0))
+            ),
+            None => "is running it".to_owned(),
         };
-        return Some((
-            Verdict::Running,
-            format!("{} has been running it{since}", first.node),
-        ));
+        return Some((Verdict::Running, format!("{} {runs}", first.node)));
     }
     let holder = case.task.claims.first()?;
     let late = case

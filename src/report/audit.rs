@@ -188,6 +188,10 @@ impl Report<'_> {
     }
 
     fn ages(&mut self, of: &Ages) -> io::Result<()> {
+        // Ages by this machine's clock would be ages of nothing.
+        if self.evidence.unknown_clock().is_some() {
+            return Ok(());
+        }
         let timeout = of.timeout_seconds;
         let under = match of.prefix.as_str() {
             _ if !of.names.are_usual() => format!(" in {}{}", of.prefix, of.names.hash),
@@ -285,7 +289,9 @@ fn queues(evidence: &Evidence) -> Vec<(String, Row<'_>)> {
         // RabbitMQ tells it by itself, of workers without remote control too.
         let told = evidence.consumers_told(list);
         let told = told.and_then(|consumers| usize::try_from(consumers).ok());
-        let consumers = told.or_else(|| known.then(|| evidence.consumers(list).len()));
+        let consumers = told.or_else(|| {
+            (known && evidence.unheard_consumers() == 0).then(|| evidence.consumers(list).len())
+        });
         // A list that only the scan found and that holds nothing of Celery's is another program's.
         let foreign = !list.named && list.malformed >= list.length;
         let untold = evidence.rabbitmq.is_some() && length(evidence, list).is_none();

@@ -273,10 +273,8 @@ impl Evidence {
             "which answers and does not have it"
         } else if left {
             "which is not among the live workers"
-        } else if self.rabbitmq.is_some() {
-            "which is not among the live workers, and may be finishing it if its process is still there"
         } else {
-            "which has signed off, and may be finishing it if its process is still there"
+            "which is not among the live workers, and may be finishing it if its process is still there"
         }
     }
 

@@ -143,10 +143,14 @@ fn finding(case: &Case<'_>, held: &Held<'_>) -> Finding {
 
 /// What becomes of it, and what to do.
 fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String, Option<Command>) {
+    // A time from which on the visibility timeout has passed, and one that is a time still for whoever looks next.
+    let overdue = case.now() - case.evidence.visibility(held.store()).seconds - 1.0;
+    let overdue = format!("{:.0}", overdue.max(0.0));
     let restore = (case.evidence)
         .redis_cli("ZADD")
         .name(&held.index())
-        .words("XX CH 1")
+        .words("XX CH")
+        .name(&overdue)
         .name(held.tag);
     let sooner = "once you know that no process has it any more (CLIENT LIST shows one connection for each worker that \
                   answers, and no other), let a live worker restore it at its next look";
@@ -154,7 +158,8 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String, Option<Command
         let restore = (case.evidence)
             .redis_cli("ZADD")
             .name(&held.index())
-            .words("NX 1")
+            .words("NX")
+            .name(&overdue)
             .name(held.tag);
         return (
             format!(
@@ -177,6 +182,16 @@ fn prospect(case: &Case<'_>, held: &Held<'_>) -> (String, String, Option<Command
                     held.hash()
                 ),
                 "start a worker whose transport options name that key".to_owned(),
+                None,
+            );
+        }
+        if !case.evidence.answered().is_empty() {
+            let whose = plain::under(held.prefix);
+            return (
+                format!("nobody will restore it: no live worker works {whose}"),
+                format!(
+                    "start a worker {whose} (global_keyprefix): it restores the message after the visibility timeout"
+                ),
                 None,
             );
         }
@@ -317,7 +332,9 @@ mod tests {
             .result_as("t1", doc);
         let message = &found(&lab)[0];
         assert!(
-            message.contains("celery@gone, which has signed off"),
+            message.contains(
+                "celery@gone, which is not among the live workers, and may be finishing it"
+            ),
             "{message}"
         );
         assert!(message.ends_with("have not restored it"), "{message}");

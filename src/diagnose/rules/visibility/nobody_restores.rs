@@ -58,7 +58,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             Finding::of(
                 &NOBODY_RESTORES,
                 format!(
-                    "{key} holds {}, this one among them, and no live worker {place}: nothing restores them",
+                    "{key} holds {}, and no live worker {place}: nothing restores what is not acknowledged",
                     plain::count(held, "message"),
                 ),
             )
@@ -72,9 +72,14 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
                      unacked_mutex_key {}",
                     one.names.hash, one.names.index, one.names.mutex
                 )
-            } else {
+            } else if case.evidence.answered().is_empty() {
                 "start a worker on this database: it restores the message once the visibility timeout has passed"
                     .to_owned()
+            } else {
+                format!(
+                    "start a worker {} (global_keyprefix): it restores the message once the visibility timeout has passed",
+                    plain::under(prefix)
+                )
             })
             .task(case.id)
         })
@@ -129,9 +134,9 @@ mod tests {
         let found = lab.check(&NOBODY_RESTORES, "t1");
         assert_eq!(names(&found), ["nobody-restores"]);
         assert!(
-            found[0]
-                .message
-                .contains("no live worker uses that key: nothing restores them")
+            found[0].message.contains(
+                "no live worker uses that key: nothing restores what is not acknowledged"
+            )
         );
     }
 

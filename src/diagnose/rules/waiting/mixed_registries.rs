@@ -1,11 +1,11 @@
 //! CD203: some of the workers that take from the queue know the task, and some do not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::celery::control::ActiveQueue;
 use crate::diagnose::command::control;
 use crate::diagnose::{Brokers, Case, Check, Fate, Finding, Page, Rule, Severity, plain};
-use crate::evidence::{Evidence, List, Source};
+use crate::evidence::{Evidence, List, Source, Worker};
 
 /// The rule.
 pub static MIXED_REGISTRIES: Rule = Rule {
@@ -31,7 +31,7 @@ pub static MIXED_REGISTRIES: Rule = Rule {
         ],
     },
     needs: &[Source::Queues, Source::Workers],
-    check: Check::Both(check, of_claims),
+    check: Check::Both(check, of_deployment),
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -44,6 +44,60 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
             Some(finding.task(case.id))
         })
         .collect()
+}
+
+/// What can be told without looking at single messages.
+fn of_deployment(evidence: &Evidence) -> Vec<Finding> {
+    let mut findings = of_claims(evidence);
+    findings.extend(of_strangers(evidence));
+    findings
+}
+
+/// Workers that take from one queue and have no task in common, Celery's own aside: two apps on one queue. Each throws
+/// away what is sent for the other, whether anything waits now or not.
+fn of_strangers(evidence: &Evidence) -> Vec<Finding> {
+    let mut queues: BTreeMap<(&str, &str), Vec<(&Worker, BTreeSet<&str>)>> = BTreeMap::new();
+    for worker in evidence.answered() {
+        let Some(registered) = worker.registered.seen() else {
+            continue;
+        };
+        let own = registered.keys().map(String::as_str);
+        let own: BTreeSet<&str> = own.filter(|task| !task.starts_with("celery.")).collect();
+        let consumed = worker.queues.seen().into_iter().flatten();
+        // Every subscriber of a broadcast gets its own copy.
+        let shared = consumed.filter(|queue| queue.exchange_type.as_deref() != Some("fanout"));
+        for queue in shared.filter(|_| !own.is_empty()) {
+            let key = (worker.prefix.as_str(), queue.name.as_str());
+            queues.entry(key).or_default().push((worker, own.clone()));
+        }
+    }
+    let mut findings = Vec::new();
+    for ((_, queue), workers) in queues {
+        let pairs = workers.iter().enumerate();
+        let mut apart =
+            pairs.flat_map(|(at, one)| workers[at + 1..].iter().map(move |two| (one, two)));
+        let Some(((one, _), (two, _))) = apart.find(|(one, two)| one.1.is_disjoint(&two.1)) else {
+            continue;
+        };
+        let mut finding = Finding::of(
+            &MIXED_REGISTRIES,
+            format!(
+                "{} and {} both take from queue {queue} and have no task in common: what one of them gets by chance \
+                 and only the other knows is thrown away",
+                one.node, two.node
+            ),
+        );
+        finding.severity = Severity::Warning;
+        findings.push(
+            finding
+                .evidence("queue", queue)
+                .evidence("workers", vec![one.node.as_str(), two.node.as_str()])
+                .confirm(evidence.inspect("registered"))
+                .remedy("give each app a queue of its own (task_default_queue), or a database or virtual host")
+                .subject("queue", queue),
+        );
+    }
+    findings
 }
 
 /// On RabbitMQ, where messages are not looked at: a task that a worker has came through one of its queues, and so may
@@ -127,7 +181,31 @@ mod tests {
     use super::*;
     use crate::celery::control::ClaimState;
     use crate::diagnose::testkit::{Lab, Rabbit, names};
-    use crate::evidence::{Observed, Worker};
+    use crate::evidence::Observed;
+
+    #[test]
+    fn two_apps_on_one_queue_are_found_before_anything_waits() {
+        let named = |tasks: &'static [&'static str]| {
+            move |w: &mut Worker| {
+                let registered = tasks
+                    .iter()
+                    .map(|task| ((*task).to_owned(), Default::default()));
+                w.registered = Observed::Seen(registered.collect());
+            }
+        };
+        let lab = |other: &'static [&'static str], queue| {
+            let lab = Lab::new().worker("w1", &["celery"]);
+            let lab = lab.with_worker(named(&["celery.chord", "shop.add"]));
+            let lab = lab.worker("w2", &[queue]).with_worker(named(other));
+            of_deployment(&lab.evidence)
+        };
+        let found = lab(&["celery.chord", "mail.send"], "celery");
+        assert_eq!(names(&found), ["mixed-registries"]);
+        assert_eq!(found[0].severity, Severity::Warning);
+        assert!(lab(&["mail.send"], "mails").is_empty());
+        assert!(lab(&["mail.send", "shop.add"], "celery").is_empty());
+        assert!(lab(&["celery.chord"], "celery").is_empty());
+    }
 
     fn two(change: impl FnOnce(&mut Worker)) -> Lab {
         Lab::new()
