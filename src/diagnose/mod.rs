@@ -207,6 +207,7 @@ pub enum Unjudged {
 }
 
 /// What a rule would have needed.
+#[derive(PartialEq)]
 pub(crate) struct Gap {
     what: String,
     by: Unjudged,
@@ -282,6 +283,13 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
     let mut by_task: BTreeMap<&str, Vec<Finding>> = BTreeMap::new();
     let mut deployment = Vec::new();
     let mut checks = Vec::new();
+    let cases = ids.iter().filter_map(|id| Case::of(evidence, id));
+    let cases: Vec<(Case<'_>, Vec<Case<'_>>)> = cases
+        .map(|case| {
+            let earlier = earlier_steps(&case);
+            (case, earlier)
+        })
+        .collect();
     for rule in registry::ALL
         .iter()
         .filter(|rule| rule.brokers.has(evidence))
@@ -296,14 +304,13 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
         let mut found = false;
         let mut gaps = gaps(rule, evidence);
         if let Some(check) = rule.check.of_task() {
-            for id in ids {
-                if let Some(case) = Case::of(evidence, id) {
-                    let mut findings = check(&case);
-                    findings.extend(of_earlier_steps(&case, check));
-                    found |= !findings.is_empty();
-                    by_task.entry(id).or_default().extend(findings);
-                    gaps.extend(untold_holder(rule, &case));
-                }
+            for (case, earlier) in &cases {
+                let mut findings = check(case);
+                findings.extend(of_earlier_steps(earlier, check));
+                found |= !findings.is_empty();
+                by_task.entry(case.id).or_default().extend(findings);
+                let untold = untold_holder(rule, case);
+                gaps.extend(untold.filter(|gap| !gaps.contains(gap)));
             }
         }
         if let Some(check) = rule.check.of_deployment() {
@@ -330,8 +337,8 @@ pub fn judge(evidence: &Evidence, ids: &[String]) -> Diagnosis {
     }
 }
 
-/// What keeps a later step of a canvas, or a group, from coming about: the errors of the tasks that were met in its place.
-fn of_earlier_steps(case: &Case<'_>, check: fn(&Case<'_>) -> Vec<Finding>) -> Vec<Finding> {
+/// The tasks in whose place a later step of a canvas, or a group, is judged: those that were met.
+fn earlier_steps<'e>(case: &Case<'e>) -> Vec<Case<'e>> {
     // What is met itself speaks for itself.
     let task = case.task;
     if !task.copies.is_empty() || !task.claims.is_empty() || case.final_result().is_some() {
@@ -339,7 +346,12 @@ fn of_earlier_steps(case: &Case<'_>, check: fn(&Case<'_>) -> Vec<Finding>) -> Ve
     }
     let leads = case.leads().into_iter();
     let leads = leads.filter_map(|lead| Case::of(case.evidence, lead.id));
-    let said = leads.chain(case.parts()).flat_map(|case| check(&case));
+    leads.chain(case.parts()).collect()
+}
+
+/// What keeps a later step of a canvas, or a group, from coming about: the errors of what stands in its place.
+fn of_earlier_steps(earlier: &[Case<'_>], check: fn(&Case<'_>) -> Vec<Finding>) -> Vec<Finding> {
+    let said = earlier.iter().flat_map(check);
     audit::merged(said.filter(|finding| finding.severity == Severity::Error))
 }
 

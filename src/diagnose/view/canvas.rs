@@ -84,9 +84,15 @@ impl<'e> Case<'e> {
                 .and_then(|result| result.doc.group_id.as_deref());
             of_result == Some(self.id) || groups.any(|group| group.as_deref() == Some(self.id))
         };
-        let ids = self.evidence.tasks.keys().filter(|id| *id != self.id);
-        let cases = ids.filter_map(|id| Case::of(self.evidence, id));
-        cases.filter(of_group).collect()
+        let tasks = self.evidence.tasks.iter();
+        let cases = tasks.map(|(id, task)| Case {
+            evidence: self.evidence,
+            id,
+            task,
+        });
+        cases
+            .filter(|case| of_group(case) && case.id != self.id)
+            .collect()
     }
 }
 
