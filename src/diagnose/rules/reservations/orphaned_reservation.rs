@@ -34,7 +34,8 @@ pub static ORPHANED_RESERVATION: Rule = Rule {
                   tasks in a warm shutdown.",
         mend: "Keep a worker running: it restores the message once the visibility timeout has passed. If that is too \
                late, and CLIENT LIST shows no process that may have it, make it due, so that a live worker restores it at \
-               its next look: `redis-cli ZADD unacked_index XX CH 1 TAG`. It says 0 where the task was acknowledged \
+               its next look: `redis-cli ZADD unacked_index XX CH TIME TAG`, with a TIME that is longer ago \
+               than the visibility timeout. It says 0 where the task was acknowledged \
                meanwhile.",
         prevent: "Give workers time to end: stop them with SIGTERM, let the supervisor wait for longer than the \
                   longest task, and set worker_soft_shutdown_timeout (Celery 5.5 and later), which returns \

@@ -19,7 +19,7 @@ pub static UNACKED_WITHOUT_INDEX: Rule = Rule {
                Nothing is said where either was not read whole.",
         confirm: "Run `redis-cli HEXISTS unacked TAG` (1) and `redis-cli ZSCORE unacked_index TAG` (nil).",
         mend: "If no worker runs it, give it an entry that is long past, and the next sweep of a live worker restores \
-               it: `redis-cli ZADD unacked_index NX 1 TAG`.",
+               it: `redis-cli ZADD unacked_index NX TIME TAG`, with a TIME longer ago than the visibility timeout.",
         prevent: "Use kombu 5.3.3 or newer, never delete these keys by hand, and set maxmemory-policy to noeviction.",
         references: &["kombu issue 1444", "kombu issue 1800"],
     },
