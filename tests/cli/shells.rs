@@ -19,16 +19,12 @@ fn run(shell: &str, script: &str) -> Option<String> {
     command.args(["-c", script]).env("TERM", "dumb");
     // fish has no name for what is called: its arguments are $argv.
     command.args((shell != "fish").then_some(shell));
-    match command.arg(file.path()).output() {
-        Ok(Output { stdout, stderr, .. }) => {
-            let text = String::from_utf8(stdout).unwrap();
-            Some(format!("{text}{}", String::from_utf8_lossy(&stderr)))
-        }
-        Err(_) => {
-            eprintln!("SKIPPED: {shell} is not installed; .ci/setup installs it");
-            None
-        }
-    }
+    let Ok(Output { stdout, stderr, .. }) = command.arg(file.path()).output() else {
+        eprintln!("SKIPPED: {shell} is not installed; .ci/setup installs it");
+        return None;
+    };
+    let text = String::from_utf8(stdout).unwrap();
+    Some(format!("{text}{}", String::from_utf8_lossy(&stderr)))
 }
 
 /// What bash offers for a line.

@@ -53,10 +53,14 @@ fn of_deployment(evidence: &Evidence) -> Vec<Finding> {
     findings
 }
 
+/// A worker that takes from a queue, and the tasks that it knows, Celery's own aside.
+type Taker<'e> = (&'e Worker, BTreeSet<&'e str>);
+
 /// Workers that take from one queue and have no task in common, Celery's own aside: two apps on one queue. Each throws
 /// away what is sent for the other, whether anything waits now or not.
 fn of_strangers(evidence: &Evidence) -> Vec<Finding> {
-    let mut queues: BTreeMap<(&str, &str), Vec<(&Worker, BTreeSet<&str>)>> = BTreeMap::new();
+    // By key prefix and queue.
+    let mut queues: BTreeMap<(&str, &str), Vec<Taker<'_>>> = BTreeMap::new();
     for worker in evidence.answered() {
         let Some(registered) = worker.registered.seen() else {
             continue;
@@ -179,7 +183,7 @@ fn finding(evidence: &Evidence, list: &List, task: &str) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::celery::control::ClaimState;
+    use crate::celery::control::{ClaimState, TaskTraits};
     use crate::diagnose::testkit::{Lab, Rabbit, names};
     use crate::evidence::Observed;
 
@@ -189,7 +193,7 @@ mod tests {
             move |w: &mut Worker| {
                 let registered = tasks
                     .iter()
-                    .map(|task| ((*task).to_owned(), Default::default()));
+                    .map(|task| ((*task).to_owned(), TaskTraits::default()));
                 w.registered = Observed::Seen(registered.collect());
             }
         };
