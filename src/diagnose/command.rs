@@ -1,8 +1,7 @@
 //! The commands that a report shows: built here and nowhere else, so that each goes to the server that was read, is one
 //! line, and takes no name apart.
 //!
-//! A command that a report shows must end with 0 where it shows what the finding says. Whoever adds one adds it to the
-//! deployments of `tests/live/commands.rs`, which run every one of them.
+//! A command that a report shows must end with 0 where it shows what the finding says. Whoever adds one runs it.
 
 use std::fmt;
 
